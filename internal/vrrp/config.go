@@ -1,0 +1,58 @@
+package vrrp
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// MaxPreemptDelay is keepalived's limit.
+const MaxPreemptDelay = 1000 * time.Second
+
+// Config is what one virtual router needs to know. The zero value of a field is not a default: the caller fills all.
+type Config struct {
+	Version              Version
+	VRID                 uint8
+	Priority             uint8         // 1 to 255; 255 is the address owner
+	AdvertInterval       time.Duration // AdvertisementInterval: version 2 whole seconds to 255 s, version 3 10 ms to 40.95 s
+	DownTimerAdverts     int           // adverts missed before takeover, 1 to 100, RFC: 3
+	Preempt              bool          // PreemptMode; an owner preempts in any case
+	PreemptDelay         time.Duration // 0 to 1000 s, counted from the first advert of a lower priority
+	HigherPrioSendAdvert bool          // one last advert before giving way to a higher priority
+	LowerPrioNoAdvert    bool          // don't answer a lower priority (RFC 3768 and 5798; RFC 9568 answers)
+	Source               netip.Addr    // our primary address, for the tie-break of section 6.4.3; zero: unknown, loses every tie
+
+	AddressesAfterNotify bool          // vip_after_notify: the VIPs wait for the hook's exit code 0
+	NotifyRetry          time.Duration // Fault for so long after a failed hook
+}
+
+// check names everything that is wrong with c.
+func (c Config) check() error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("configure virtual router %d: "+format, append([]any{c.VRID}, args...)...))
+	}
+	if err := checkInterval(c.Version, c.AdvertInterval); err != nil {
+		bad("%w", err)
+	}
+	if c.VRID == 0 {
+		bad("virtual router id 0: want 1 to 255")
+	}
+	if c.Priority == 0 {
+		bad("priority 0: want 1 to 255")
+	}
+	if c.DownTimerAdverts < 1 || c.DownTimerAdverts > 100 {
+		bad("down timer of %d adverts: want 1 to 100", c.DownTimerAdverts)
+	}
+	if c.PreemptDelay < 0 || c.PreemptDelay > MaxPreemptDelay {
+		bad("preempt delay %v: want 0s to %v", c.PreemptDelay, MaxPreemptDelay)
+	}
+	if c.NotifyRetry < 0 {
+		bad("notify retry %v: want 0s or more", c.NotifyRetry)
+	}
+	if c.Version == 2 && c.Source.IsValid() && !c.Source.Unmap().Is4() {
+		bad("source %v: version 2 knows IPv4 only", c.Source)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,453 @@
+package vrrp
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Router is the state machine of one virtual router: RFC 9568 section 6.4 and, for version 2, RFC 3768 section 6.4, with
+// what keepalived adds. It has no clock: Step is told the time, which must not run backwards, and Deadline says when
+// it wants a Tick. It is not safe for concurrent use.
+//
+// The order of the actions of one Step is a contract:
+//
+//	takeover                     SendAdvert, AddAddresses, Announce, Transition
+//	takeover, addresses wait     SendAdvert, Transition; then on HookSucceeded AddAddresses, Announce
+//	leaving Active               [SendAdvert 0], RemoveAddresses, Transition
+//	giving way to a higher one   [SendAdvert], RemoveAddresses, Transition
+//	hearing a lower one          [SendAdvert], [AnnounceAgain], Contention; twice in an interval at most
+//	Shutdown                     [SendAdvert 0], RemoveAddresses, Transition
+//
+// The advert goes first in a takeover, so that a peer whose timer is about to fire hears of it; the addresses are gone
+// before a hook learns that they are.
+type Router struct {
+	cfg      Config
+	state    State
+	priority uint8  // effective
+	seq      uint64 // transitions so far
+
+	activeInterval time.Duration // Active_Adver_Interval: learned by a version 3 Backup, else ours
+	advertAt       time.Time     // Active: when Adver_Timer fires
+	waiting        bool          // Active: the addresses wait for the hook
+	contendedAt    time.Time     // Active: when we last answered a lower priority
+	down           downTimer     // Backup: Active_Down_Timer
+	preemptAt      time.Time     // Backup: end of the preempt delay; zero if it doesn't run
+	holdUntil      time.Time     // no takeover before; zero if not released
+
+	faulty    bool      // something tracked is failed
+	fault     string    // what
+	retryAt   time.Time // Fault: a failed hook keeps us there until then; zero if none did
+	hookError string
+
+	heard   Heard
+	actions [4]Action
+	n       int
+}
+
+// Heard is the last advert that came in.
+type Heard struct {
+	From     netip.Addr
+	Priority uint8
+	Interval time.Duration
+	At       time.Time // zero: none yet
+}
+
+// NewRouter makes a router in Initialize. The error names every field of c that is out of range.
+func NewRouter(c Config) (*Router, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	c.Source = plain(c.Source)
+	return &Router{cfg: c, priority: c.Priority, activeInterval: c.AdvertInterval}, nil
+}
+
+// Reconfigure puts c in the place of the configuration without a change of state: timers that run keep their start and
+// take the new durations. Effective priority and source become those of c until they are changed again. Another version or
+// VRID would be another virtual router: an error, as is a field out of range, and nothing changes.
+func (r *Router) Reconfigure(c Config) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if c.Version != r.cfg.Version || c.VRID != r.cfg.VRID {
+		return fmt.Errorf("configure virtual router %d: version %d and virtual router id %d: can't change while it runs", r.cfg.VRID, c.Version, c.VRID)
+	}
+	c.Source = plain(c.Source)
+	learned := r.activeInterval != r.cfg.AdvertInterval
+	if r.state == Active {
+		r.advertAt = r.advertAt.Add(c.AdvertInterval - r.cfg.AdvertInterval)
+	}
+	if !learned {
+		r.activeInterval = c.AdvertInterval
+	}
+	if r.down.adverts > 0 {
+		r.down.adverts = c.DownTimerAdverts
+	}
+	r.cfg, r.priority = c, c.Priority
+	return nil
+}
+
+// Step takes one event at the time now and gives what is to be done about it, in this order. The slice and its
+// contents are valid until the next Step. Adverts that are waiting to be read should come before a Tick, so that a
+// machine that was stopped for a while hears of a new Active router before its own timer speaks.
+func (r *Router) Step(now time.Time, ev Event) []Action {
+	r.n = 0
+	switch ev.Kind {
+	case Tick:
+		r.tick(now)
+	case Startup:
+		r.startup(now, ev.Reason)
+	case Shutdown:
+		r.shutdown(ev.Reason)
+	case Received:
+		r.received(now, ev)
+	case PriorityChanged:
+		if r.cfg.Priority != PriorityOwner && ev.Priority != PriorityLeaving && ev.Priority != PriorityOwner {
+			r.priority = ev.Priority
+		}
+	case FaultRaised:
+		r.faultRaised(ev.Reason)
+	case FaultCleared:
+		r.faultCleared(now, ev.Reason)
+	case SourceChanged:
+		r.cfg.Source = plain(ev.From)
+	case AddressLost:
+		r.addressLost(now, ev.Reason)
+	case HookSucceeded:
+		if r.waiting && ev.Seq == r.seq {
+			r.waiting = false
+			r.do(AddAddresses)
+			r.do(Announce)
+		}
+	case HookFailed:
+		if r.waiting && ev.Seq == r.seq {
+			r.hookFailed(now, ev.Reason)
+		}
+	case Release:
+		r.release(now, ev)
+	}
+	return r.actions[:r.n]
+}
+
+// Deadline is when the router wants a Tick; it can lie in the past. Zero: it waits for another event.
+func (r *Router) Deadline() time.Time {
+	switch r.state {
+	case Active:
+		return r.advertAt
+	case Backup:
+		if at := r.downAt(); at.After(r.holdUntil) {
+			return at
+		}
+		return r.holdUntil
+	case Fault:
+		if !r.faulty {
+			return r.retryAt
+		}
+	}
+	return time.Time{}
+}
+
+// State is the state after the last Step.
+func (r *Router) State() State { return r.state }
+
+// Seq is the number of the last transition, 0 before the first.
+func (r *Router) Seq() uint64 { return r.seq }
+
+// EffectivePriority is the priority in our adverts: the configured one as the trackers changed it.
+func (r *Router) EffectivePriority() uint8 { return r.priority }
+
+// MasterInterval is Active_Adver_Interval: how often the Active router advertises, as far as we know.
+func (r *Router) MasterInterval() time.Duration { return r.activeInterval }
+
+// LastHeard is the last advert received in any state.
+func (r *Router) LastHeard() Heard { return r.heard }
+
+// HeldUntil is the end of a Release; it may have passed. Zero: none.
+func (r *Router) HeldUntil() time.Time { return r.holdUntil }
+
+// AddressesWait reports whether we are Active and the addresses wait for the hook.
+func (r *Router) AddressesWait() bool { return r.waiting }
+
+// FaultReason is all that keeps us in Fault, or would put us there after a Startup; empty: nothing.
+func (r *Router) FaultReason() string {
+	switch {
+	case r.faulty && !r.retryAt.IsZero():
+		return r.fault + "; " + r.hookError
+	case r.faulty:
+		return r.fault
+	case !r.retryAt.IsZero():
+		return r.hookError
+	default:
+		return ""
+	}
+}
+
+func (r *Router) do(k ActionKind) { r.add(Action{Kind: k}) }
+
+func (r *Router) add(a Action) {
+	r.actions[r.n] = a
+	r.n++
+}
+
+func (r *Router) advertise(priority uint8) { r.add(Action{Kind: SendAdvert, Priority: priority}) }
+
+func (r *Router) transition(to State, reason string) {
+	r.seq++
+	r.add(Action{Kind: Transition, Priority: r.priority, From: r.state, To: to, Seq: r.seq, Reason: reason})
+	r.state = to
+}
+
+func (r *Router) owner() bool { return r.cfg.Priority == PriorityOwner }
+
+func (r *Router) tick(now time.Time) {
+	if at := r.Deadline(); at.IsZero() || now.Before(at) {
+		return
+	}
+	switch r.state {
+	case Active:
+		r.advertise(r.priority)
+		// from the deadline, not from now: no drift. After a stall one advert says as much as all that are missing.
+		if r.advertAt = r.advertAt.Add(r.cfg.AdvertInterval); !r.advertAt.After(now) {
+			r.advertAt = now.Add(r.cfg.AdvertInterval)
+		}
+	case Backup:
+		r.becomeActive(now, r.takeoverReason(now))
+	case Fault:
+		r.begin(now, fmt.Sprintf("tries again %s after the hook failed", short(r.cfg.NotifyRetry)))
+	}
+}
+
+// startup is section 6.4.1. The fault of a tracker that reported before us stands.
+func (r *Router) startup(now time.Time, reason string) {
+	switch {
+	case r.state != Initialize:
+	case r.faulty:
+		r.transition(Fault, r.fault)
+	case reason != "":
+		r.begin(now, reason)
+	case r.owner():
+		r.begin(now, "started as the address owner (priority 255)")
+	default:
+		r.begin(now, "started")
+	}
+}
+
+// begin takes part from now on: an owner as Active at once, anybody else as a Backup that listens first for as long as
+// a Backup would.
+func (r *Router) begin(now time.Time, reason string) {
+	r.retryAt, r.hookError = time.Time{}, ""
+	r.activeInterval = r.cfg.AdvertInterval
+	if r.owner() && !r.held(now) {
+		r.becomeActive(now, reason)
+		return
+	}
+	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
+}
+
+func (r *Router) becomeActive(now time.Time, reason string) {
+	r.waiting = r.cfg.AddressesAfterNotify
+	r.activeInterval = r.cfg.AdvertInterval
+	r.holdUntil, r.contendedAt = time.Time{}, time.Time{}
+	r.advertAt = now.Add(r.cfg.AdvertInterval)
+
+	r.advertise(r.priority)
+	if !r.waiting {
+		r.do(AddAddresses)
+		r.do(Announce)
+	}
+	r.transition(Active, reason)
+}
+
+// becomeBackup enters Backup; a router that was Active has called leaveActive.
+func (r *Router) becomeBackup(now time.Time, adverts int, why cause, reason string) {
+	r.preemptAt = time.Time{}
+	r.startDown(now, adverts, why, netip.Addr{})
+	r.transition(Backup, reason)
+}
+
+// leaveActive takes the addresses off, whether the hook has let them on yet or not: a removal too many is harmless.
+func (r *Router) leaveActive() {
+	r.waiting = false
+	r.do(RemoveAddresses)
+}
+
+func (r *Router) shutdown(reason string) {
+	if r.state == Initialize {
+		return
+	}
+	if r.state == Active {
+		r.advertise(PriorityLeaving)
+	}
+	r.leaveActive() // in every state: nothing may stay behind, whatever we believe
+	r.retryAt, r.hookError, r.holdUntil = time.Time{}, "", time.Time{}
+	r.transition(Initialize, or(reason, "shut down"))
+}
+
+func (r *Router) received(now time.Time, ev Event) {
+	ev.From = plain(ev.From)
+	if ev.From.IsValid() && ev.From == r.cfg.Source {
+		return // our own echo: answering it would never end
+	}
+	r.heard = Heard{From: ev.From, Priority: ev.Priority, Interval: ev.Interval, At: now}
+	switch r.state {
+	case Backup:
+		r.receivedBackup(now, ev)
+	case Active:
+		r.receivedActive(now, ev)
+	}
+}
+
+// receivedBackup is section 6.4.2.
+func (r *Router) receivedBackup(now time.Time, ev Event) {
+	switch {
+	case ev.Priority == PriorityLeaving:
+		r.startDown(now, 0, left, ev.From)
+	case r.follows(now, ev.Priority):
+		r.learn(ev.Interval)
+		r.startDown(now, r.cfg.DownTimerAdverts, silence, netip.Addr{})
+	default: // discarded: the timer runs on, and this is whom we shall preempt
+		r.down.cause, r.down.peer, r.down.prio = preempting, ev.From, ev.Priority
+	}
+}
+
+// follows reports whether a Backup takes a sender of this priority for the Active router, rather than wait for the
+// timer to fire and preempt it.
+func (r *Router) follows(now time.Time, priority uint8) bool {
+	switch {
+	case priority >= r.priority || r.held(now):
+		r.preemptAt = time.Time{}
+		return true
+	case r.owner():
+		return false
+	case !r.cfg.Preempt:
+		return true
+	case r.cfg.PreemptDelay == 0:
+		return false
+	case r.preemptAt.IsZero():
+		r.preemptAt = now.Add(r.cfg.PreemptDelay)
+	}
+	return now.Before(r.preemptAt)
+}
+
+// learn takes over the Active router's interval: version 3 alone, in version 2 another than ours doesn't get here.
+func (r *Router) learn(interval time.Duration) {
+	if r.cfg.Version == 3 && interval > 0 {
+		r.activeInterval = interval
+	}
+}
+
+// receivedActive is section 6.4.3.
+func (r *Router) receivedActive(now time.Time, ev Event) {
+	greater := ev.Priority == r.priority && ev.From.Compare(r.cfg.Source) > 0
+	switch {
+	case ev.Priority == PriorityLeaving:
+		r.advertiseNow(now)
+	case ev.Priority > r.priority || greater:
+		reason := ""
+		if greater {
+			reason = fmt.Sprintf("%v has priority %d as we have, and the greater address", ev.From, ev.Priority)
+		} else {
+			reason = fmt.Sprintf("%v has priority %d, ours is %d", ev.From, ev.Priority, r.priority)
+		}
+		if r.cfg.HigherPrioSendAdvert {
+			r.advertise(r.priority)
+		}
+		r.leaveActive()
+		r.learn(ev.Interval)
+		r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
+	case r.contendedAt.IsZero() || now.Sub(r.contendedAt) >= r.cfg.AdvertInterval/2:
+		r.contend(now)
+	}
+}
+
+// contend answers a lower priority at once, but a flood of them (a socket full after a stall) no more than twice in an
+// interval: the one answer reaches all.
+func (r *Router) contend(now time.Time) {
+	r.contendedAt = now
+	if !r.cfg.LowerPrioNoAdvert {
+		r.advertiseNow(now)
+	}
+	if !r.waiting {
+		r.do(AnnounceAgain)
+	}
+	r.add(Action{Kind: Contention, Seq: r.seq})
+}
+
+// advertiseNow answers somebody, and starts the interval anew.
+func (r *Router) advertiseNow(now time.Time) {
+	r.advertise(r.priority)
+	r.advertAt = now.Add(r.cfg.AdvertInterval)
+}
+
+func (r *Router) faultRaised(reason string) {
+	r.faulty, r.fault = true, or(reason, "a tracked object failed")
+	switch r.state {
+	case Active:
+		r.advertise(PriorityLeaving)
+		r.leaveActive()
+		r.transition(Fault, r.fault)
+	case Backup:
+		r.transition(Fault, r.fault)
+	}
+}
+
+// faultCleared leaves Fault unless a failed hook keeps us there for a while longer.
+func (r *Router) faultCleared(now time.Time, reason string) {
+	if !r.faulty {
+		return
+	}
+	r.faulty, r.fault = false, ""
+	if r.state == Fault && !now.Before(r.retryAt) {
+		r.begin(now, or(reason, "nothing tracked is failed any more"))
+	}
+}
+
+// addressLost gives way to a peer that may be able to hold the addresses. If none comes, we retake them after the skew.
+func (r *Router) addressLost(now time.Time, reason string) {
+	if r.state != Active || r.waiting {
+		return
+	}
+	r.advertise(PriorityLeaving)
+	r.leaveActive()
+	r.becomeBackup(now, 0, lost, or(reason, "a virtual address was lost"))
+}
+
+func (r *Router) hookFailed(now time.Time, reason string) {
+	r.hookError = "the hook failed"
+	if reason != "" {
+		r.hookError += ": " + reason
+	}
+	r.retryAt = now.Add(r.cfg.NotifyRetry)
+	r.advertise(PriorityLeaving)
+	r.leaveActive()
+	r.transition(Fault, r.hookError)
+}
+
+// release keeps us off until Hold is over. A Backup or Fault router is held in the same way, without a transition.
+func (r *Router) release(now time.Time, ev Event) {
+	if ev.Hold <= 0 {
+		r.holdUntil = time.Time{}
+		return
+	}
+	r.holdUntil = now.Add(ev.Hold)
+	if r.state != Active {
+		return
+	}
+	reason := "released for " + short(ev.Hold)
+	if ev.Reason != "" {
+		reason += ": " + ev.Reason
+	}
+	r.advertise(PriorityLeaving)
+	r.leaveActive()
+	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
+}
+
+func (r *Router) held(now time.Time) bool { return now.Before(r.holdUntil) }
+
+// or is reason, or what to say without one.
+func or(reason, otherwise string) string {
+	if reason != "" {
+		return reason
+	}
+	return otherwise
+}
