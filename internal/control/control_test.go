@@ -1,0 +1,194 @@
+package control_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pgvrrp/internal/control"
+)
+
+type daemon struct {
+	status   control.Status
+	events   chan control.Event
+	released chan string
+	refuse   error
+}
+
+func (d *daemon) Status() control.Status { return d.status }
+
+func (d *daemon) Release(_ context.Context, instance string, hold time.Duration) error {
+	if d.refuse != nil {
+		return d.refuse
+	}
+	d.released <- instance + " " + hold.String()
+	return nil
+}
+
+func (d *daemon) Subscribe() (<-chan control.Event, func()) { return d.events, func() {} }
+
+// serve runs a server for the test and returns its daemon, a client and a way to stop it.
+func serve(t *testing.T) (*daemon, *control.Client, func()) {
+	t.Helper()
+	d := &daemon{events: make(chan control.Event, 4), released: make(chan string, 4)}
+	path := filepath.Join(t.TempDir(), "run", "c.sock")
+	s, err := control.Listen(path, d, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	stop := func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("socket left behind: %v", err)
+		}
+		ended <- nil
+	}
+	t.Cleanup(stop)
+	c := control.NewClient(path)
+	t.Cleanup(c.Close)
+	return d, c, stop
+}
+
+func TestStatusRoundTrip(t *testing.T) {
+	d, c, _ := serve(t)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	d.status = control.Status{Node: "n1", PID: 7, Started: at, Instances: []control.Instance{{
+		Name: "VI_1", State: control.StateMaster, Seq: 3, Since: at, Priority: 100, Interface: "eth0",
+		Addresses: []control.Address{{Address: "192.0.2.1/24", Interface: "eth0", Held: true}},
+		Peers:     []control.Peer{{Address: "192.0.2.2"}},
+		LastHook:  &control.Hook{State: control.StateMaster, Seq: 3, At: at, Duration: 0.5},
+		Counters:  control.Counters{Rejected: map[string]uint64{"checksum": 2}},
+	}}}
+	got, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(d.status, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if _, err := c.Instance(t.Context(), "VI_2"); err == nil || !strings.Contains(err.Error(), `no instance "VI_2"`) {
+		t.Errorf("unknown instance: got %v", err)
+	}
+}
+
+func TestRelease(t *testing.T) {
+	d, c, _ := serve(t)
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Release(t.Context(), "VI_1", 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := <-d.released, "VI_1 30s"; got != want {
+		t.Errorf("released %q, want %q", got, want)
+	}
+	d.refuse = errors.New("no instance VI_9")
+	if err := c.Release(t.Context(), "VI_9", 0); err == nil || err.Error() != "no instance VI_9" {
+		t.Errorf("refused call: got %v", err)
+	}
+	d.refuse = nil
+	if err := c.Release(t.Context(), "VI_1", -time.Second); err == nil || !strings.Contains(err.Error(), "must not be negative") {
+		t.Errorf("negative hold: got %v", err)
+	}
+}
+
+func TestEventsEndWithTheServer(t *testing.T) {
+	d, c, stop := serve(t)
+	want := control.Event{Instance: "VI_1", Transition: control.Transition{Seq: 1, From: "BACKUP", To: "MASTER", Reason: "no advert"}}
+	ready := make(chan struct{})
+	got := make(chan control.Event, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.Events(t.Context(), func() { close(ready) }, func(e control.Event) error { got <- e; return nil })
+	}()
+	<-ready
+	d.events <- want
+	if e := <-got; e != want {
+		t.Errorf("event %+v, want %+v", e, want)
+	}
+	stop()
+	if err := <-ended; err == nil {
+		t.Error("Events returned nil after the server stopped")
+	}
+}
+
+func TestASlowReaderIsCutOff(t *testing.T) {
+	d, c, _ := serve(t)
+	close(d.events)
+	if err := c.Events(t.Context(), nil, func(control.Event) error { return nil }); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want io.EOF", err)
+	}
+}
+
+func TestListenReplacesAStaleSocketOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	log := slog.New(slog.DiscardHandler)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := control.Listen(path, &daemon{}, log)
+	if err != nil {
+		t.Fatalf("stale socket: %v", err)
+	}
+	if _, err := control.Listen(path, &daemon{}, log); err == nil || !strings.Contains(err.Error(), "another vrrpd answers there") {
+		t.Errorf("live socket: got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Run(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGarbageIsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name, method, path, body string
+		want                     int
+	}{
+		{"unknown call", "GET", "/v2/status", "", http.StatusNotFound},
+		{"wrong method", "GET", "/v1/release", "", http.StatusNotFound},
+		{"no JSON", "POST", "/v1/release", "VI_1", http.StatusBadRequest},
+		{"unknown field", "POST", "/v1/release", `{"instance":"VI_1","holds":1}`, http.StatusBadRequest},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d, socket := &daemon{}, filepath.Join(t.TempDir(), "c.sock")
+			s, err := control.Listen(socket, d, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- s.Run(ctx) }()
+			defer func() { cancel(); <-ended }()
+			got := control.RawCall(t, socket, tc.method, tc.path, tc.body)
+			if got != tc.want {
+				t.Errorf("status %d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestNobodyListens(t *testing.T) {
+	c := control.NewClient(filepath.Join(t.TempDir(), "none.sock"))
+	if _, err := c.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "none.sock") {
+		t.Errorf("got %v, want an error that names the socket", err)
+	}
+	if err := c.Connect(t.Context()); err == nil {
+		t.Error("Connect to nothing succeeded")
+	}
+}

@@ -1,0 +1,182 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Daemon is what the server shows to its callers.
+type Daemon interface {
+	Status() Status
+	Release(ctx context.Context, instance string, hold time.Duration) error
+	// Subscribe returns the events from now on; the channel is closed when the reader is too slow or cancel is called.
+	Subscribe() (events <-chan Event, cancel func())
+}
+
+// Server answers on one Unix socket.
+type Server struct {
+	listener *net.UnixListener
+	daemon   Daemon
+	log      *slog.Logger
+}
+
+// Listen takes the socket at path: 0666, because each call is decided by the caller's credentials. The socket of a vrrpd
+// that is no more is replaced; one that still answers is an error that says so. /metrics and further pages come in by extra.
+func Listen(path string, d Daemon, log *slog.Logger) (*Server, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("listen on control socket %s: %w", path, err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("listen on control socket %s: another vrrpd answers there; give this one its own --socket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove stale control socket %s: %w", path, err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("open control socket to callers: %w", err)
+	}
+	return &Server{listener: l, daemon: d, log: log}, nil
+}
+
+// Close gives up the socket of a server that was never run.
+func (s *Server) Close() { s.listener.Close() }
+
+type credKey struct{}
+
+// Run serves until ctx ends, then closes every connection and removes the socket.
+func (s *Server) Run(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", s.status)
+	mux.HandleFunc("GET /v1/events", s.events)
+	mux.HandleFunc("POST /v1/release", s.release)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, fmt.Errorf("no such call: %s %s", r.Method, r.URL.Path))
+	})
+	srv := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, credKey{}, peerCred(c))
+		},
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve control socket: %w", err)
+	}
+	return nil
+}
+
+// peerCred reads who connected; nil when the kernel can't tell, which no privileged call accepts.
+func peerCred(c net.Conn) *unix.Ucred {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var cred *unix.Ucred
+	if err := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return nil
+	}
+	return cred
+}
+
+// privileged lets root and the daemon's own user through and logs the call with its uid.
+func (s *Server) privileged(w http.ResponseWriter, r *http.Request, what string) bool {
+	cred, _ := r.Context().Value(credKey{}).(*unix.Ucred)
+	if cred == nil {
+		fail(w, http.StatusForbidden, fmt.Errorf("%s: caller's credentials unknown", what))
+		return false
+	}
+	if cred.Uid != 0 && int(cred.Uid) != syscall.Geteuid() {
+		s.log.Warn("control call refused", "call", what, "uid", cred.Uid, "pid", cred.Pid)
+		fail(w, http.StatusForbidden, fmt.Errorf("%s: permission denied for uid %d, only root may", what, cred.Uid))
+		return false
+	}
+	s.log.Info("control call", "call", what, "uid", cred.Uid, "pid", cred.Pid)
+	return true
+}
+
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+	reply(w, http.StatusOK, s.daemon.Status())
+}
+
+func (s *Server) release(w http.ResponseWriter, r *http.Request) {
+	var q ReleaseRequest
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&q); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read release request: %w", err))
+		return
+	}
+	if q.Hold < 0 {
+		fail(w, http.StatusBadRequest, fmt.Errorf("release %s: hold must not be negative (got %s)", q.Instance, q.Hold))
+		return
+	}
+	if !s.privileged(w, r, "release "+q.Instance) {
+		return
+	}
+	if err := s.daemon.Release(r.Context(), q.Instance, q.Hold); err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	reply(w, http.StatusOK, struct{}{})
+}
+
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	events, cancel := s.daemon.Subscribe()
+	defer cancel()
+	rc := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	if rc.Flush() != nil {
+		return
+	}
+	enc := json.NewEncoder(w)
+	for {
+		select {
+		case <-r.Context().Done():
+			return
+		case e, open := <-events:
+			if !open || enc.Encode(e) != nil || rc.Flush() != nil {
+				return
+			}
+		}
+	}
+}
+
+func reply(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	// A caller that hung up in the middle has no use for an error.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func fail(w http.ResponseWriter, code int, err error) { reply(w, code, errorBody{Error: err.Error()}) }

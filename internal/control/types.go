@@ -1,0 +1,147 @@
+package control
+
+import "time"
+
+// DefaultSocket is where vrrpd listens and its clients look.
+const DefaultSocket = "/run/vrrpd/control.sock"
+
+// Status is everything that vrrpd knows about itself at one moment.
+type Status struct {
+	Node        string     `json:"node"`
+	Version     string     `json:"version"`
+	PID         int        `json:"pid"`
+	Started     time.Time  `json:"started"`
+	ConfigFile  string     `json:"config_file"`
+	ConfigError string     `json:"config_error,omitempty"` // why the last reload was refused
+	Instances   []Instance `json:"instances"`
+	Scripts     []Script   `json:"scripts,omitempty"`
+	Links       []Link     `json:"links,omitempty"`
+}
+
+// The states as keepalived names them at its edge. INIT is before the first transition.
+const (
+	StateInit    = "INIT"
+	StateBackup  = "BACKUP"
+	StateMaster  = "MASTER"
+	StateFault   = "FAULT"
+	StateStop    = "STOP"
+	StateDeleted = "DELETED"
+)
+
+// Instance is one vrrp_instance.
+type Instance struct {
+	Name               string       `json:"name"`
+	State              string       `json:"state"`
+	Seq                uint64       `json:"seq"` // number of its last transition, counted from 1 per run of vrrpd
+	Since              time.Time    `json:"since"`
+	Reason             string       `json:"reason,omitempty"`
+	Interface          string       `json:"interface"`
+	VRID               uint8        `json:"virtual_router_id"`
+	Version            uint8        `json:"vrrp_version"`
+	Family             string       `json:"family"` // IPv4 or IPv6
+	Source             string       `json:"source,omitempty"`
+	Priority           uint8        `json:"priority"` // effective
+	ConfiguredPriority uint8        `json:"configured_priority"`
+	AdvertInterval     float64      `json:"advert_interval_seconds"`
+	Preempt            bool         `json:"preempt"`
+	Master             string       `json:"master,omitempty"`  // address of the master last heard, while we are BACKUP
+	Waiting            string       `json:"waiting,omitempty"` // what a MASTER without addresses, or an INIT, waits for
+	HeldUntil          *time.Time   `json:"held_until,omitempty"`
+	Addresses          []Address    `json:"addresses"`
+	Peers              []Peer       `json:"peers"`
+	Trackers           []Tracker    `json:"trackers,omitempty"`
+	LastHook           *Hook        `json:"last_hook,omitempty"`
+	Transitions        []Transition `json:"transitions"` // newest last, at most 16
+	Counters           Counters     `json:"counters"`
+}
+
+// Address is one virtual address and whether we hold it.
+type Address struct {
+	Address   string `json:"address"` // with prefix length
+	Interface string `json:"interface"`
+	Held      bool   `json:"held"`
+}
+
+// Peer is a router of the same VRID that was heard or is configured as a unicast peer.
+type Peer struct {
+	Address  string    `json:"address"`
+	Priority uint8     `json:"priority"`
+	Interval float64   `json:"advert_interval_seconds"`
+	Heard    time.Time `json:"heard,omitzero"` // zero: never
+	Warning  string    `json:"warning,omitempty"`
+}
+
+// Tracker is one thing that may change the priority or forbid taking part.
+type Tracker struct {
+	Kind   string `json:"kind"` // interface, script
+	Name   string `json:"name"`
+	State  string `json:"state"` // ok, failed, unknown
+	Weight int    `json:"weight"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Hook is the result of one notify program.
+type Hook struct {
+	State      string    `json:"state"`
+	Seq        uint64    `json:"seq"`
+	At         time.Time `json:"at"`
+	Duration   float64   `json:"duration_seconds"`
+	Code       int       `json:"exit_code"`
+	Error      string    `json:"error,omitempty"`
+	Superseded bool      `json:"superseded,omitempty"`
+}
+
+// Transition is one change of state with its reason.
+type Transition struct {
+	Seq      uint64    `json:"seq"`
+	At       time.Time `json:"at"`
+	From     string    `json:"from"`
+	To       string    `json:"to"`
+	Priority uint8     `json:"priority"`
+	Reason   string    `json:"reason"`
+}
+
+// Counters count since the start of vrrpd.
+type Counters struct {
+	AdvertsSent      uint64            `json:"adverts_sent"`
+	AdvertsReceived  uint64            `json:"adverts_received"`
+	SendErrors       uint64            `json:"send_errors"`
+	Overruns         uint64            `json:"overruns"` // adverts dropped because the instance was busy
+	BecameMaster     uint64            `json:"became_master"`
+	LeftMaster       uint64            `json:"left_master"`
+	AddressesPutBack uint64            `json:"addresses_put_back"`
+	Rejected         map[string]uint64 `json:"rejected,omitempty"` // by reason
+}
+
+// Script is one vrrp_script.
+type Script struct {
+	Name     string  `json:"name"`
+	State    string  `json:"state"` // ok, failed, unknown
+	Reason   string  `json:"reason,omitempty"`
+	Code     int     `json:"exit_code"`
+	Duration float64 `json:"duration_seconds"`
+}
+
+// Link counts packets of one interface that belong to no instance.
+type Link struct {
+	Name     string            `json:"name"`
+	Up       bool              `json:"up"`
+	Rejected map[string]uint64 `json:"rejected,omitempty"`
+}
+
+// Event is one line of the event stream.
+type Event struct {
+	Instance string `json:"instance"`
+	Transition
+}
+
+// ReleaseRequest asks for an instance's mastership to be given away.
+type ReleaseRequest struct {
+	Instance string        `json:"instance"`
+	Hold     time.Duration `json:"hold_nanoseconds"` // keep off it for so long; 0 ends a running hold
+}
+
+// errorBody is what every refused or failed call answers.
+type errorBody struct {
+	Error string `json:"error"`
+}
