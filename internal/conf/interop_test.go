@@ -1,0 +1,142 @@
+//go:build interop
+
+package conf
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// deliberate names each file of the corpus on which vrrpd check and keepalived -t (2.2.7) differ, and why.
+var deliberate = map[string]struct {
+	ours, theirs int
+	why          string
+}{
+	"address-twice":    {5, 0, "later versions of keepalived report it too"},
+	"auth-ah":          {4, 0, "AH is refused: without it adverts would be unauthenticated"},
+	"bad-no-interface": {4, 5, notStarted},
+	"bad-one-line":     {4, 5, notStarted},
+	"bad-unicast":      {4, 5, notStarted},
+	"bad-v3-no-vip":    {4, 5, notStarted},
+	"bad-vrid-missing": {4, 5, notStarted},
+	"bad-vrid-twice":   {4, 5, notStarted},
+	"extensions":       {0, 5, "keywords of ours"},
+	"extensions-bad":   {4, 5, "keywords of ours, with which every error counts"},
+	"head-only":        {6, 6, "later than 2.2.7; each for its own reason"},
+	"include-strict":   {4, 6, "nothing can be run, and keepalived's 6 (no configuration) is also its code for script security"},
+	"long-password":    {0, 5, "lint: the password is cut on every node alike"},
+	"strict-mode":      {5, 0, "not supported yet"},
+	"surplus-words":    {6, 0, "the hook's program does not exist, which check does not look at"},
+	"sync-group":       {6, 6, "not supported yet, hidden by 6"},
+	"track-file":       {5, 0, "not supported yet"},
+	"v2-ipv6":          {5, 0, "keepalived goes to version 3 without a word"},
+	"vmac":             {5, 0, "not supported yet"},
+}
+
+// keepalived -t has a lower class than what it does when it runs.
+const notStarted = "keepalived -t has 5, and then does not start"
+
+// TestKeepalived runs keepalived -t over the corpus, in a network namespace with the interfaces that the files name.
+func TestKeepalived(t *testing.T) {
+	program, err := exec.LookPath("keepalived")
+	if err != nil {
+		missingHere(t, "keepalived is not installed")
+	}
+	if os.Getuid() != 0 {
+		missingHere(t, "not root: cannot make a network namespace")
+	}
+	used := map[string]bool{}
+	for _, file := range corpus(t) {
+		name := strings.TrimSuffix(filepath.Base(file), ".conf")
+		t.Run(name, func(t *testing.T) {
+			_, diags := Load(file, testdataOptions())
+			ours := ExitCode(diags, false)
+			theirs, output := keepalived(t, program, file)
+			want, known := deliberate[name]
+			used[name] = known
+			switch {
+			case known && (ours != want.ours || theirs != want.theirs):
+				t.Errorf("got %d, keepalived %d, want %d and %d (%s)\n%s", ours, theirs, want.ours, want.theirs, want.why, output)
+			case !known && ours != theirs:
+				t.Errorf("got %d, keepalived %d\n  %s\n%s", ours, theirs, strings.Join(lines(diags), "\n  "), output)
+			}
+		})
+	}
+	for name := range deliberate {
+		if !used[name] {
+			t.Errorf("difference %q is not needed", name)
+		}
+	}
+}
+
+func missingHere(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") != "" || os.Getenv("PGVRRP_REQUIRE") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// keepalived checks a file, and gives the exit code (2 as 4, see ExitCode) and what it said.
+func keepalived(t *testing.T, program, file string) (int, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const script = `
+set -e
+for i in 0 1 2; do
+	ip link add eth$i type bridge
+	ip addr add 10.9.$i.1/24 dev eth$i
+	ip link set eth$i up
+done
+shift
+exec "$@"`
+	cmd := exec.CommandContext(ctx, "sh", "-c", script, "sh", "--", program, "-t", "-i", "n1", "-f", abs)
+	cmd.Dir = t.TempDir()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
+	output, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	code := cmd.ProcessState.ExitCode()
+	if code == 2 {
+		code = ExitCannot
+	}
+	return code, string(output)
+}
+
+// TestKeepalivedSamples reads the samples that come with keepalived: where it has nothing to say, we know every word.
+func TestKeepalivedSamples(t *testing.T) {
+	program, err := exec.LookPath("keepalived")
+	if err != nil || os.Getuid() != 0 {
+		missingHere(t, "needs keepalived and root")
+	}
+	samples, err := filepath.Glob("/usr/share/doc/keepalived/samples/keepalived.conf.*")
+	if err != nil || len(samples) == 0 {
+		t.Skip("keepalived's samples are not installed")
+	}
+	for _, file := range samples {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			_, diags := Load(file, testdataOptions())
+			theirs, output := keepalived(t, program, file)
+			if theirs != ExitClean && theirs != ExitSecurity {
+				return
+			}
+			if ExitCode(diags, false) == ExitCannot || strings.Contains(strings.Join(lines(diags), "\n"), "unknown keyword") {
+				t.Errorf("got\n  %s\nkeepalived %d\n%s", strings.Join(lines(diags), "\n  "), theirs, output)
+			}
+		})
+	}
+}

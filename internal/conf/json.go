@@ -1,0 +1,103 @@
+package conf
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"time"
+)
+
+// MarshalJSON gives the configuration for people and scripts: keys in snake_case, durations in seconds, places as
+// file:line:column under "at", addresses as text, and passwords masked.
+func (c *Config) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	if err := encode(&b, reflect.ValueOf(*c)); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func encode(b *bytes.Buffer, v reflect.Value) error {
+	switch x := v.Interface().(type) {
+	case time.Duration:
+		return encodeValue(b, x.Seconds())
+	case netip.Addr:
+		if !x.IsValid() {
+			return encodeValue(b, "")
+		}
+		return encodeValue(b, x.String())
+	case netip.Prefix:
+		if !x.IsValid() {
+			return encodeValue(b, "")
+		}
+		return encodeValue(b, x.String())
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		b.WriteByte('{')
+		for i := range v.NumField() {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			field, value := v.Type().Field(i), v.Field(i)
+			name := snake(field.Name)
+			switch {
+			case field.Type == posType:
+				name, value = "at", reflect.ValueOf(value.Interface().(Pos).At())
+			case field.Name == "Password" && value.String() != "":
+				value = reflect.ValueOf("********")
+			}
+			fmt.Fprintf(b, "%q:", name)
+			if err := encode(b, value); err != nil {
+				return err
+			}
+		}
+		b.WriteByte('}')
+		return nil
+	case reflect.Slice:
+		b.WriteByte('[')
+		for i := range v.Len() {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			if err := encode(b, v.Index(i)); err != nil {
+				return err
+			}
+		}
+		b.WriteByte(']')
+		return nil
+	}
+	return encodeValue(b, v.Interface())
+}
+
+func encodeValue(b *bytes.Buffer, v any) error {
+	text, err := json.Marshal(v)
+	b.Write(text)
+	return err
+}
+
+// snake turns a Go name into a JSON key.
+func snake(name string) string {
+	name = strings.NewReplacer("IPv6", "Ipv6", "VRIDs", "Vrids", "NoDAD", "Nodad", "MngTmpAddr", "Mngtmpaddr",
+		"NoPrefixRoute", "Noprefixroute", "AutoJoin", "Autojoin").Replace(name)
+	var b strings.Builder
+	for i := range len(name) {
+		c := name[i]
+		upper := 'A' <= c && c <= 'Z'
+		if upper && i > 0 {
+			lowerBefore := name[i-1] < 'A' || name[i-1] > 'Z'
+			lowerAfter := i+1 < len(name) && (name[i+1] < 'A' || name[i+1] > 'Z')
+			if lowerBefore || lowerAfter {
+				b.WriteByte('_')
+			}
+		}
+		if upper {
+			c += 'a' - 'A'
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}

@@ -1,0 +1,254 @@
+package conf
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// badValues has, for each implemented keyword of each block, a line that is wrong and what must be said about it. A flag
+// cannot have a bad value: its surplus word is it.
+var badValues = map[string]map[string]struct{ line, want string }{
+	"global_defs": {
+		"router_id":                       {"router_id", "error f:2:10: router_id: name is missing, expected a string"},
+		"vrrp_version":                    {"vrrp_version 4", `error f:2:14: vrrp_version: out of range, expected a whole number from 2 to 3; ignored (got "4")`},
+		"vrrp_mcast_group4":               {"vrrp_mcast_group4 ff02::12", `error f:2:19: vrrp_mcast_group4: wrong address family, expected an IPv4 multicast address; ignored (got "ff02::12")`},
+		"vrrp_mcast_group6":               {"vrrp_mcast_group6 fe80::12", `error f:2:19: vrrp_mcast_group6: not a multicast address, expected an IPv6 multicast address; ignored (got "fe80::12")`},
+		"default_interface":               {"default_interface averyveryverylong", "error f:2:19: default_interface: invalid interface name, expected 1 to 15 characters; ignored"},
+		"dynamic_interfaces":              {"dynamic_interfaces yes", `error f:2:20: dynamic_interfaces: unknown option, expected allow_if_changes or nothing; ignored (got "yes")`},
+		"vrrp_garp_interval":              {"vrrp_garp_interval 0", `error f:2:20: vrrp_garp_interval: out of range, expected 0.000001 to 4294.967295 seconds; ignored (got "0")`},
+		"vrrp_gna_interval":               {"vrrp_gna_interval 5000", "error f:2:19: vrrp_gna_interval: out of range"},
+		"vrrp_min_garp":                   {"vrrp_min_garp 1", `error f:2:15: vrrp_min_garp: not a boolean, expected true, on, yes, false, off or no; ignored (got "1")`},
+		"vrrp_down_timer_adverts":         {"vrrp_down_timer_adverts 101", "error f:2:25: vrrp_down_timer_adverts: out of range, expected a whole number from 1 to 100; ignored"},
+		"vrrp_lower_prio_no_advert":       {"vrrp_lower_prio_no_advert True", "error f:2:27: vrrp_lower_prio_no_advert: not a boolean"},
+		"vrrp_higher_prio_send_advert":    {"vrrp_higher_prio_send_advert x", "error f:2:30: vrrp_higher_prio_send_advert: not a boolean"},
+		"vrrp_skip_check_adv_addr":        {"vrrp_skip_check_adv_addr x", "error f:2:26: vrrp_skip_check_adv_addr: not a boolean"},
+		"v3_checksum_as_v2":               {"v3_checksum_as_v2 x", "error f:2:19: v3_checksum_as_v2: not a boolean"},
+		"vrrp_check_unicast_src":          {"vrrp_check_unicast_src no", "lint f:2:24: vrrp_check_unicast_src: surplus word is ignored, expected the end of the line"},
+		"vrrp_startup_delay":              {"vrrp_startup_delay 0.0001", "error f:2:20: vrrp_startup_delay: out of range, expected 0.001 to 4294.967295 seconds"},
+		"script_user":                     {"script_user", "error f:2:12: script_user: user is missing, expected USER [GROUP]"},
+		"enable_script_security":          {"enable_script_security no", "lint f:2:24: enable_script_security: surplus word"},
+		"vrrp_rt_priority":                {"vrrp_rt_priority 100", "error f:2:18: vrrp_rt_priority: out of range, expected a whole number from 1 to 99; using 99"},
+		"vrrp_no_swap":                    {"vrrp_no_swap no", "lint f:2:14: vrrp_no_swap: surplus word"},
+		"log_unknown_vrids":               {"log_unknown_vrids no", "lint f:2:19: log_unknown_vrids: surplus word"},
+		"include_check":                   {"include_check some", "error f:2:15: include_check: unknown check, expected read, match, wildcard_match or brace_match"},
+		"vrrp_garp_master_delay":          {"vrrp_garp_master_delay 4295", "error f:2:24: vrrp_garp_master_delay: out of range, expected a whole number from 0 to 4294; ignored"},
+		"vrrp_garp_master_repeat":         {"vrrp_garp_master_repeat 0", "error f:2:25: vrrp_garp_master_repeat: out of range, expected a whole number from 1; using 1"},
+		"vrrp_garp_master_refresh":        {"vrrp_garp_master_refresh -1", "error f:2:26: vrrp_garp_master_refresh: out of range"},
+		"vrrp_garp_master_refresh_repeat": {"vrrp_garp_master_refresh_repeat x", "error f:2:33: vrrp_garp_master_refresh_repeat: not a number"},
+		"vrrp_garp_lower_prio_delay":      {"vrrp_garp_lower_prio_delay 0x5", "error f:2:28: vrrp_garp_lower_prio_delay: not a number"},
+		"vrrp_garp_lower_prio_repeat":     {"vrrp_garp_lower_prio_repeat 5x", "error f:2:29: vrrp_garp_lower_prio_repeat: text after the number"},
+	},
+	"vrrp_script": {
+		"script":    {`script "/bin/a 'b"`, "error f:2:8: script: unterminated quote in the command, expected a second '"},
+		"interval":  {"interval 0", "error f:2:10: interval: out of range, expected 0.001 to 4294 seconds; using 1"},
+		"timeout":   {"timeout 5000", "error f:2:9: timeout: out of range, expected 0.001 to 4294 seconds; ignored"},
+		"weight":    {"weight 254", "error f:2:8: weight: out of range, expected a whole number from -253 to 253; ignored"},
+		"rise":      {"rise 0", "error f:2:6: rise: out of range, expected a whole number from 1 to 2147483647; using 1"},
+		"fall":      {"fall x", "error f:2:6: fall: not a number, expected a whole number from 1 to 2147483647; using 1"},
+		"user":      {`user ""`, "error f:2:6: user: empty user, expected USER [GROUP]; ignored"},
+		"init_fail": {"init_fail no", "lint f:2:11: init_fail: surplus word"},
+	},
+	"vrrp_instance": {
+		"state":                      {"state master", `error f:7:7: state: unknown state, expected MASTER or BACKUP in capitals; using BACKUP (got "master")`},
+		"interface":                  {"interface lo", "error f:7:11: interface: loopback interface cannot carry VRRP, expected another; ignored"},
+		"virtual_router_id":          {"virtual_router_id 256", "error f:7:19: virtual_router_id: out of range, expected a whole number from 1 to 255; ignored"},
+		"priority":                   {"priority 0", `error f:7:10: priority: out of range, expected a whole number from 1 to 255; using 100 (got "0")`},
+		"advert_int":                 {"advert_int 0.001", "error f:7:12: advert_int: out of range, expected 0.01 to 255 seconds; ignored"},
+		"version":                    {"version 1", "error f:7:9: version: out of range, expected a whole number from 2 to 3; ignored"},
+		"virtual_ipaddress":          {"virtual_ipaddress {\n10.0.0.256\n}", "error f:8:1: virtual_ipaddress: malformed address, expected ADDRESS[/PREFIX]; the address is dropped"},
+		"virtual_ipaddress_excluded": {"virtual_ipaddress_excluded {\nx\n}", "error f:8:1: virtual_ipaddress_excluded: malformed address"},
+		"no_virtual_ipaddress":       {"no_virtual_ipaddress", "lint f:7:1: no_virtual_ipaddress: instance has addresses"},
+		"nopreempt":                  {"nopreempt true", "lint f:7:11: nopreempt: surplus word"},
+		"preempt":                    {"preempt true", "lint f:7:9: preempt: surplus word"},
+		"preempt_delay":              {"preempt_delay 1001", "error f:7:15: preempt_delay: out of range, expected 0 to 1000 seconds; ignored"},
+		"mcast_src_ip":               {"mcast_src_ip fe80::1", "error f:7:14: mcast_src_ip: another address family"},
+		"unicast_src_ip":             {"unicast_src_ip eth0\nunicast_peer {\n10.0.0.9\n}", "error f:7:16: unicast_src_ip: malformed address, expected an IPv4 or IPv6 address; ignored"},
+		"track_src_ip":               {"track_src_ip yes", "lint f:7:14: track_src_ip: surplus word"},
+		"mcast_dst_ip":               {"mcast_dst_ip 10.0.0.9", "error f:7:14: mcast_dst_ip: not a multicast address"},
+		"unicast_peer":               {"unicast_peer {\n10.0.0.9 min_ttl 256\n}", "error f:8:18: unicast_peer: out of range, expected a whole number from 0 to 255; ignored"},
+		"unicast_ttl":                {"unicast_ttl 256\nunicast_peer {\n10.0.0.9\n}", "error f:7:13: unicast_ttl: out of range, expected a whole number from 0 to 255; ignored"},
+		"unicast_fault_no_peer":      {"unicast_fault_no_peer\n", "lint f:7:1: unicast_fault_no_peer: there is no usable peer: the instance stays in FAULT"},
+		"check_unicast_src":          {"check_unicast_src no", "lint f:7:19: check_unicast_src: surplus word"},
+		"v3_checksum_as_v2":          {"v3_checksum_as_v2 2", "error f:7:19: v3_checksum_as_v2: not a boolean"},
+		"native_ipv6":                {"native_ipv6", "error f:7:1: native_ipv6: instance has IPv4 addresses already, expected IPv6 addresses; ignored"},
+		"accept":                     {"accept no", "lint f:7:8: accept: surplus word"},
+		"skip_check_adv_addr":        {"skip_check_adv_addr x", "error f:7:21: skip_check_adv_addr: not a boolean"},
+		"down_timer_adverts":         {"down_timer_adverts 0", "error f:7:20: down_timer_adverts: out of range, expected a whole number from 1 to 100; ignored"},
+		"lower_prio_no_advert":       {"lower_prio_no_advert x", "error f:7:22: lower_prio_no_advert: not a boolean"},
+		"higher_prio_send_advert":    {"higher_prio_send_advert x", "error f:7:25: higher_prio_send_advert: not a boolean"},
+		"track_interface":            {"track_interface {\neth1 weight 300\n}", "error f:8:13: track_interface: out of range, expected a whole number from -253 to 253; ignored, so that failure means FAULT"},
+		"track_script":               {"track_script {\nnope\n}", "error f:8:1: track_script: no usable vrrp_script of this name, expected one in the file; the instance stays in FAULT"},
+		"dont_track_primary":         {"dont_track_primary x", "lint f:7:20: dont_track_primary: surplus word"},
+		"authentication":             {"authentication {\nauth_typ PASS\n}", "error f:8:1: unknown keyword in authentication, did you mean auth_type? ignored"},
+		"notify":                     {`notify ""`, "error f:7:8: notify: empty command, expected a program and its arguments; the hook is not run"},
+		"notify_master":              {"notify_master '/bin/a", "error f:7:15: notify_master: unterminated quote, expected COMMAND [USER [GROUP]]; the hook is not run"},
+		"notify_backup":              {"notify_backup /bin/a b", "lint f:7:22: notify_backup: word after an unquoted command is taken as the user"},
+		"notify_fault":               {`notify_fault "/bin/a 'b"`, "error f:7:14: notify_fault: unterminated quote in the command"},
+		"notify_stop":                {`notify_stop "/bin/a" b c d`, "lint f:7:26: notify_stop: surplus word is ignored, expected COMMAND [USER [GROUP]]"},
+		"notify_deleted":             {`notify_deleted ""`, "error f:7:16: notify_deleted: empty command"},
+		"notify_master_rx_lower_pri": {`notify_master_rx_lower_pri ""`, "error f:7:28: notify_master_rx_lower_pri: empty command"},
+		"garp_master_delay":          {"garp_master_delay 1.5", "error f:7:19: garp_master_delay: text after the number, expected a whole number from 0 to 4294; using 1"},
+		"garp_master_repeat":         {"garp_master_repeat 0", "error f:7:20: garp_master_repeat: out of range, expected a whole number from 1; using 1"},
+		"garp_master_refresh":        {"garp_master_refresh -1", "error f:7:21: garp_master_refresh: out of range"},
+		"garp_master_refresh_repeat": {"garp_master_refresh_repeat 0", "error f:7:28: garp_master_refresh_repeat: out of range"},
+		"garp_lower_prio_delay":      {"garp_lower_prio_delay x", "error f:7:23: garp_lower_prio_delay: not a number"},
+		"garp_lower_prio_repeat":     {"garp_lower_prio_repeat -1", "error f:7:24: garp_lower_prio_repeat: out of range, expected a whole number from 0"},
+		"vip_after_notify":           {"notify_master \"/bin/a\"\nvip_after_notify 0.05", "fatal f:8:18: vip_after_notify: out of range, expected 0.1 to 3600 seconds"},
+		"notify_retry":               {"notify_retry 0.5", "fatal f:7:14: notify_retry: out of range, expected 1 to 3600 seconds"},
+		"vip_lifetime":               {"vip_lifetime 3601", "fatal f:7:14: vip_lifetime: out of range, expected a whole number from 0 to 3600"},
+	},
+	"authentication": {
+		"auth_type": {"auth_type pass", "error f:8:11: auth_type: unknown authentication, expected PASS"},
+		"auth_pass": {"auth_type PASS\nauth_pass 123456789", "lint f:9:11: auth_pass: password is longer than 8 bytes, expected at most 8; only the first 8 count"},
+	},
+	"vrrp_sync_group": {
+		"group":         {"group {\nVI_9\n}", "error f:3:1: group: no vrrp_instance of this name, expected one in the file; ignored"},
+		"notify":        {`notify ""`, "error f:2:8: notify: empty command"},
+		"notify_master": {`notify_master "/bin/a" b c d`, "lint f:2:28: notify_master: surplus word"},
+		"notify_backup": {`notify_backup "/bin/a \"`, "error f:2:15: notify_backup: backslash at the end of the command"},
+		"notify_fault":  {`notify_fault ""`, "error f:2:14: notify_fault: empty command"},
+		"notify_stop":   {`notify_stop ""`, "error f:2:13: notify_stop: empty command"},
+	},
+	"": {
+		"global_defs":     {"global_defs x {\n}", "lint f:1:13: global_defs: surplus word"},
+		"vrrp_script":     {"vrrp_script {\n}", "fatal f:1:12: vrrp_script: value is missing, expected 1 after the keyword"},
+		"vrrp_instance":   {"vrrp_instance {\nx\n}", "error f:1:14: vrrp_instance: name is missing, expected vrrp_instance NAME; the block is skipped"},
+		"vrrp_sync_group": {"vrrp_sync_group {\nx\n}", "error f:1:16: vrrp_sync_group: name is missing"},
+		"quorum":          {"quorum {\nx\n}", "fatal f:1:1: quorum: quorum mode is not part of this version"},
+	},
+}
+
+// implementedKeywords gives the names of a table that do something.
+func implementedKeywords[T any](lists [][]keyword[T]) []string {
+	var names []string
+	for _, list := range lists {
+		for _, k := range list {
+			if k.kind == implemented {
+				names = append(names, k.name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func inBlock(block, line string) string {
+	switch block {
+	case "":
+		return line + "\n"
+	case "vrrp_instance":
+		return instance(line)
+	case "authentication":
+		return instance("authentication {\n" + line + "\n}")
+	case "global_defs":
+		return "global_defs {\n" + line + "\n}\n"
+	}
+	return block + " X {\n" + line + "\n}\n"
+}
+
+func TestEveryKeywordHasABadValue(t *testing.T) {
+	for block, names := range map[string][]string{
+		"":                implementedKeywords(rootKeywords()),
+		"global_defs":     implementedKeywords(globalKeywords()),
+		"vrrp_script":     implementedKeywords(scriptKeywords()),
+		"vrrp_instance":   implementedKeywords(instanceKeywords()),
+		"authentication":  implementedKeywords(authKeywords()),
+		"vrrp_sync_group": implementedKeywords(groupKeywords()),
+	} {
+		if want := slices.Sorted(maps.Keys(badValues[block])); !slices.Equal(names, want) {
+			t.Errorf("keywords of %q: got %q, the table of bad values has %q", block, names, want)
+		}
+	}
+	for block, keywords := range badValues {
+		for name, tt := range keywords {
+			t.Run(block+"/"+name, func(t *testing.T) {
+				_, diags := load(inBlock(block, tt.line))
+				if !slices.ContainsFunc(lines(diags), func(s string) bool { return strings.Contains(s, tt.want) }) {
+					t.Errorf("got\n  %s\nwant\n  %s", strings.Join(lines(diags), "\n  "), tt.want)
+				}
+			})
+		}
+	}
+}
+
+// A keyword that needs a word and has none stops everything, as keepalived gives up at once.
+func TestEveryMissingWord(t *testing.T) {
+	check := func(t *testing.T, block, name string) {
+		t.Helper()
+		_, diags := load(inBlock(block, name))
+		if !slices.ContainsFunc(diags, func(d Diagnostic) bool {
+			return d.Severity == Fatal && d.Keyword == name && strings.HasPrefix(d.Message, "value is missing")
+		}) {
+			t.Errorf("%s in %q: got %q, want a fatal finding", name, block, lines(diags))
+		}
+	}
+	missing(t, check, "global_defs", globalKeywords())
+	missing(t, check, "vrrp_script", scriptKeywords())
+	missing(t, check, "vrrp_instance", instanceKeywords())
+	missing(t, check, "authentication", authKeywords())
+	missing(t, check, "vrrp_sync_group", groupKeywords())
+}
+
+func missing[T any](t *testing.T, check func(*testing.T, string, string), block string, lists [][]keyword[T]) {
+	for _, list := range lists {
+		for _, k := range list {
+			if k.need > 0 {
+				check(t, block, k.name)
+			}
+		}
+	}
+}
+
+// Nothing that keepalived knows is called unknown, and nothing is dropped in silence.
+func TestEveryOtherKeywordIsRecognised(t *testing.T) {
+	other(t, "", rootKeywords())
+	other(t, "global_defs", globalKeywords())
+	other(t, "vrrp_instance", instanceKeywords())
+	other(t, "vrrp_sync_group", groupKeywords())
+
+	for _, name := range []string{"smtp_server", "snmp_socket", "enable_snmp_vrrp", "nftables_priority", "lvs_flush", "checker_priority",
+		"bfd_rt_priority", "vrrp_netlink_cmd_rcv_bufs", "process_monitor_rcv_bufs", "vrrp_rx_bufs_policy", "iproute_etc_dir"} {
+		_, diags := load("global_defs {\n" + name + " x\n" + name + " y\n}\n")
+		wantDiags(t, diags, "lint f:2:1: "+name+": recognised and skipped: ")
+	}
+}
+
+func other[T any](t *testing.T, block string, lists [][]keyword[T]) {
+	for _, list := range lists {
+		for _, k := range list {
+			if k.kind == implemented {
+				continue
+			}
+			line := k.name + " x"
+			if k.set != nil { // a block of values
+				line = k.name + " {\n}"
+			} else if k.tree {
+				line = k.name + " {\nx {\ny\n}\n}"
+			}
+			text := line + "\n"
+			switch block {
+			case "vrrp_instance":
+				text = instance(line)
+			case "global_defs":
+				text = block + " {\n" + line + "\n}\n"
+			case "vrrp_sync_group":
+				text = instance() + "vrrp_sync_group G {\n" + line + "\n}\n"
+			}
+			_, diags := load(text)
+			want := map[keywordKind]Severity{unsupported: Error, skipped: Lint, refused: Fatal}[k.kind]
+			found := 0
+			for _, d := range diags {
+				if d.Keyword == k.name && d.Severity == want && k.what != "" && strings.HasSuffix(d.Message, k.what) {
+					found++
+				} else if d.Keyword != "vrrp_sync_group" {
+					t.Errorf("%s in %q: got also %s", k.name, block, d)
+				}
+			}
+			if found != 1 {
+				t.Errorf("%s in %q: got %q, want one %s", k.name, block, lines(diags), want)
+			}
+		}
+	}
+}

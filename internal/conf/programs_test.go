@@ -1,0 +1,26 @@
+package conf
+
+import (
+	"reflect"
+	"testing"
+)
+
+// TestProgramsLeavesNoHookOut fills every Command of Hooks, so that a new hook cannot be forgotten.
+func TestProgramsLeavesNoHookOut(t *testing.T) {
+	var h Hooks
+	v, want := reflect.ValueOf(&h).Elem(), 0
+	for i := range v.NumField() {
+		if c, ok := v.Field(i).Addr().Interface().(*Command); ok {
+			c.Argv = []string{"/bin/true"}
+			want++
+		}
+	}
+	c := &Config{Instances: []Instance{{Hooks: h}, {}}, SyncGroups: []SyncGroup{{Hooks: h}}, Scripts: []Script{{Command: h.Notify}, {}}}
+	if got, want := len(c.Programs()), 2*want+1; got != want {
+		t.Errorf("%d programs, want %d", got, want)
+	}
+	c.Programs()[0].User.Name = "nobody"
+	if got := c.Scripts[0].Command.User.Name; got != "nobody" {
+		t.Errorf("user %q after a change through the pointer, want nobody", got)
+	}
+}
