@@ -1,0 +1,197 @@
+package system
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"pgvrrp/internal/conf"
+)
+
+// StateFile is where the daemon lists the addresses that it may have added, for Cleanup after it was killed.
+const StateFile = "/run/vrrpd/addresses.json"
+
+// StateEntry is one address in the state file.
+type StateEntry struct {
+	Owner     string       `json:"owner"` // the virtual router
+	Interface string       `json:"interface"`
+	Address   netip.Prefix `json:"address"`
+	Existed   bool         `json:"existed,omitempty"` // was there before us
+}
+
+// state is the file's content.
+type state struct {
+	Version   int          `json:"version"`
+	Addresses []StateEntry `json:"addresses"`
+}
+
+const stateVersion = 1
+
+// stateFile is the state file and what it says. Its user serialises the calls.
+type stateFile struct {
+	path    string
+	entries []StateEntry
+	index   map[stateKey]bool // of entries
+	former  map[string]bool   // owners that only a former run knew
+}
+
+// openStateFile reads the file of a former run; none is as good as an empty one.
+func openStateFile(path string) (*stateFile, error) {
+	s := &stateFile{path: path, former: map[string]bool{}}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read state file: %w", err)
+	}
+	var st state
+	if err := json.Unmarshal(b, &st); err != nil {
+		return nil, fmt.Errorf("read state file %s: %w", path, err)
+	}
+	if st.Version != stateVersion {
+		return nil, fmt.Errorf("read state file %s: version %d, want %d", path, st.Version, stateVersion)
+	}
+	s.entries, s.index = st.Addresses, indexOf(st.Addresses)
+	for _, e := range s.entries {
+		s.former[e.Owner] = true
+	}
+	return s, nil
+}
+
+// stateKey is one entry's place in the index.
+type stateKey struct {
+	owner string
+	id    addressID
+}
+
+func (e StateEntry) id() addressID { return addressID{e.Interface, e.Address} }
+
+func indexOf(entries []StateEntry) map[stateKey]bool {
+	index := make(map[stateKey]bool, len(entries))
+	for _, e := range entries {
+		index[stateKey{e.Owner, e.id()}] = true
+	}
+	return index
+}
+
+// covers reports whether every address of the sets is declared, and in this run.
+func (s *stateFile) covers(sets []Set) bool {
+	for _, set := range sets {
+		if s.former[set.Owner] {
+			return false
+		}
+		for _, addr := range set.Addresses {
+			if !s.index[stateKey{set.Owner, idOf(addr)}] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// declare lists the sets. What an owner had listed stays listed until forget, because it may still stand; existed
+// tells whether an address that was not listed before is somebody else's.
+func (s *stateFile) declare(sets []Set, existed func(conf.Address) bool) error {
+	entries := slices.Clone(s.entries)
+	index, ours := indexOf(entries), s.added()
+	for _, set := range sets {
+		for _, addr := range set.Addresses {
+			key := stateKey{set.Owner, idOf(addr)}
+			if index[key] {
+				continue
+			}
+			index[key] = true
+			entries = append(entries, StateEntry{
+				Owner: set.Owner, Interface: key.id.iface, Address: key.id.prefix,
+				Existed: !ours[key.id] && existed(addr),
+			})
+		}
+	}
+	return s.write(entries, func() {
+		for _, set := range sets {
+			delete(s.former, set.Owner)
+		}
+	})
+}
+
+// forget takes an owner out.
+func (s *stateFile) forget(owner string) error {
+	entries := slices.DeleteFunc(slices.Clone(s.entries), func(e StateEntry) bool { return e.Owner == owner })
+	if len(entries) == len(s.entries) {
+		return nil
+	}
+	return s.write(entries, func() { delete(s.former, owner) })
+}
+
+// forgetFormer takes out what only a former run knew.
+func (s *stateFile) forgetFormer() error {
+	entries := slices.DeleteFunc(slices.Clone(s.entries), func(e StateEntry) bool { return s.former[e.Owner] })
+	if len(entries) == len(s.entries) {
+		return s.removeIfEmpty()
+	}
+	if err := s.write(entries, func() { clear(s.former) }); err != nil {
+		return err
+	}
+	return s.removeIfEmpty()
+}
+
+// added are the addresses that we added, as far as the file can tell.
+func (s *stateFile) added() map[addressID]bool {
+	added := map[addressID]bool{}
+	for _, e := range s.entries {
+		if !e.Existed {
+			added[e.id()] = true
+		}
+	}
+	return added
+}
+
+// removeIfEmpty removes a file that lists nothing.
+func (s *stateFile) removeIfEmpty() error {
+	if len(s.entries) > 0 {
+		return nil
+	}
+	if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove state file: %w", err)
+	}
+	return nil
+}
+
+// write replaces the file in one step: a reader, or we after a crash, find the old or the new list. /run does not
+// outlive the kernel, as the addresses do not, so nothing is synced to a disk.
+func (s *stateFile) write(entries []StateEntry, done func()) error {
+	err := func() error {
+		b, err := json.MarshalIndent(state{stateVersion, entries}, "", "\t")
+		if err != nil {
+			return err
+		}
+		dir := filepath.Dir(s.path)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		f, err := os.CreateTemp(dir, filepath.Base(s.path)+".*") // mode 0600
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(append(b, '\n'))
+		if err = errors.Join(err, f.Close()); err == nil {
+			err = os.Rename(f.Name(), s.path)
+		}
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+		return err
+	}()
+	if err != nil {
+		return fmt.Errorf("write state file %s: %w", s.path, err)
+	}
+	s.entries, s.index = entries, indexOf(entries)
+	done()
+	return nil
+}
