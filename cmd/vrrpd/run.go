@@ -1,0 +1,30 @@
+package main
+
+import (
+	ufcli "github.com/urfave/cli/v2"
+
+	"pgvrrp/internal/cli"
+	"pgvrrp/internal/daemon"
+)
+
+func runCommand() *ufcli.Command {
+	return &ufcli.Command{
+		Name:  "run",
+		Usage: "Run in the foreground until SIGTERM; SIGHUP reloads the file.",
+		Flags: []ufcli.Flag{
+			&ufcli.StringFlag{Name: "run-dir", Value: daemon.DefaultRunDir, Usage: "`DIR` for what must not outlive a boot"},
+		},
+		Description: "Says READY=1 to systemd when NOTIFY_SOCKET is set. It starts on a file for which check says 0, 5 or 6, and not on 4.\n" +
+			"SIGTERM gives every address away and ends it in at most 2 s plus 1 s for hooks.",
+		Action: cli.Args(func(c *ufcli.Context) error {
+			log, err := cli.Logger(c, c.App.ErrWriter)
+			if err != nil {
+				return err
+			}
+			return daemon.Run(c.Context, daemon.Options{
+				File: cli.String(c, "file"), ConfigID: cli.String(c, "config-id"), Socket: cli.String(c, "socket"),
+				RunDir: c.String("run-dir"), Version: version, Log: log,
+			})
+		}),
+	}
+}

@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/system"
+)
+
+// CleanupOptions say what to clean up after.
+type CleanupOptions struct {
+	File, ConfigID, Socket, RunDir string
+	DryRun                         bool
+	Log                            *slog.Logger
+}
+
+// Cleanup removes the virtual addresses that a killed vrrpd left: those that carry our tag or stand in the run directory's
+// list or in the file. It refuses while a vrrpd answers on the socket. It returns what it removed, or would remove.
+func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
+	c := control.NewClient(o.Socket)
+	defer c.Close()
+	if err := c.Connect(ctx); err == nil {
+		return nil, fmt.Errorf("clean up: a vrrpd runs and answers at %s; stop it first", o.Socket)
+	}
+	config, found := Load(o.File, o.ConfigID)
+	var unread error
+	if conf.ExitCode(found, false) == conf.ExitCannot {
+		// What the list and the tags say is done all the same.
+		unread = fmt.Errorf("clean up: %s cannot be read in full; addresses known only from it may be left", o.File)
+	}
+	a, err := system.OpenAddresses(system.AddressesOptions{Log: o.Log, StateFile: filepath.Join(o.RunDir, "addresses.json")})
+	if err != nil {
+		return nil, err
+	}
+	act := a.Cleanup
+	if o.DryRun {
+		act = a.Leftovers
+	}
+	removed, err := act(ctx, leftovers(config))
+	var names []string
+	for _, k := range removed {
+		names = append(names, fmt.Sprintf("%s on %s", k.Prefix, k.Interface))
+	}
+	return names, errors.Join(err, unread, a.Close())
+}

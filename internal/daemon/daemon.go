@@ -1,0 +1,355 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/gratarp"
+	"pgvrrp/internal/system"
+)
+
+// DefaultRunDir holds the list of addresses that a killed vrrpd may have left.
+const DefaultRunDir = "/run/vrrpd"
+
+const (
+	stopInstances = 2 * time.Second // for giving every address away
+	stopHooks     = time.Second     // more for the hooks of STOP
+)
+
+// Options say how to run.
+type Options struct {
+	File     string // the configuration
+	ConfigID string // for @ID lines; "": the host name up to its first dot
+	Socket   string // control socket
+	RunDir   string
+	Version  string
+	Log      *slog.Logger
+}
+
+// Load reads a configuration file. Check also looks at what it asks of this host.
+func Load(file, configID string) (*conf.Config, []conf.Diagnostic) {
+	if configID == "" {
+		configID, _, _ = strings.Cut(hostName(), ".")
+	}
+	config, found := conf.Load(file, conf.Options{ConfigID: configID})
+	if _, err := user.Lookup(defaultScriptUser); err == nil {
+		for _, p := range config.Programs() {
+			if p.User == (conf.User{}) {
+				p.User.Name = defaultScriptUser
+			}
+		}
+	}
+	return config, found
+}
+
+// defaultScriptUser runs programs that no line names a user for, if there is such an account; else it is our own user
+// (keepalived.conf(5), script_user).
+const defaultScriptUser = "keepalived_script"
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return name
+}
+
+// Run runs vrrpd until ctx ends. It refuses a file for which check says 4.
+func Run(ctx context.Context, o Options) error {
+	// The heap is a few megabytes; a collection costs more than the memory it would save while it is that small.
+	debug.SetGCPercent(200)
+	log := o.Log
+	config, found := Check(o.File, o.ConfigID)
+	report(log, found)
+	if conf.ExitCode(found, false) == conf.ExitCannot {
+		return fmt.Errorf("cannot run %s: see its errors above", o.File)
+	}
+	prioritize(log, &config.Globals)
+	d, err := open(o, config)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.run(ctx)
+}
+
+// prioritize does what vrrp_rt_priority and vrrp_no_swap ask. Without the right to, vrrpd runs on as it is and says so.
+func prioritize(log *slog.Logger, g *conf.Globals) {
+	if g.RealTimePriority > 0 {
+		if err := system.RealTime(g.RealTimePriority); err != nil {
+			log.Warn("vrrp_rt_priority not in force", "error", err)
+		}
+	}
+	if g.NoSwap {
+		if err := system.LockMemory(); err != nil {
+			log.Warn("vrrp_no_swap not in force", "error", err)
+		}
+	}
+}
+
+// report logs every finding about the file with its place.
+func report(log *slog.Logger, found []conf.Diagnostic) {
+	for _, f := range found {
+		if f.Severity == conf.Lint {
+			log.Warn("configuration", "finding", f.String())
+		} else {
+			log.Error("configuration", "finding", f.String())
+		}
+	}
+}
+
+// Daemon is a running vrrpd.
+type Daemon struct {
+	opt     Options
+	log     *slog.Logger
+	started time.Time
+
+	monitor   *system.Monitor
+	addresses *system.Addresses
+	wire      *wire
+	packets   *gratarp.Conn
+	announcer *gratarp.Announcer
+	server    *control.Server
+	hub       hub
+	checks    *checks
+
+	wake chan struct{} // something changed that instances must hear of
+
+	mu          sync.Mutex // guards what follows; only the main task writes
+	units       []*unit
+	config      *conf.Config
+	configError string
+}
+
+func open(o Options, config *conf.Config) (_ *Daemon, err error) {
+	d := &Daemon{opt: o, log: o.Log, started: time.Now(), config: config, wake: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if err = os.MkdirAll(o.RunDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	if d.server, err = control.Listen(o.Socket, d, o.Log); err != nil {
+		return nil, err
+	}
+	if d.monitor, err = system.OpenMonitor(system.MonitorOptions{Log: o.Log}); err != nil {
+		return nil, err
+	}
+	d.addresses, err = system.OpenAddresses(system.AddressesOptions{Log: o.Log, StateFile: filepath.Join(o.RunDir, "addresses.json")})
+	if err != nil {
+		return nil, err
+	}
+	d.wire = newWire(o.Log, d.poke)
+	if d.packets, err = gratarp.Open(); err != nil {
+		return nil, err
+	}
+	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log})
+	d.checks = newChecks(o.Log, d.poke)
+	return d, nil
+}
+
+func (d *Daemon) close() {
+	if d.wire != nil {
+		d.wire.close()
+	}
+	if d.packets != nil {
+		if err := d.packets.Close(); err != nil {
+			d.log.Warn("close packet socket", "error", err)
+		}
+	}
+	if d.addresses != nil {
+		if err := d.addresses.Close(); err != nil {
+			d.log.Warn("close address keeper", "error", err)
+		}
+	}
+	if d.monitor != nil {
+		if err := d.monitor.Close(); err != nil {
+			d.log.Warn("close monitor", "error", err)
+		}
+	}
+	if d.server != nil {
+		d.server.Close()
+	}
+}
+
+// poke wakes the main task; it never blocks.
+func (d *Daemon) poke() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run is the main task: the others hang below it. Instances stop first, while sockets and hooks still work.
+func (d *Daemon) run(ctx context.Context) error {
+	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	tasks, base := errgroup.WithContext(base)
+	tasks.Go(func() error { return d.monitor.Run(base) })
+	tasks.Go(func() error { return d.server.Run(base) })
+	tasks.Go(func() error { return d.announcer.Run(base) })
+	// The scripts stop together with the instances: one that ignores SIGTERM must not add to the time that stopping takes.
+	checking, stopChecks := context.WithCancel(base)
+	defer stopChecks()
+	defer context.AfterFunc(ctx, stopChecks)()
+	tasks.Go(func() error { return d.checks.run(checking) })
+	defer d.monitor.Subscribe(func([]system.Event) { d.poke() })()
+	defer d.addresses.Watch(d.monitor, d.addressLost)()
+
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+
+	d.sweep(ctx)
+	d.apply(base, d.config)
+	d.log.Info("vrrpd runs", "version", d.opt.Version, "file", d.opt.File, "instances", len(d.units))
+	d.tell(daemon.SdNotifyReady)
+	watchdog := d.watchdog()
+	defer watchdog.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			d.log.Info("vrrpd stops")
+			d.tell(daemon.SdNotifyStopping)
+			err := d.stopAll()
+			stop()
+			return errors.Join(err, tasks.Wait())
+		case <-base.Done():
+			// A task failed: without monitor or socket we would be blind. Leave as cleanly as on SIGTERM.
+			err := d.stopAll()
+			return errors.Join(fmt.Errorf("vrrpd cannot go on: %w", tasks.Wait()), err)
+		case <-hup:
+			d.reload(base)
+		case <-d.wake:
+			d.refresh(base)
+		case <-watchdog.C:
+			d.tell(daemon.SdNotifyWatchdog)
+		}
+	}
+}
+
+// sweep removes what a former run left: nobody is master yet.
+func (d *Daemon) sweep(ctx context.Context) {
+	removed, err := d.addresses.Cleanup(ctx, leftovers(d.config))
+	if err != nil {
+		d.log.Error("remove addresses of a former run", "error", err)
+	}
+	for _, a := range removed {
+		d.log.Warn("removed an address that a former run left", "address", a.Prefix.String(), "interface", a.Interface)
+	}
+}
+
+// leftovers are the addresses that nobody but a former run of ours can have put there: an owner's are its own.
+func leftovers(config *conf.Config) []conf.Address {
+	var all []conf.Address
+	for k := range config.Instances {
+		if c := &config.Instances[k]; c.Priority != 255 {
+			all = append(all, held(c)...)
+		}
+	}
+	return all
+}
+
+// stopAll stops every instance at once and waits for them, then for their last hooks.
+func (d *Daemon) stopAll() error {
+	d.mu.Lock()
+	units := d.units
+	d.mu.Unlock()
+	return stopUnits(units)
+}
+
+func (d *Daemon) tell(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		d.log.Debug("notify systemd", "state", state, "error", err)
+	}
+}
+
+// watchdog ticks twice as often as systemd wants to hear of us, or never.
+func (d *Daemon) watchdog() *time.Ticker {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || every <= 0 {
+		t := time.NewTicker(time.Hour)
+		t.Stop()
+		return t
+	}
+	return time.NewTicker(every / 2)
+}
+
+// refresh tells every instance how its surroundings are.
+func (d *Daemon) refresh(ctx context.Context) {
+	d.wire.follow(d.monitor)
+	for _, u := range d.units {
+		u.refresh(ctx)
+	}
+}
+
+// link is what announcements need to know of an interface.
+func (d *Daemon) link(name string) (gratarp.Link, bool) {
+	l, ok := d.monitor.Link(name)
+	if !ok {
+		return gratarp.Link{}, false
+	}
+	router, err := system.Forwarding(name)
+	if err != nil {
+		d.log.Debug("router flag of neighbour advertisements unknown, left out", "interface", name, "error", err)
+	}
+	return gratarp.Link{Index: l.Index, MAC: l.MAC, NoARP: l.NoARP || l.Loopback, Router: router}, true
+}
+
+func (d *Daemon) addressLost(owner string, missing []conf.Address) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, u := range d.units {
+		if u.config.Name == owner {
+			u.lost(missing)
+		}
+	}
+}
+
+// Status is the whole daemon for the control socket.
+func (d *Daemon) Status() control.Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := control.Status{
+		Node: hostName(), Version: d.opt.Version, PID: os.Getpid(), Started: d.started, ConfigFile: d.opt.File, ConfigError: d.configError,
+		Instances: make([]control.Instance, 0, len(d.units)), Scripts: d.checks.status(), Links: d.wire.status(d.monitor),
+	}
+	for _, u := range d.units {
+		s.Instances = append(s.Instances, u.instance.Status())
+	}
+	return s
+}
+
+// Release gives an instance's mastership away.
+func (d *Daemon) Release(ctx context.Context, name string, hold time.Duration) error {
+	d.mu.Lock()
+	units := d.units
+	d.mu.Unlock()
+	for _, u := range units {
+		if u.instance.Name() == name {
+			return u.instance.Release(ctx, hold)
+		}
+	}
+	return fmt.Errorf("release %s: no such vrrp_instance", name)
+}
+
+// Subscribe is the event stream.
+func (d *Daemon) Subscribe() (<-chan control.Event, func()) { return d.hub.subscribe() }

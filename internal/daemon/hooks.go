@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/instance"
+	"pgvrrp/internal/notify"
+)
+
+// hooks carries an instance's states to its notify programs and their outcome back.
+type hooks struct {
+	name   string
+	queue  *notify.Queue
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	mu   sync.Mutex
+	last notify.Event // of STOP, run by finish
+}
+
+func newHooks(d *Daemon, u *unit) *hooks {
+	h := &hooks{name: u.config.Name}
+	h.queue = notify.New(u.config.Hooks, notify.Options{
+		Log: u.log, Socket: d.opt.Socket, Secure: d.config.Globals.EnableScriptSecurity,
+		OnResult: func(r notify.Result) {
+			if r.Event.State == notify.RxLowerPri {
+				return
+			}
+			out := control.Hook{State: r.Event.State, Seq: r.Event.Seq, At: r.Event.At, Duration: r.Duration.Seconds(), Code: r.Code, Superseded: r.Superseded}
+			if r.Err != nil {
+				out.Error = r.Err.Error()
+			}
+			u.instance.HookDone(context.Background(), out, r.Err)
+		},
+	})
+	return h
+}
+
+// start runs the queue until finish.
+func (h *hooks) start() {
+	var ctx context.Context
+	ctx, h.cancel = context.WithCancel(context.Background())
+	h.tasks.Go(func() { _ = h.queue.Run(ctx) }) // Stop and cancel are its only ends
+}
+
+// configure has later states run other programs.
+func (h *hooks) configure(c conf.Hooks, secure bool) { h.queue.Configure(c, secure) }
+
+// Post queues a state; the one of STOP waits for finish.
+func (h *hooks) Post(e instance.HookEvent) {
+	ev := notify.Event{Seq: e.Seq, Kind: notify.Instance, Name: h.name, State: e.State, Priority: e.Priority, At: e.At, Deadline: e.Deadline}
+	if e.State == control.StateStop {
+		h.mu.Lock()
+		h.last = ev
+		h.mu.Unlock()
+		return
+	}
+	h.queue.Post(ev)
+}
+
+// finish runs the programs of STOP, or of DELETED for an instance that the file no longer has, within stopHooks. One that never
+// left INIT was told of no state, so it is told of no end.
+func (h *hooks) finish(deleted bool) {
+	h.mu.Lock()
+	ev := h.last
+	h.mu.Unlock()
+	if ev.State != "" {
+		if deleted {
+			ev.State = notify.Deleted
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), stopHooks)
+		defer cancel()
+		h.queue.Stop(ctx, ev)
+	}
+	h.cancel()
+	h.tasks.Wait()
+}

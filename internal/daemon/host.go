@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"pgvrrp/internal/child"
+	"pgvrrp/internal/conf"
+)
+
+// Check is Load and what only this host can tell: whether the interfaces exist, and whether each program can be run by its
+// user. A finding here is as bad as the same finding about the text.
+func Check(file, configID string) (*conf.Config, []conf.Diagnostic) {
+	config, found := Load(file, configID)
+	h := hostCheck{config: config, severity: conf.Error}
+	if config.Extended {
+		h.severity = conf.Fatal
+	}
+	for k := range config.Instances {
+		h.instance(&config.Instances[k])
+	}
+	for _, p := range config.Programs() {
+		h.program(p)
+	}
+	return config, append(found, h.found...)
+}
+
+type hostCheck struct {
+	config   *conf.Config
+	severity conf.Severity
+	found    []conf.Diagnostic
+}
+
+func (h *hostCheck) report(at conf.Pos, severity conf.Severity, keyword, got, format string, args ...any) {
+	h.found = append(h.found, conf.Diagnostic{Pos: at, Severity: severity, Keyword: keyword, Got: got, Message: fmt.Sprintf(format, args...)})
+}
+
+func (h *hostCheck) instance(c *conf.Instance) {
+	h.device(c.Pos, "interface", c.Interface)
+	for _, a := range held(c) {
+		if a.Interface != c.Interface {
+			h.device(a.Pos, "virtual_ipaddress", a.Interface)
+		}
+	}
+	for _, t := range c.TrackInterfaces {
+		h.device(t.Pos, "track_interface", t.Name)
+	}
+}
+
+// device: an interface that is missing keeps its instance in FAULT until it appears. With dynamic_interfaces, and in a file of
+// ours, that is as it should be.
+func (h *hostCheck) device(at conf.Pos, keyword, name string) {
+	if name == "" {
+		return // said by conf already
+	}
+	if _, err := net.InterfaceByName(name); err == nil {
+		return
+	}
+	severity := conf.Error
+	if h.config.Globals.DynamicInterfaces || h.config.Extended {
+		severity = conf.Lint
+	}
+	h.report(at, severity, keyword, name, "no such interface on this host; FAULT until it appears")
+}
+
+func (h *hostCheck) program(c conf.Program) {
+	command := child.Command{Argv: c.Argv, User: c.User.Name, Group: c.User.Group}
+	switch err := child.Check(command); {
+	case err == nil:
+	case errors.Is(err, child.ErrCannotTell):
+		h.report(c.Pos, conf.Lint, c.Keyword, c.Argv[0], "not checked: %v", err)
+	default:
+		h.report(c.Pos, h.severity, c.Keyword, c.Argv[0], "cannot be run, which counts as failed: %v", err)
+		return
+	}
+	if h.config.Globals.EnableScriptSecurity {
+		if err := child.Secure(command); err != nil {
+			h.report(c.Pos, conf.Security, c.Keyword, c.Argv[0], "not secure, so it does not run, which counts as failed: %v", err)
+		}
+	}
+}

@@ -1,0 +1,246 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/gratarp"
+	"pgvrrp/internal/instance"
+	"pgvrrp/internal/system"
+)
+
+// unit is one instance with all that belongs to it.
+type unit struct {
+	d        *Daemon
+	log      *slog.Logger
+	config   conf.Instance // with every address's interface filled in
+	instance *instance.Instance
+	hooks    *hooks
+	network  *network
+	heard    bool // its adverts are listened for
+	deleted  bool // it goes because the file no longer has it
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func (d *Daemon) newUnit(c conf.Instance, startAt time.Time) (*unit, error) {
+	c = withInterfaces(c)
+	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, done: make(chan struct{})}
+	u.network = &network{d: d, name: c.Name, port: port{c.Interface, c.IPv6}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
+		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
+	u.hooks = newHooks(d, u)
+	var err error
+	u.instance, err = instance.New(instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish})
+	if err != nil {
+		return nil, err
+	}
+	if !startAt.IsZero() {
+		u.instance.StartAfter(startAt)
+	}
+	u.declare()
+	return u, nil
+}
+
+// declare lists the addresses for cleanup before any of them is added.
+func (u *unit) declare() {
+	if err := u.d.addresses.Declare(u.network.set(held(&u.config))); err != nil {
+		u.log.Warn("list of addresses for cleanup not written", "error", err)
+	}
+}
+
+// withInterfaces fills in the default of dev.
+func withInterfaces(c conf.Instance) conf.Instance {
+	for _, list := range []*[]conf.Address{&c.Addresses, &c.Excluded} {
+		*list = slices.Clone(*list)
+		for k := range *list {
+			if (*list)[k].Interface == "" {
+				(*list)[k].Interface = c.Interface
+			}
+		}
+	}
+	return c
+}
+
+// held are all addresses of an instance, whether adverts carry them or not.
+func held(c *conf.Instance) []conf.Address {
+	full := withInterfaces(*c)
+	return append(full.Addresses, full.Excluded...)
+}
+
+// start runs the instance until stop.
+func (u *unit) start(ctx context.Context) {
+	ctx, u.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	u.hooks.start()
+	go func() {
+		defer close(u.done)
+		_ = u.instance.Run(ctx) // its only end is stop's
+		u.d.wire.forget(&u.config, u.instance)
+		u.hooks.finish(u.deleted)
+		if err := u.d.addresses.Forget(u.config.Name); err != nil {
+			u.log.Warn("list of addresses for cleanup not written", "error", err)
+		}
+	}()
+}
+
+// stopUnits stops them all at once and waits until they are done, hooks included, or the time is up.
+func stopUnits(units []*unit) error {
+	for _, u := range units {
+		u.cancel()
+	}
+	late := time.NewTimer(stopInstances + stopHooks)
+	defer late.Stop()
+	for k, u := range units {
+		select {
+		case <-u.done:
+		case <-late.C:
+			return fmt.Errorf("stop %d of %d instances: not done within %s, first %s", len(units)-k, len(units), stopInstances+stopHooks, u.config.Name)
+		}
+	}
+	return nil
+}
+
+// becomes says whether c is this very virtual router under the same name, so that it may be put in force without a stop.
+func (u *unit) becomes(c *conf.Instance) bool {
+	return c.Name == u.config.Name && c.SameVirtualRouter(&u.config) && placeOf(c) == placeOf(&u.config) &&
+		c.Version == u.config.Version && (c.Priority == 255) == (u.config.Priority == 255)
+}
+
+// configure puts c in force; an instance that did not change does not notice.
+func (u *unit) configure(ctx context.Context, c conf.Instance, secure bool) error {
+	c = withInterfaces(c)
+	u.hooks.configure(c.Hooks, secure)
+	if c.Equal(&u.config) {
+		return nil
+	}
+	u.d.mu.Lock()
+	u.config = c
+	u.d.mu.Unlock()
+	u.network.configure(c.VIPLifetime, gratarp.Timing(c.Garp))
+	u.declare()
+	return u.instance.Configure(ctx, c)
+}
+
+// refresh tells the instance how its interface and all that it tracks are now.
+func (u *unit) refresh(ctx context.Context) {
+	c := &u.config
+	link, present := u.d.monitor.Link(c.Interface)
+	l := instance.Link{Known: true, Present: present, Up: link.Up}
+	if present {
+		if !u.heard {
+			if err := u.d.wire.listen(c, u.instance); err != nil {
+				l.Trouble = err.Error()
+			} else {
+				u.heard = true
+			}
+		}
+		if _, err := u.d.wire.sender(u.network.port); err != nil {
+			l.Trouble = err.Error()
+		}
+		if t := u.d.wire.trouble(c); t != "" {
+			l.Trouble = t
+		}
+	}
+	u.instance.SetSource(ctx, u.source())
+	u.instance.SetVerdict(ctx, u.d.checks.verdict(c, u.d.monitor))
+	u.instance.SetLink(ctx, l)
+}
+
+// source is where adverts come from: the address that the file names, if this host has it, or the interface's first.
+func (u *unit) source() netip.Addr {
+	if s := u.config.Source; s.IsValid() {
+		if !u.d.monitor.HasAddress(s) {
+			return netip.Addr{}
+		}
+		return s
+	}
+	var vips []netip.Addr
+	for _, a := range held(&u.config) {
+		vips = append(vips, a.Prefix.Addr())
+	}
+	if u.config.Priority == 255 {
+		vips = nil // the owner's own address may well be the virtual one
+	}
+	a, _ := u.d.monitor.PrimaryAddress(u.config.Interface, u.config.IPv6, vips...)
+	return a
+}
+
+// lost passes on that somebody took addresses off.
+func (u *unit) lost(missing []conf.Address) {
+	for _, a := range missing {
+		u.instance.AddressLost(context.Background(), a.Prefix)
+	}
+}
+
+// network is the host's network for one instance.
+type network struct {
+	d            *Daemon
+	name         string
+	port         port
+	keepExisting bool
+	announcer    *gratarp.Instance
+
+	mu       sync.Mutex
+	lifetime time.Duration
+}
+
+func (n *network) configure(lifetime time.Duration, t gratarp.Timing) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lifetime = lifetime
+	n.announcer.SetTiming(t)
+}
+
+func (n *network) set(addrs []conf.Address) system.Set {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return system.Set{Owner: n.name, Addresses: addrs, Lifetime: n.lifetime, KeepExisting: n.keepExisting}
+}
+
+// Send implements instance.Network.
+func (n *network) Send(payload []byte, source, destination netip.Addr, ttl int) error {
+	s, err := n.d.wire.sender(n.port)
+	if err != nil {
+		return err
+	}
+	return s.Send(payload, source, destination, ttl)
+}
+
+// SetAddresses implements instance.Network.
+func (n *network) SetAddresses(want []conf.Address) error {
+	if len(want) == 0 {
+		return n.d.addresses.Remove(n.set(nil))
+	}
+	_, err := n.d.addresses.Add(n.set(want))
+	return err
+}
+
+// RenewAddresses implements instance.Network.
+func (n *network) RenewAddresses() error { return n.d.addresses.Renew(n.name) }
+
+// Announce implements instance.Network.
+func (n *network) Announce(addrs []conf.Address) {
+	targets := make([]gratarp.Target, len(addrs))
+	for k, a := range addrs {
+		targets[k] = gratarp.Target{Addr: a.Prefix.Addr(), Interface: a.Interface}
+	}
+	if err := n.announcer.Announce(targets); err != nil {
+		n.d.log.Warn("announce addresses", "instance", n.name, "error", err)
+	}
+}
+
+// AnnounceAgain implements instance.Network.
+func (n *network) AnnounceAgain() {
+	if err := n.announcer.AnnounceAgain(); err != nil {
+		n.d.log.Warn("announce addresses", "instance", n.name, "error", err)
+	}
+}
+
+// StopAnnouncing implements instance.Network.
+func (n *network) StopAnnouncing() { n.announcer.Stop() }

@@ -1,0 +1,586 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/vrrp"
+)
+
+// Network is the host's network as one instance uses it. No method blocks for longer than a system call.
+type Network interface {
+	// Send sends one VRRP payload.
+	Send(payload []byte, source, destination netip.Addr, ttl int) error
+	// SetAddresses makes the kernel hold exactly want of the instance's virtual addresses. Safe to repeat.
+	SetAddresses(want []conf.Address) error
+	// RenewAddresses restarts the kernel lifetime of the addresses that SetAddresses put there.
+	RenewAddresses() error
+	// Announce tells the LAN that the addresses are here, now and again while they are held.
+	Announce(addrs []conf.Address)
+	// AnnounceAgain repeats that because somebody else was heard, or had taken an address off.
+	AnnounceAgain()
+	// StopAnnouncing returns after the last announcement has left.
+	StopAnnouncing()
+}
+
+// Hooks takes the states in their order; it never blocks.
+type Hooks interface {
+	Post(HookEvent)
+}
+
+// HookEvent is one state for the notify programs.
+type HookEvent struct {
+	State    string // as in package control
+	Seq      uint64
+	Priority uint8
+	At       time.Time
+	Deadline time.Duration // 0: none
+	// Contention marks notify_master_rx_lower_pri, which is no change of state.
+	Contention bool
+}
+
+// Options are what an instance needs from the daemon.
+type Options struct {
+	Config  conf.Instance
+	Network Network
+	Hooks   Hooks
+	Log     *slog.Logger
+	// OnTransition is called on the loop for each transition; it must not block.
+	OnTransition func(control.Event)
+}
+
+// advertQueue is how many adverts may wait while the loop is in a system call; more are counted and dropped.
+const advertQueue = 64
+
+// Instance is one running vrrp_instance.
+type Instance struct {
+	opt     Options
+	log     *slog.Logger
+	receive receiver // on the receiving goroutine
+
+	adverts chan vrrp.Event
+	calls   chan func(now time.Time)
+	done    chan struct{}
+
+	// owned by the loop
+	cfg          conf.Instance
+	router       *vrrp.Router
+	want         []conf.Address // what the kernel should hold for us now
+	packet       []byte
+	destinations []netip.Addr
+	carried      []netip.Addr // the addresses in our adverts
+	advert       vrrp.Advert
+	source       netip.Addr
+	link         Link
+	tracked      Verdict
+	startAt      time.Time // not before this; zero: no delay
+	started      bool
+	putBacks     int
+	putBackSince time.Time
+	fault        string // what the router was told last
+	priority     uint8  // likewise
+	hookSeq      uint64 // the MASTER event whose hook the addresses wait for; 0: none
+	hookBy       time.Time
+	renewAt      time.Time // when the lifetime of the addresses is restarted; zero: they have none
+	timer        *time.Timer
+
+	mu     sync.Mutex // guards status and what feeds it
+	status status
+}
+
+// Link is the state of the instance's own interface.
+type Link struct {
+	Known, Present, Up bool
+	Trouble            string // why adverts cannot be sent or heard there; "" if they can
+}
+
+// Verdict is what everything tracked adds up to.
+type Verdict struct {
+	Priority uint8  // effective, before faults
+	Fault    string // names all that failed with weight 0; "" if nothing did
+	Pending  string // names the checks that have not reported yet; the instance does not start before
+	Trackers []control.Tracker
+}
+
+// New makes an instance that does nothing until Run.
+func New(opt Options) (*Instance, error) {
+	router, err := vrrp.NewRouter(routerConfig(&opt.Config, netip.Addr{}))
+	if err != nil {
+		return nil, fmt.Errorf("vrrp_instance %s: %w", opt.Config.Name, err)
+	}
+	i := &Instance{
+		opt:      opt,
+		log:      opt.Log.With("instance", opt.Config.Name, "vrid", opt.Config.VRID, "interface", opt.Config.Interface),
+		adverts:  make(chan vrrp.Event, advertQueue),
+		calls:    make(chan func(time.Time), 16),
+		done:     make(chan struct{}),
+		cfg:      opt.Config,
+		router:   router,
+		priority: opt.Config.Priority,
+		tracked:  Verdict{Priority: opt.Config.Priority},
+	}
+	i.destinations, i.carried = destinations(&i.cfg), addresses(&i.cfg)
+	i.receive.configure(&i.cfg, i.source)
+	i.status.configure(&i.cfg)
+	return i, nil
+}
+
+// Name is the vrrp_instance's name.
+func (i *Instance) Name() string { return i.opt.Config.Name }
+
+func routerConfig(c *conf.Instance, source netip.Addr) vrrp.Config {
+	return vrrp.Config{
+		Version:              vrrp.Version(c.Version),
+		VRID:                 c.VRID,
+		Priority:             c.Priority,
+		AdvertInterval:       c.AdvertInterval,
+		DownTimerAdverts:     c.DownTimerAdverts,
+		Preempt:              c.Preempt,
+		PreemptDelay:         c.PreemptDelay,
+		HigherPrioSendAdvert: c.HigherPrioSendAdvert,
+		LowerPrioNoAdvert:    c.LowerPrioNoAdvert,
+		Source:               source,
+		AddressesAfterNotify: c.VIPAfterNotify > 0,
+		NotifyRetry:          c.NotifyRetry,
+	}
+}
+
+func destinations(c *conf.Instance) []netip.Addr {
+	if !c.Unicast {
+		return []netip.Addr{c.Group}
+	}
+	var all []netip.Addr
+	for _, p := range c.Peers {
+		all = append(all, p.Addr)
+	}
+	return all
+}
+
+// Run is the loop. It returns after ctx ended, the mastership was given away, the addresses are off and the STOP event is posted.
+func (i *Instance) Run(ctx context.Context) error {
+	defer close(i.done)
+	i.timer = time.NewTimer(time.Hour)
+	defer i.timer.Stop()
+	i.arm()
+	for {
+		select {
+		case <-ctx.Done():
+			i.step(time.Now(), vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
+			return nil
+		case ev := <-i.adverts:
+			i.step(time.Now(), ev)
+		case f := <-i.calls:
+			f(time.Now())
+		case <-i.timer.C:
+			i.drain()
+			i.tick(time.Now())
+		}
+		i.arm()
+	}
+}
+
+// drain handles what was heard before the timer fired: an advert that waits in the queue is no silence.
+func (i *Instance) drain() {
+	for {
+		select {
+		case ev := <-i.adverts:
+			i.step(time.Now(), ev)
+		default:
+			return
+		}
+	}
+}
+
+func (i *Instance) tick(now time.Time) {
+	if !i.startAt.IsZero() && !now.Before(i.startAt) {
+		i.startAt = time.Time{}
+		i.evaluate(now)
+	}
+	if i.hookSeq != 0 && !now.Before(i.hookBy) {
+		i.hookDone(now, i.hookSeq, fmt.Errorf("not finished within %s", i.cfg.VIPAfterNotify))
+	}
+	if !i.renewAt.IsZero() && !now.Before(i.renewAt) {
+		i.renew(now)
+	}
+	i.step(now, vrrp.Event{Kind: vrrp.Tick})
+}
+
+// renewals is how often within one kernel lifetime it is restarted: two may be late or fail.
+const renewals = 4
+
+// renew restarts the lifetime of the addresses (vip_lifetime): while we live they stay, and no longer.
+func (i *Instance) renew(now time.Time) {
+	i.renewAt = time.Time{}
+	if i.cfg.VIPLifetime == 0 || len(i.want) == 0 {
+		return
+	}
+	i.renewAt = now.Add(i.cfg.VIPLifetime / renewals)
+	if err := i.opt.Network.RenewAddresses(); err != nil {
+		i.log.Error("renew virtual addresses", "error", err)
+	}
+}
+
+// arm sets the loop's one timer to the earliest deadline.
+func (i *Instance) arm() {
+	next := i.router.Deadline()
+	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt} {
+		if !d.IsZero() && (next.IsZero() || d.Before(next)) {
+			next = d
+		}
+	}
+	if next.IsZero() {
+		i.timer.Stop()
+		return
+	}
+	i.timer.Reset(time.Until(next))
+}
+
+// call runs f on the loop; false if the loop has ended or ctx ends first.
+func (i *Instance) call(ctx context.Context, f func(now time.Time)) bool {
+	select {
+	case i.calls <- f:
+		return true
+	case <-i.done:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// SetLink tells of the instance's own interface.
+func (i *Instance) SetLink(ctx context.Context, l Link) {
+	i.call(ctx, func(now time.Time) {
+		if i.link != l {
+			i.link = l
+			i.evaluate(now)
+		}
+	})
+}
+
+// SetSource tells of the interface's primary address, which adverts are sent from unless the file names one;
+// the zero address says that there is none.
+func (i *Instance) SetSource(ctx context.Context, a netip.Addr) {
+	i.call(ctx, func(now time.Time) {
+		if i.source == a {
+			return
+		}
+		i.source = a
+		i.receive.configure(&i.cfg, a)
+		i.step(now, vrrp.Event{Kind: vrrp.SourceChanged, From: a})
+		i.evaluate(now)
+	})
+}
+
+// SetVerdict tells what everything tracked adds up to.
+func (i *Instance) SetVerdict(ctx context.Context, v Verdict) {
+	i.call(ctx, func(now time.Time) {
+		i.tracked = v
+		i.evaluate(now)
+	})
+}
+
+// An address that was put back so often within so long is fought over: then we give way, and retake after the skew time.
+const (
+	putBackLimit  = 5
+	putBackWindow = 10 * time.Second
+)
+
+// AddressLost says that somebody else took one of our addresses off the interface. It is put back at once and counted;
+// one that is taken off again and again makes us give way, unless it is a no_track address.
+func (i *Instance) AddressLost(ctx context.Context, a netip.Prefix) {
+	i.call(ctx, func(now time.Time) {
+		k := slices.IndexFunc(i.want, func(w conf.Address) bool { return w.Prefix == a })
+		if k < 0 {
+			return
+		}
+		if now.Sub(i.putBackSince) > putBackWindow {
+			i.putBackSince, i.putBacks = now, 0
+		}
+		i.putBacks++
+		i.mu.Lock()
+		i.status.counters.AddressesPutBack++
+		i.mu.Unlock()
+		if i.putBacks > putBackLimit && !i.want[k].NoTrack {
+			i.putBacks = 0
+			i.step(now, vrrp.Event{Kind: vrrp.AddressLost, Reason: fmt.Sprintf("another program removed %s %d times within %s", a, putBackLimit+1, putBackWindow)})
+			return
+		}
+		i.log.Warn("another program removed a virtual address, putting it back", "address", a.String())
+		i.setAddresses(i.want)
+		i.opt.Network.AnnounceAgain()
+	})
+}
+
+// Release gives mastership away and stays off it for hold; 0 ends a running hold.
+func (i *Instance) Release(ctx context.Context, hold time.Duration) error {
+	done := make(chan struct{})
+	if !i.call(ctx, func(now time.Time) {
+		i.step(now, vrrp.Event{Kind: vrrp.Release, Hold: hold, Reason: "by an operator"})
+		close(done)
+	}) {
+		return fmt.Errorf("release %s: the instance has stopped", i.Name())
+	}
+	select {
+	case <-done:
+		return nil
+	case <-i.done:
+		return fmt.Errorf("release %s: the instance has stopped", i.Name())
+	case <-ctx.Done():
+		return fmt.Errorf("release %s: %w", i.Name(), ctx.Err())
+	}
+}
+
+// HookDone reports the outcome of the notify programs of one event; h is shown in status.
+func (i *Instance) HookDone(ctx context.Context, h control.Hook, err error) {
+	i.mu.Lock()
+	i.status.hook = &h
+	i.mu.Unlock()
+	i.call(ctx, func(now time.Time) { i.hookDone(now, h.Seq, err) })
+}
+
+func (i *Instance) hookDone(now time.Time, seq uint64, err error) {
+	if i.hookSeq == 0 || seq != i.hookSeq {
+		return
+	}
+	i.hookSeq, i.hookBy = 0, time.Time{}
+	if err == nil {
+		i.step(now, vrrp.Event{Kind: vrrp.HookSucceeded, Seq: seq})
+		return
+	}
+	i.step(now, vrrp.Event{Kind: vrrp.HookFailed, Seq: seq, Reason: err.Error()})
+}
+
+// evaluate tells the router of its faults and priority, and starts it when all is known.
+func (i *Instance) evaluate(now time.Time) {
+	waiting, fault := "", ""
+	switch {
+	case !i.link.Known:
+		waiting = "the state of " + i.cfg.Interface
+	case !i.link.Present:
+		fault = "interface " + i.cfg.Interface + " does not exist"
+	case !i.link.Up && !i.cfg.DontTrackPrimary:
+		fault = "interface " + i.cfg.Interface + " is down"
+	case i.link.Trouble != "":
+		fault = i.link.Trouble
+	case !i.source.IsValid():
+		fault = fmt.Sprintf("no %s address on %s to send adverts from", family(&i.cfg), i.cfg.Interface)
+	}
+	if i.tracked.Fault != "" {
+		if fault != "" {
+			fault += "; "
+		}
+		fault += i.tracked.Fault
+	}
+	if waiting == "" && i.tracked.Pending != "" && fault == "" {
+		waiting = i.tracked.Pending
+	}
+	if waiting == "" && !i.startAt.IsZero() {
+		waiting = "vrrp_startup_delay"
+	}
+	i.mu.Lock()
+	i.status.trackers, i.status.source = i.tracked.Trackers, i.source
+	i.status.waiting = ""
+	if !i.started {
+		i.status.waiting = waiting
+	}
+	i.mu.Unlock()
+	if !i.started && waiting != "" {
+		return
+	}
+	if p := i.tracked.Priority; p != i.priority && p != 0 {
+		i.priority = p
+		i.step(now, vrrp.Event{Kind: vrrp.PriorityChanged, Priority: p})
+	}
+	if fault != i.fault {
+		i.fault = fault
+		if fault != "" {
+			i.step(now, vrrp.Event{Kind: vrrp.FaultRaised, Reason: fault})
+		} else {
+			i.step(now, vrrp.Event{Kind: vrrp.FaultCleared, Reason: "nothing tracked is failed any more"})
+		}
+	}
+	if !i.started {
+		i.started = true
+		i.step(now, vrrp.Event{Kind: vrrp.Startup})
+	}
+}
+
+// StartAfter holds the instance in INIT until t. Call it before Run.
+func (i *Instance) StartAfter(t time.Time) { i.startAt = t }
+
+func family(c *conf.Instance) string {
+	if c.IPv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// step feeds the router and carries out its actions in their order.
+func (i *Instance) step(now time.Time, ev vrrp.Event) {
+	for _, a := range i.router.Step(now, ev) {
+		i.do(now, a)
+	}
+	i.mu.Lock()
+	i.status.priority, i.status.heldUntil = i.router.EffectivePriority(), i.router.HeldUntil()
+	i.status.addressesWait, i.status.fault = i.router.AddressesWait(), i.router.FaultReason()
+	i.mu.Unlock()
+}
+
+// Configure puts another configuration of the same virtual router in force: its state and timers stay, its addresses and
+// adverts change in one step.
+func (i *Instance) Configure(ctx context.Context, c conf.Instance) error {
+	if !c.SameVirtualRouter(&i.opt.Config) || c.Version != i.opt.Config.Version {
+		return fmt.Errorf("reconfigure %s: it would be another virtual router", i.Name())
+	}
+	result := make(chan error, 1)
+	if !i.call(ctx, func(now time.Time) { result <- i.configure(now, c) }) {
+		return fmt.Errorf("reconfigure %s: the instance has stopped", i.Name())
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-i.done:
+		return fmt.Errorf("reconfigure %s: the instance has stopped", i.Name())
+	}
+}
+
+func (i *Instance) configure(now time.Time, c conf.Instance) error {
+	if err := i.router.Reconfigure(routerConfig(&c, i.source)); err != nil {
+		return err
+	}
+	i.cfg = c
+	i.destinations, i.carried = destinations(&c), addresses(&c)
+	i.receive.configure(&c, i.source)
+	i.mu.Lock()
+	i.status.configure(&c)
+	i.mu.Unlock()
+	i.priority = c.Priority // what Reconfigure set; evaluate tells the router of the trackers again
+	if len(i.want) > 0 {
+		i.setAddresses(i.held())
+		i.opt.Network.Announce(i.want)
+	}
+	i.evaluate(now)
+	return nil
+}
+
+func (i *Instance) do(now time.Time, a vrrp.Action) {
+	switch a.Kind {
+	case vrrp.SendAdvert:
+		i.sendAdvert(a.Priority)
+	case vrrp.AddAddresses:
+		i.setAddresses(i.held())
+	case vrrp.RemoveAddresses:
+		i.opt.Network.StopAnnouncing()
+		i.setAddresses(nil)
+	case vrrp.Announce:
+		i.opt.Network.Announce(i.want)
+	case vrrp.AnnounceAgain:
+		i.opt.Network.AnnounceAgain()
+	case vrrp.Transition:
+		i.transition(now, a)
+	case vrrp.Contention:
+		i.opt.Hooks.Post(HookEvent{State: "MASTER_RX_LOWER_PRI", Seq: a.Seq, Priority: i.router.EffectivePriority(), At: now, Contention: true})
+	}
+}
+
+// held is every address that a master of this instance has.
+func (i *Instance) held() []conf.Address {
+	all := make([]conf.Address, 0, len(i.cfg.Addresses)+len(i.cfg.Excluded))
+	return append(append(all, i.cfg.Addresses...), i.cfg.Excluded...)
+}
+
+func (i *Instance) setAddresses(want []conf.Address) {
+	i.want = want
+	i.renewAt = time.Time{}
+	if i.cfg.VIPLifetime > 0 && len(want) > 0 {
+		i.renewAt = time.Now().Add(i.cfg.VIPLifetime / renewals)
+	}
+	err := i.opt.Network.SetAddresses(want)
+	if err != nil {
+		i.log.Error("set virtual addresses", "error", err)
+	}
+	i.mu.Lock()
+	i.status.held, i.status.addressErr = len(want) > 0, err
+	i.mu.Unlock()
+}
+
+func (i *Instance) sendAdvert(priority uint8) {
+	i.advert.Version, i.advert.VRID, i.advert.Priority = vrrp.Version(i.cfg.Version), i.cfg.VRID, priority
+	i.advert.Interval = i.cfg.AdvertInterval
+	i.advert.AuthType = 0
+	if i.cfg.HasPassword {
+		i.advert.AuthType = vrrp.AuthPassword
+		i.advert.Auth = vrrp.Password(i.cfg.Password)
+	}
+	i.advert.Addrs = i.carried
+	form := vrrp.ChecksumPseudoHeader
+	if i.cfg.ChecksumPlain {
+		form = vrrp.ChecksumPlain
+	}
+	ttl := vrrp.TTL
+	if i.cfg.Unicast {
+		ttl = i.cfg.UnicastTTL
+	}
+	var failed error
+	for _, dst := range i.destinations {
+		// A checksum with a pseudo header covers the destination, so each peer gets a packet of its own.
+		var err error
+		if i.packet, err = vrrp.AppendAdvert(i.packet[:0], &i.advert, i.source, dst, form); err == nil {
+			err = i.opt.Network.Send(i.packet, i.source, dst, ttl)
+		}
+		if err != nil {
+			failed = fmt.Errorf("to %s: %w", dst, err)
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if failed == nil {
+		i.status.counters.AdvertsSent++
+		i.status.sendErr = ""
+		return
+	}
+	i.status.counters.SendErrors++
+	if text := failed.Error(); text != i.status.sendErr {
+		i.status.sendErr = text
+		i.log.Warn("send advert", "error", failed)
+	}
+}
+
+func (i *Instance) transition(now time.Time, a vrrp.Action) {
+	from, to := stateName(a.From), stateName(a.To)
+	if a.To == vrrp.Initialize {
+		to = control.StateStop
+	}
+	i.hookSeq, i.hookBy = 0, time.Time{}
+	i.log.Info("transition", "from", from, "to", to, "reason", a.Reason, "priority", a.Priority)
+	t := control.Transition{Seq: a.Seq, At: now, From: from, To: to, Priority: a.Priority, Reason: a.Reason}
+	i.mu.Lock()
+	i.status.transition(t)
+	i.mu.Unlock()
+	if i.opt.OnTransition != nil {
+		i.opt.OnTransition(control.Event{Instance: i.Name(), Transition: t})
+	}
+	ev := HookEvent{State: to, Seq: a.Seq, Priority: a.Priority, At: now}
+	if a.To == vrrp.Active && i.cfg.VIPAfterNotify > 0 {
+		i.hookSeq, i.hookBy, ev.Deadline = a.Seq, now.Add(i.cfg.VIPAfterNotify), i.cfg.VIPAfterNotify
+	}
+	i.opt.Hooks.Post(ev)
+}
+
+func stateName(s vrrp.State) string {
+	switch s {
+	case vrrp.Backup:
+		return control.StateBackup
+	case vrrp.Active:
+		return control.StateMaster
+	case vrrp.Fault:
+		return control.StateFault
+	}
+	return control.StateInit
+}

@@ -1,0 +1,442 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/vrrp"
+)
+
+var (
+	self  = netip.MustParseAddr("192.0.2.1")
+	peerA = netip.MustParseAddr("192.0.2.2")
+	vip   = netip.MustParsePrefix("192.0.2.100/24")
+)
+
+// host is a network and a hook queue that write down what they are asked, with the virtual time.
+type host struct {
+	mu      sync.Mutex
+	start   time.Time
+	lines   []string
+	packets [][]byte
+	fail    error
+}
+
+func (h *host) say(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lines = append(h.lines, fmt.Sprintf("%6.3f ", time.Since(h.start).Seconds())+fmt.Sprintf(format, args...))
+}
+
+func (h *host) Send(payload []byte, source, destination netip.Addr, ttl int) error {
+	h.say("send priority %d from %s to %s ttl %d", payload[2], source, destination, ttl)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.packets = append(h.packets, append([]byte(nil), payload...))
+	return h.fail
+}
+
+func (h *host) SetAddresses(want []conf.Address) error {
+	var all []string
+	for _, a := range want {
+		all = append(all, a.Prefix.String())
+	}
+	h.say("addresses [%s]", strings.Join(all, " "))
+	return nil
+}
+
+func (h *host) RenewAddresses() error {
+	h.say("renew")
+	return nil
+}
+
+func (h *host) Announce(addrs []conf.Address) { h.say("announce %d", len(addrs)) }
+
+func (h *host) AnnounceAgain() { h.say("announce again") }
+
+func (h *host) StopAnnouncing() { h.say("stop announcing") }
+
+func (h *host) Post(e HookEvent) { h.say("hook %s %d seq=%d", e.State, e.Priority, e.Seq) }
+
+// take returns the lines so far but for the periodic adverts, and forgets them.
+func (h *host) take() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	lines := h.lines
+	h.lines = nil
+	return lines
+}
+
+func config() conf.Instance {
+	return conf.Instance{
+		Name: "VI_1", Interface: "eth0", VRID: 51, Version: 3, Priority: 100, AdvertInterval: time.Second, DownTimerAdverts: 3,
+		Preempt: true, Group: netip.MustParseAddr("224.0.0.18"), NotifyRetry: 10 * time.Second,
+		Addresses: []conf.Address{{Prefix: vip}},
+	}
+}
+
+// begin runs an instance inside a synctest bubble with its link up and its source known.
+func begin(t *testing.T, c conf.Instance) (*Instance, *host, context.CancelFunc) {
+	t.Helper()
+	h := &host{start: time.Now()}
+	i, err := New(Options{Config: c, Network: h, Hooks: h, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go i.Run(ctx)
+	i.SetSource(ctx, self)
+	i.SetLink(ctx, Link{Known: true, Present: true, Up: true})
+	synctest.Wait()
+	return i, h, cancel
+}
+
+func want(t *testing.T, h *host, lines ...string) {
+	t.Helper()
+	synctest.Wait()
+	if diff := cmp.Diff(lines, h.take()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// advert is what peerA sends.
+func advert(t *testing.T, c conf.Instance, priority uint8) vrrp.Packet {
+	t.Helper()
+	group := netip.MustParseAddr("224.0.0.18")
+	b, err := vrrp.AppendAdvert(nil, &vrrp.Advert{Version: 3, VRID: c.VRID, Priority: priority, Interval: c.AdvertInterval, Addrs: []netip.Addr{vip.Addr()}},
+		peerA, group, vrrp.ChecksumPseudoHeader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vrrp.Packet{Payload: b, Src: peerA, Dst: group, TTL: 255}
+}
+
+func TestTakeoverAndStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		want(t, h, " 0.000 hook BACKUP 100 seq=1")
+		time.Sleep(3609375 * time.Microsecond)
+		want(t, h,
+			" 3.609 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255",
+			" 3.609 addresses [192.0.2.100/24]",
+			" 3.609 announce 1",
+			" 3.609 hook MASTER 100 seq=2")
+		s := i.Status()
+		if s.State != control.StateMaster || s.Seq != 2 || !s.Addresses[0].Held || s.Counters.BecameMaster != 1 {
+			t.Errorf("status %+v", s)
+		}
+		stop()
+		want(t, h,
+			" 3.609 send priority 0 from 192.0.2.1 to 224.0.0.18 ttl 255",
+			" 3.609 stop announcing",
+			" 3.609 addresses []",
+			" 3.609 hook STOP 100 seq=3")
+	})
+}
+
+func TestAdvertsKeepABackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		i, h, stop := begin(t, c)
+		defer stop()
+		h.take()
+		for range 20 {
+			i.Receive(advert(t, c, 150), time.Now())
+			time.Sleep(c.AdvertInterval)
+		}
+		want(t, h)
+		s := i.Status()
+		if s.Master != peerA.String() || len(s.Peers) != 1 || s.Peers[0].Priority != 150 || s.Counters.AdvertsReceived != 20 {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestAddressesWaitForTheHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		c.VIPAfterNotify, c.AdvertInterval = 30*time.Second, 10*time.Second
+		i, h, stop := begin(t, c)
+		defer stop()
+		h.take()
+		time.Sleep(37 * time.Second)
+		want(t, h, "36.094 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255", "36.094 hook MASTER 100 seq=2")
+		if s := i.Status(); s.Waiting == "" || s.Addresses[0].Held {
+			t.Errorf("status of a waiting master: %+v", s)
+		}
+		i.HookDone(t.Context(), control.Hook{Seq: 1}, nil) // of an older state: harmless
+		want(t, h)
+		i.HookDone(t.Context(), control.Hook{Seq: 2}, nil)
+		want(t, h, "37.000 addresses [192.0.2.100/24]", "37.000 announce 1")
+	})
+}
+
+func TestAFailedHookGivesWay(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		fail   func(*Instance)
+		at     string
+		reason string
+	}{
+		{"exit code", func(i *Instance) {
+			i.HookDone(context.Background(), control.Hook{Seq: 2}, errors.New("run /bin/false: exit code 1"))
+		}, "37.000", "the hook failed: run /bin/false: exit code 1"},
+		{"never ends", func(*Instance) { time.Sleep(5 * time.Second) }, "41.094", "the hook failed: not finished within 5s"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := config()
+				c.VIPAfterNotify, c.AdvertInterval = 5*time.Second, 10*time.Second
+				i, h, stop := begin(t, c)
+				defer stop()
+				time.Sleep(37 * time.Second)
+				synctest.Wait()
+				h.take()
+				tc.fail(i)
+				want(t, h,
+					tc.at+" send priority 0 from 192.0.2.1 to 224.0.0.18 ttl 255",
+					tc.at+" stop announcing",
+					tc.at+" addresses []",
+					tc.at+" hook FAULT 100 seq=3")
+				if s := i.Status(); s.State != control.StateFault || s.Reason != tc.reason {
+					t.Errorf("state %s reason %q, want FAULT %q", s.State, s.Reason, tc.reason)
+				}
+				time.Sleep(c.NotifyRetry)
+				synctest.Wait()
+				if s := i.Status(); s.State != control.StateBackup {
+					t.Errorf("state %s after notify_retry, want BACKUP", s.State)
+				}
+			})
+		})
+	}
+}
+
+func TestFaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		defer stop()
+		time.Sleep(3610 * time.Millisecond)
+		h.take()
+		for _, tc := range []struct {
+			name string
+			do   func()
+			want string
+		}{
+			{"link", func() { i.SetLink(t.Context(), Link{Known: true, Present: true}) }, "interface eth0 is down"},
+			{"gone", func() { i.SetLink(t.Context(), Link{Known: true}) }, "interface eth0 does not exist"},
+			{"source", func() {
+				i.SetLink(t.Context(), Link{Known: true, Present: true, Up: true})
+				i.SetSource(t.Context(), netip.Addr{})
+			}, "no IPv4 address on eth0 to send adverts from"},
+			{"both", func() { i.SetVerdict(t.Context(), Verdict{Priority: 100, Fault: "script chk failed: exit code 1"}) },
+				"no IPv4 address on eth0 to send adverts from; script chk failed: exit code 1"},
+			{"one left", func() { i.SetSource(t.Context(), self) }, "script chk failed: exit code 1"},
+		} {
+			tc.do()
+			synctest.Wait()
+			s := i.Status()
+			if s.State != control.StateFault {
+				t.Errorf("%s: state %s, want FAULT", tc.name, s.State)
+			}
+			if s.Waiting != tc.want && s.Reason != tc.want {
+				t.Errorf("%s: reason %q, now %q, want %q", tc.name, s.Reason, s.Waiting, tc.want)
+			}
+		}
+		i.SetVerdict(t.Context(), Verdict{Priority: 90})
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateBackup || s.Priority != 90 {
+			t.Errorf("state %s priority %d, want BACKUP 90", s.State, s.Priority)
+		}
+	})
+}
+
+func TestStartsOnlyWhenAllIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{start: time.Now()}
+		i, err := New(Options{Config: config(), Network: h, Hooks: h, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.StartAfter(time.Now().Add(2 * time.Second))
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go i.Run(ctx)
+		i.SetVerdict(ctx, Verdict{Priority: 100, Pending: "script chk has not reported yet"})
+		i.SetSource(ctx, self)
+		want(t, h)
+		if s := i.Status(); s.State != control.StateInit || s.Waiting != "the state of eth0" {
+			t.Errorf("state %s waits for %q", s.State, s.Waiting)
+		}
+		i.SetLink(ctx, Link{Known: true, Present: true, Up: true})
+		synctest.Wait()
+		if s := i.Status(); s.Waiting != "script chk has not reported yet" {
+			t.Errorf("waits for %q", s.Waiting)
+		}
+		i.SetVerdict(ctx, Verdict{Priority: 100})
+		synctest.Wait()
+		if s := i.Status(); s.Waiting != "vrrp_startup_delay" {
+			t.Errorf("waits for %q", s.Waiting)
+		}
+		time.Sleep(2 * time.Second)
+		want(t, h, " 2.000 hook BACKUP 100 seq=1")
+	})
+}
+
+func TestAForeignRemovalIsPutBackUntilItIsAFight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		defer stop()
+		time.Sleep(3610 * time.Millisecond)
+		synctest.Wait()
+		h.take()
+		i.AddressLost(t.Context(), netip.MustParsePrefix("192.0.2.200/24")) // not ours
+		want(t, h)
+		for range putBackLimit {
+			i.AddressLost(t.Context(), vip)
+			want(t, h, " 3.610 addresses [192.0.2.100/24]", " 3.610 announce again")
+		}
+		i.AddressLost(t.Context(), vip)
+		want(t, h,
+			" 3.610 send priority 0 from 192.0.2.1 to 224.0.0.18 ttl 255",
+			" 3.610 stop announcing",
+			" 3.610 addresses []",
+			" 3.610 hook BACKUP 100 seq=3")
+		if s := i.Status(); s.Counters.AddressesPutBack != putBackLimit+1 {
+			t.Errorf("put back %d times", s.Counters.AddressesPutBack)
+		}
+	})
+}
+
+func TestALifetimeIsRenewedWhileTheAddressesAreHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		c.VIPLifetime, c.AdvertInterval = 2*time.Second, 40*time.Second
+		i, h, stop := begin(t, c)
+		defer stop()
+		time.Sleep(144375 * time.Millisecond)
+		synctest.Wait()
+		h.take()
+		time.Sleep(1100 * time.Millisecond)
+		want(t, h, "144.875 renew", "145.375 renew")
+		if err := i.Release(t.Context(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		h.take()
+		time.Sleep(10 * time.Second)
+		want(t, h)
+	})
+}
+
+func TestRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		defer stop()
+		time.Sleep(3610 * time.Millisecond)
+		if err := i.Release(t.Context(), 30*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		h.take()
+		if s := i.Status(); s.State != control.StateBackup || s.HeldUntil == nil {
+			t.Errorf("state %s held until %v", s.State, s.HeldUntil)
+		}
+		time.Sleep(29 * time.Second)
+		want(t, h)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster {
+			t.Errorf("state %s after the hold, want MASTER", s.State)
+		}
+		stop()
+		synctest.Wait()
+		if err := i.Release(t.Context(), time.Second); err == nil {
+			t.Error("release of a stopped instance succeeded")
+		}
+	})
+}
+
+func TestReconfigureKeepsTheState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		i, h, stop := begin(t, c)
+		defer stop()
+		time.Sleep(3700 * time.Millisecond)
+		synctest.Wait()
+		h.take()
+		c.Priority = 120
+		c.Addresses = append(c.Addresses, conf.Address{Prefix: netip.MustParsePrefix("192.0.2.101/24")})
+		if err := i.Configure(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		i.SetVerdict(t.Context(), Verdict{Priority: 120})
+		want(t, h, " 3.700 addresses [192.0.2.100/24 192.0.2.101/24]", " 3.700 announce 2")
+		time.Sleep(time.Second)
+		want(t, h, " 4.609 send priority 120 from 192.0.2.1 to 224.0.0.18 ttl 255")
+		c.VRID = 52
+		if err := i.Configure(t.Context(), c); err == nil {
+			t.Error("another virtual_router_id was accepted")
+		}
+	})
+}
+
+func TestBadPacketsAreCountedByReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		i, h, stop := begin(t, c)
+		defer stop()
+		h.take()
+		good := advert(t, c, 200)
+		for _, spoil := range []func(*vrrp.Packet){
+			func(p *vrrp.Packet) { p.TTL = 64 },
+			func(p *vrrp.Packet) { p.Payload = p.Payload[:10] },
+			func(p *vrrp.Packet) { p.Payload[6] ^= 0xff },
+			func(p *vrrp.Packet) { p.Payload[0] = 0x21 },
+		} {
+			p := good
+			p.Payload = append([]byte(nil), good.Payload...)
+			spoil(&p)
+			i.Receive(p, time.Now())
+			i.Receive(p, time.Now())
+		}
+		synctest.Wait()
+		got := i.Status().Counters
+		wantRejected := map[string]uint64{"ttl": 2, "length": 2, "checksum": 2, "version": 2}
+		if diff := cmp.Diff(wantRejected, got.Rejected); diff != "" || got.AdvertsReceived != 0 {
+			t.Errorf("received %d, rejected -want +got:\n%s", got.AdvertsReceived, diff)
+		}
+	})
+}
+
+func TestUnicastSendsToEveryPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		c.Unicast, c.UnicastTTL = true, 64
+		c.Peers = []conf.Peer{{Addr: peerA, MinTTL: -1, MaxTTL: -1}, {Addr: netip.MustParseAddr("192.0.2.3"), MinTTL: -1, MaxTTL: -1}}
+		_, h, stop := begin(t, c)
+		defer stop()
+		h.take()
+		h.mu.Lock()
+		h.fail = errors.New("no route")
+		h.mu.Unlock()
+		time.Sleep(3610 * time.Millisecond)
+		synctest.Wait()
+		lines := h.take()
+		wantLines := []string{" 3.609 send priority 100 from 192.0.2.1 to 192.0.2.2 ttl 64", " 3.609 send priority 100 from 192.0.2.1 to 192.0.2.3 ttl 64"}
+		if diff := cmp.Diff(wantLines, lines[:2]); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}

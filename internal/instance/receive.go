@@ -1,0 +1,89 @@
+package instance
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/vrrp"
+)
+
+// complainEvery is how often one kind of bad packet is logged at most.
+const complainEvery = time.Minute
+
+// receiver checks packets on the goroutine that read them, so that the loop gets only adverts that count.
+type receiver struct {
+	mu         sync.Mutex
+	filter     vrrp.Filter
+	advert     vrrp.Advert
+	complained [vrrp.NumRejects]time.Time
+}
+
+func (r *receiver) configure(c *conf.Instance, source netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := vrrp.Filter{
+		Version: vrrp.Version(c.Version), VRID: c.VRID, IPv6: c.IPv6, Interval: c.AdvertInterval,
+		Source: source, Owner: c.Priority == vrrp.PriorityOwner,
+		Unicast: c.Unicast, Group: c.Group, CheckSource: c.CheckUnicastSrc,
+	}
+	if !c.SkipCheckAdvAddr {
+		f.Addrs = addresses(c)
+	}
+	if c.ChecksumPlain {
+		f.Checksum = vrrp.ChecksumPlain
+	}
+	if c.HasPassword {
+		f.AuthType, f.Auth = vrrp.AuthPassword, vrrp.Password(c.Password)
+	}
+	for _, p := range c.Peers {
+		f.Peers = append(f.Peers, vrrp.Peer{Addr: p.Addr, MinTTL: p.MinTTL, MaxTTL: p.MaxTTL})
+	}
+	r.filter = f
+}
+
+// addresses are the virtual addresses that an advert of c carries.
+func addresses(c *conf.Instance) []netip.Addr {
+	all := make([]netip.Addr, len(c.Addresses))
+	for k := range c.Addresses {
+		all[k] = c.Addresses[k].Prefix.Addr()
+	}
+	return all
+}
+
+// Receive takes one packet for the instance's VRID. It may be called from any goroutine and never blocks for long: while
+// the loop is busy adverts wait in a short queue, and what finds that full is counted as an overrun.
+func (i *Instance) Receive(p vrrp.Packet, at time.Time) {
+	r := &i.receive
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	warnings, reject := r.filter.Check(&r.advert, p)
+	if reject != vrrp.Accepted {
+		i.mu.Lock()
+		i.status.rejected[reject.String()]++
+		i.mu.Unlock()
+		if last := r.complained[reject]; last.IsZero() || at.Sub(last) >= complainEvery {
+			r.complained[reject] = at
+			i.log.Warn("packet rejected", "peer", p.Src, "reason", reject.String(), "explanation", r.filter.Explain(p, reject))
+		}
+		return
+	}
+	warning := ""
+	if warnings != 0 {
+		warning = r.filter.ExplainWarnings(&r.advert, p.Src, warnings)
+	}
+	i.mu.Lock()
+	news := i.status.heard(p.Src, r.advert.Priority, r.advert.Interval, at, warning)
+	i.mu.Unlock()
+	if news && warning != "" {
+		i.log.Warn("odd advert", "peer", p.Src, "warning", warning)
+	}
+	select {
+	case i.adverts <- vrrp.Event{Kind: vrrp.Received, From: p.Src, Priority: r.advert.Priority, Interval: r.advert.Interval}:
+	default:
+		i.mu.Lock()
+		i.status.counters.Overruns++
+		i.mu.Unlock()
+	}
+}
