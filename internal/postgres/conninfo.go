@@ -1,0 +1,134 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	applicationName = "pgnotify"
+
+	// connectTimeout bounds a connection attempt whose conninfo names no connect_timeout.
+	connectTimeout = 2 * time.Second
+)
+
+// clientOnly are libpq's connection parameters that concern the client alone and that pgx does not know: it would hand them to the server, which
+// refuses them ("35.1.2 Parameter Key Words" of the manual, 13 to 18). What bounds a connection in time is our context.
+var clientOnly = []string{
+	"hostaddr", "fallback_application_name", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+	"replication", "gssencmode", "gssdelegation", "gsslib", "krbsrvname", "sslcompression", "sslcertmode", "sslcrl", "sslcrldir", "sslnegotiation",
+	"requirepeer", "require_auth", "channel_binding", "ssl_min_protocol_version", "ssl_max_protocol_version", "load_balance_hosts",
+	"min_protocol_version", "max_protocol_version", "scram_client_key", "scram_server_key", "sslkeylogfile", "client_encoding",
+}
+
+// isURI reports which of libpq's two forms a connection string has.
+func isURI(conninfo string) bool {
+	return strings.HasPrefix(conninfo, "postgres://") || strings.HasPrefix(conninfo, "postgresql://")
+}
+
+// quoteConninfo makes the value of a keyword.
+func quoteConninfo(v string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(v) + "'"
+}
+
+// withDefault gives a connection string a parameter that it does not name.
+func withDefault(conninfo, key, value string) (string, error) {
+	if !isURI(conninfo) {
+		// Of a keyword that occurs twice libpq and pgx take the last.
+		return strings.TrimSpace(key + "=" + quoteConninfo(value) + " " + conninfo), nil
+	}
+	u, err := url.Parse(conninfo)
+	if err != nil {
+		if ue := new(url.Error); errors.As(err, &ue) {
+			err = ue.Err // without the text, which could hold a password
+		}
+		return "", fmt.Errorf("parse connection URI: %w", err)
+	}
+	q := u.Query()
+	switch {
+	case q.Has(key), key == "port" && u.Port() != "", key == "host" && u.Hostname() != "", key == "user" && u.User.Username() != "":
+		return conninfo, nil
+	case key == "dbname":
+		if strings.Trim(u.Path, "/") == "" {
+			u.Path = "/" + value
+		}
+	default:
+		q.Set(key, value)
+		u.RawQuery = q.Encode()
+	}
+	return u.String(), nil
+}
+
+// connConfig makes pgx's configuration from a libpq connection string.
+func connConfig(conninfo string, params map[string]string) (*pgx.ConnConfig, error) {
+	cfg, err := pgx.ParseConfig(conninfo)
+	if err != nil {
+		return nil, fmt.Errorf("parse connection string: %w", err)
+	}
+	if addr := cfg.RuntimeParams["hostaddr"]; addr != "" {
+		if cfg.Host == "" || strings.HasPrefix(cfg.Host, "/") {
+			return nil, fmt.Errorf("parse connection string: hostaddr=%s needs a host name or address beside it", addr)
+		}
+		cfg.LookupFunc = func(context.Context, string) ([]string, error) { return []string{addr}, nil }
+	}
+	for _, k := range clientOnly {
+		delete(cfg.RuntimeParams, k)
+	}
+	if cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > connectTimeout && !strings.Contains(conninfo, "connect_timeout") {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	cfg.RuntimeParams["application_name"] = applicationName
+	for k, v := range params {
+		cfg.RuntimeParams[k] = v
+	}
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // one round trip a query, no prepared statements
+	return cfg, nil
+}
+
+// sessionParams are the settings of our own SQL sessions. A session of ours must never wait for a standby.
+func sessionParams(statementTimeout time.Duration) map[string]string {
+	return map[string]string{
+		"synchronous_commit": "local",
+		"search_path":        "pg_catalog",
+		"statement_timeout":  fmt.Sprint(statementTimeout.Milliseconds()),
+		"lock_timeout":       "2000",
+		"client_encoding":    "UTF8",
+		"DateStyle":          "ISO",
+	}
+}
+
+// dial opens an SQL session anywhere.
+func dial(ctx context.Context, conninfo string, params map[string]string) (*pgx.Conn, error) {
+	cfg, err := connConfig(conninfo, params)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// dialReplication opens a physical replication connection, which pg_hba.conf knows by the database "replication".
+func dialReplication(ctx context.Context, conninfo string) (*pgconn.PgConn, error) {
+	cfg, err := connConfig(conninfo, map[string]string{
+		"replication": "true",
+		// A standby is always read-only, whatever this says: with it a primary never is, and SHOW transaction_read_only tells one from the other.
+		"default_transaction_read_only": "off",
+	})
+	if err != nil {
+		return nil, err
+	}
+	return pgconn.ConnectConfig(ctx, &cfg.Config)
+}
+
+// closeConn says goodbye, within a bound of its own because ctx may have ended.
+func closeConn(c interface{ Close(context.Context) error }) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.Close(ctx) // the session is over either way
+}

@@ -1,0 +1,317 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pgvrrp/internal/child"
+)
+
+// maxConfigFile bounds the configuration files that are carried over a rewind or a swap.
+const maxConfigFile = 1 << 20
+
+// RewindReady returns nil once the source of a rewind is a primary of our cluster whose last checkpoint is on the timeline that it runs on. Before
+// that pg_rewind up to 15 takes both servers to be on one timeline and does nothing, and a later one may stamp the wrong timeline on its target: the
+// error then is ErrNotCheckpointed. A source of another cluster is ErrNotRewindable.
+func (s *Server) RewindReady(ctx context.Context, conninfo string) error {
+	ci, err := withDefault(conninfo, "dbname", "postgres")
+	if err != nil {
+		return fmt.Errorf("look at the source of the rewind: %w", err)
+	}
+	conn, err := dial(ctx, ci, sessionParams(queryTimeout))
+	if err != nil {
+		return fmt.Errorf("look at the source of the rewind: %w", err)
+	}
+	defer closeConn(conn)
+	return s.rewindReady(ctx, conn)
+}
+
+func (s *Server) rewindReady(ctx context.Context, conn *pgx.Conn) error {
+	mine, err := s.Control()
+	if err != nil {
+		return err
+	}
+	var standby bool
+	var version int
+	var id int64
+	var ckpt int32
+	if err := conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), current_setting('server_version_num')::int, (SELECT system_identifier FROM pg_control_system()),
+(SELECT timeline_id FROM pg_control_checkpoint())`).Scan(&standby, &version, &id, &ckpt); err != nil {
+		return fmt.Errorf("look at the source of the rewind: %w", err)
+	}
+	switch {
+	case uint64(id) != mine.SystemID:
+		return fmt.Errorf("%w: its system identifier is %d, that of the source %d: another cluster", ErrNotRewindable, mine.SystemID, uint64(id))
+	case version/10000 != s.version:
+		return fmt.Errorf("%w: its version is %d, that of the source %d", ErrNotRewindable, s.version, version/10000)
+	case standby:
+		return errors.New("the source of the rewind is a standby, want the primary")
+	}
+	tli, _, err := primaryPosition(ctx, conn)
+	if err != nil {
+		return fmt.Errorf("look at the source of the rewind: %w", err)
+	}
+	if tli != Timeline(ckpt) {
+		return fmt.Errorf("%w: it runs on timeline %d, its last checkpoint is on %d", ErrNotCheckpointed, tli, ckpt)
+	}
+	return nil
+}
+
+// rewindMarker says that the data directory is being rewound; it stands outside because pg_rewind removes what its source does not have.
+func (s *Server) rewindMarker() string {
+	if s.cfg.StateDir != "" {
+		return filepath.Join(s.cfg.StateDir, "rewinding"+strings.ReplaceAll(s.real, "/", "-"))
+	}
+	return s.real + ".rewinding"
+}
+
+// RewindIncomplete reports whether an earlier Rewind was interrupted after it had begun to change files: then the server is not started until Swap has
+// put a new copy in its place.
+func (s *Server) RewindIncomplete() bool {
+	_, err := os.Lstat(s.rewindMarker())
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// Rewind takes back, by pg_rewind, what the stopped server wrote since its history left that of the primary at conninfo, and leaves it to be started
+// with StartStandby: standby.signal is there. The role at conninfo needs to be a superuser or to have pg_rewind's functions granted. Our configuration
+// files stay as they were. progress may be nil.
+//
+// ErrNotRewindable and ErrNotCheckpointed are found before anything is touched. If pg_rewind fails once it has begun to change files, the directory is
+// useless and marked so, see RewindIncomplete.
+func (s *Server) Rewind(ctx context.Context, conninfo string, progress Progress) error {
+	if err := s.rewind(ctx, conninfo, progress); err != nil {
+		return fmt.Errorf("rewind %s: %w", s.cfg.DataDir, err)
+	}
+	return nil
+}
+
+func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress) error {
+	if err := s.mustBeDown(); err != nil {
+		return err
+	}
+	if s.RewindIncomplete() {
+		return ErrRewindIncomplete
+	}
+	c, err := s.Control()
+	if err != nil {
+		return err
+	}
+	switch {
+	case !c.Rewindable():
+		return fmt.Errorf("%w: neither wal_log_hints nor data checksums are on", ErrNotRewindable)
+	case !c.FullPageWrites:
+		return fmt.Errorf("%w: full_page_writes is off", ErrNotRewindable)
+	case c.State.WasStandby() && !c.State.Clean():
+		// Recovery in single-user mode does not know of timelines and could run past the fork.
+		return fmt.Errorf("%w: it crashed as a standby (%s); start it as a standby and stop it first", ErrNotRewindable, c.State)
+	case c.BackupStartLSN != 0 || c.BackupEndRequired:
+		return fmt.Errorf("%w: it is a base backup whose recovery has not ended", ErrNotRewindable)
+	}
+	ci, err := withDefault(conninfo, "dbname", "postgres")
+	if err != nil {
+		return err
+	}
+	if err := s.RewindReady(ctx, ci); err != nil {
+		return err
+	}
+	if err := s.clearStale(); err != nil {
+		return err
+	}
+	if err := s.removeSockets(); err != nil {
+		return err
+	}
+	saved, err := s.saveConfig()
+	if err != nil {
+		return err
+	}
+	args := []string{"--target-pgdata", s.cfg.DataDir, "--source-server", ci, "--progress"}
+	outside := !sameFile(filepath.Dir(s.cfg.ConfigFile), s.cfg.DataDir)
+	if outside && s.version >= 15 {
+		args = append(args, "--config-file", s.cfg.ConfigFile)
+	}
+	if v := s.restoreCommand(); v != "" && (!outside || s.version >= 15) {
+		args = append(args, "--restore-target-wal")
+	}
+	if outside && s.version < 15 && !c.State.Clean() {
+		return fmt.Errorf("%w: pg_rewind %d cannot recover a crashed server whose postgresql.conf is outside of the data directory", ErrNotRewindable, s.version)
+	}
+	// From here to the end nobody may start this server, least of all as a primary.
+	if err := s.writeFile(s.rewindMarker(), nil, 0o600); err != nil {
+		return err
+	}
+	if !c.State.Clean() {
+		// The crash recovery that pg_rewind runs in single-user mode refuses standby mode.
+		for _, name := range []string{standbySignal, recoverySignal} {
+			if err := os.Remove(filepath.Join(s.cfg.DataDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	changed := false
+	out := &progressWriter{
+		report: func(p progressLine) {
+			changed = true
+			if progress != nil {
+				progress(p.done, p.total)
+			}
+		},
+		line: func(l string) {
+			s.log.Debug("pg_rewind", "says", l)
+			changed = changed || strings.Contains(l, "need to copy")
+		},
+	}
+	cmd := s.program("pg_rewind", args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	_, runErr := child.Run(ctx, cmd)
+	out.flush()
+	if runErr != nil && changed {
+		return fmt.Errorf("%w (%w: %s)", ErrRewindIncomplete, runErr, out.message())
+	}
+	// Not changed, or done: the directory is whole.
+	if err := s.restoreConfig(saved, s.cfg.DataDir); err != nil {
+		return err
+	}
+	if err := s.markStandby(); err != nil {
+		return err
+	}
+	if err := os.Remove(s.rewindMarker()); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(s.rewindMarker())); err != nil {
+		return err
+	}
+	if runErr != nil {
+		return fmt.Errorf("%w: %s", runErr, out.message())
+	}
+	return nil
+}
+
+// mustBeDown refuses while any process of the server lives.
+func (s *Server) mustBeDown() error {
+	pid, running, err := s.Process()
+	if err != nil {
+		return err
+	}
+	if running {
+		return fmt.Errorf("%w: process %d", ErrRunning, pid)
+	}
+	left, err := s.processes()
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%w: processes %s work in the data directory", ErrRunning, pids(left))
+	}
+	return nil
+}
+
+// restoreCommand is the restore_command that the server would use.
+func (s *Server) restoreCommand() string {
+	if auto, err := readFlat(s.autoPath()); err == nil {
+		if v, ok := auto["restore_command"]; ok {
+			return v
+		}
+	}
+	if c, err := readConf(s.cfg.ConfigFile); err == nil {
+		v, _ := c.value("restore_command")
+		return v
+	}
+	return ""
+}
+
+// removeSockets removes left-over sockets, at which pg_rewind stops.
+func (s *Server) removeSockets() error {
+	found, err := filepath.Glob(filepath.Join(s.cfg.DataDir, ".s.PGSQL.*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range found {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove left-over socket: %w", err)
+		}
+	}
+	return nil
+}
+
+// savedFile is a configuration file of ours, by its path within the data directory.
+type savedFile struct {
+	path    string
+	content []byte
+	mode    fs.FileMode
+}
+
+// localFiles are the settings that name files which belong to the node and not to the cluster.
+var localFiles = []string{"hba_file", "ident_file", "ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file"}
+
+// saveConfig reads the configuration files that lie in the data directory: they are this node's own, and pg_rewind and pg_basebackup would bring
+// those of the source.
+func (s *Server) saveConfig() ([]savedFile, error) {
+	paths, err := filepath.Glob(filepath.Join(s.cfg.DataDir, "*.conf"))
+	if err != nil {
+		return nil, err
+	}
+	if c, err := readConf(s.cfg.ConfigFile); err == nil {
+		paths = append(paths, c.files...)
+		for _, name := range localFiles {
+			v, ok := c.value(name)
+			if !ok || v == "" {
+				if v = map[string]string{"ssl_cert_file": "server.crt", "ssl_key_file": "server.key"}[name]; v == "" {
+					continue
+				}
+			}
+			if !filepath.IsAbs(v) {
+				v = filepath.Join(s.cfg.DataDir, v)
+			}
+			paths = append(paths, v)
+		}
+	}
+	seen := map[string]bool{}
+	var all []savedFile
+	for _, path := range paths {
+		rel, err := filepath.Rel(s.cfg.DataDir, filepath.Clean(path))
+		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") || seen[rel] {
+			continue
+		}
+		seen[rel] = true
+		fi, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("save configuration: %w", err)
+		}
+		if !fi.Mode().IsRegular() || fi.Size() > maxConfigFile {
+			continue // pg_rewind leaves symbolic links as they are
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("save configuration: %w", err)
+		}
+		all = append(all, savedFile{rel, b, fi.Mode().Perm()})
+	}
+	return all, nil
+}
+
+// restoreConfig writes saved configuration files into a data directory.
+func (s *Server) restoreConfig(files []savedFile, dataDir string) error {
+	for _, f := range files {
+		path := filepath.Join(dataDir, f.path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return fmt.Errorf("restore configuration: %w", err)
+		}
+		if err := s.give(filepath.Dir(path)); err != nil {
+			return fmt.Errorf("restore configuration: %w", err)
+		}
+		if err := s.writeFile(path, f.content, f.mode); err != nil {
+			return fmt.Errorf("restore configuration: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,417 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgvrrp/internal/child"
+)
+
+const (
+	standbySignal  = "standby.signal"
+	recoverySignal = "recovery.signal"
+
+	readyPoll = 20 * time.Millisecond
+	stopPoll  = 5 * time.Millisecond
+
+	// startTimeout and stopTimeout are for contexts without a deadline.
+	startTimeout = 60 * time.Second
+	stopTimeout  = 60 * time.Second
+
+	// killAfter is how long an immediate stop waits for the postmaster before it kills every process: the postmaster itself gives its children 5 s
+	// (SIGKILL_CHILDREN_AFTER_SECS).
+	killAfter = 6 * time.Second
+
+	logTail = 8 << 10 // bytes of the server's log in an error
+)
+
+// StopMode is how to stop.
+type StopMode string
+
+const (
+	// Fast ends all sessions, writes a shutdown checkpoint and lets the standbys that stream receive all of it.
+	Fast StopMode = "fast"
+	// Immediate ends every process at once; the next start runs crash recovery.
+	Immediate StopMode = "immediate"
+)
+
+// systemdRunning is what sd_booted(3) looks at.
+const systemdRunning = "/run/systemd/system"
+
+// unit is the distribution's systemd unit of this data directory, "" if there is none or systemd does not run.
+func (s *Server) unit() string {
+	if fi, err := os.Lstat(systemdRunning); err != nil || !fi.IsDir() {
+		return ""
+	}
+	has := func(name string) bool {
+		for _, d := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+			if _, err := os.Stat(filepath.Join(d, name)); err == nil {
+				return true
+			}
+		}
+		return false
+	}
+	v := strconv.Itoa(s.version)
+	switch {
+	case s.cluster != "":
+		if has("postgresql@.service") {
+			return "postgresql@" + v + "-" + s.cluster + ".service"
+		}
+	case sameFile(s.cfg.DataDir, "/var/lib/pgsql/"+v+"/data"):
+		if has("postgresql-" + v + ".service") {
+			return "postgresql-" + v + ".service"
+		}
+	case sameFile(s.cfg.DataDir, "/var/lib/pgsql/data"):
+		if has("postgresql.service") {
+			return "postgresql.service"
+		}
+	}
+	return ""
+}
+
+// StartMethod says in words how Start… will start the server: the configured command, the distribution's unit under systemd, or pg_ctl.
+func (s *Server) StartMethod() string { return s.startCommand(startTimeout).String() }
+
+// startCommand is what starts the server; a unit's or the configured command runs as ourselves.
+func (s *Server) startCommand(wait time.Duration) child.Command {
+	if len(s.cfg.Start) > 0 {
+		return child.Command{Argv: s.cfg.Start}
+	}
+	if u := s.unit(); u != "" {
+		return child.Command{Argv: []string{"systemctl", "--no-ask-password", "start", u}}
+	}
+	args := []string{"start", "-D", s.cfg.DataDir, "-s", "-l", s.cfg.StartLog, "-w", "-t", strconv.Itoa(int(math.Ceil(wait.Seconds())))}
+	if !sameFile(filepath.Dir(s.cfg.ConfigFile), s.cfg.DataDir) {
+		args = append(args, "-o", "-c config_file="+shellQuote(s.cfg.ConfigFile)) // pg_ctl hands it to a shell
+	}
+	return s.program("pg_ctl", args...)
+}
+
+// StartStandby makes standby.signal, durably, and starts the server, then waits until it takes sessions. A standby that runs already is only waited
+// for; a primary that runs is ErrRunning. When ctx ends first the server is left starting and the error is ErrNotReady.
+func (s *Server) StartStandby(ctx context.Context) error {
+	_, running, err := s.Process()
+	if err != nil {
+		return fmt.Errorf("start as standby: %w", err)
+	}
+	if running {
+		if _, err := os.Lstat(filepath.Join(s.cfg.DataDir, standbySignal)); err != nil {
+			return fmt.Errorf("start as standby: %w, and not as a standby", ErrRunning)
+		}
+		return s.start(ctx)
+	}
+	if err := s.markStandby(); err != nil {
+		return fmt.Errorf("start as standby: %w", err)
+	}
+	return s.start(ctx)
+}
+
+// StartAsIs starts the server as what its files make it: with standby.signal a standby, else a primary. Otherwise as StartStandby.
+func (s *Server) StartAsIs(ctx context.Context) error { return s.start(ctx) }
+
+// markStandby makes the next start one in standby mode.
+func (s *Server) markStandby() error {
+	path := filepath.Join(s.cfg.DataDir, standbySignal)
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	return s.writeFile(path, nil, 0o600)
+}
+
+func (s *Server) start(ctx context.Context) error {
+	ctx, cancel := withDefaultTimeout(ctx, startTimeout)
+	defer cancel()
+	if s.RewindIncomplete() {
+		return fmt.Errorf("start %s: %w", s.cfg.DataDir, ErrRewindIncomplete)
+	}
+	_, running, err := s.Process()
+	if err != nil {
+		return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
+	}
+	if running {
+		return s.awaitReady(ctx)
+	}
+	if err := s.clearStale(); err != nil {
+		return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
+	}
+	deadline, _ := ctx.Deadline()
+	cmd := s.startCommand(time.Until(deadline))
+	if err := s.prepareLog(); err != nil {
+		return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
+	}
+	logs := s.logPositions()
+	s.log.Info("starting PostgreSQL", "command", cmd.String())
+	_, runErr := child.Run(ctx, cmd)
+	_, running, err = s.Process()
+	if err != nil {
+		return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
+	}
+	if !running {
+		if runErr == nil {
+			runErr = fmt.Errorf("%s ended well, but no server runs", cmd.Argv[0])
+		}
+		if tail := s.logSince(logs); tail != "" {
+			return fmt.Errorf("start %s: %w; the server's log ends with:\n%s", s.cfg.DataDir, runErr, tail)
+		}
+		return fmt.Errorf("start %s: %w", s.cfg.DataDir, runErr)
+	}
+	if err := s.awaitReady(ctx); err != nil {
+		if tail := s.logSince(logs); tail != "" {
+			err = fmt.Errorf("%w; the server's log ends with:\n%s", err, tail)
+		}
+		return err
+	}
+	return nil
+}
+
+func withDefaultTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, d)
+}
+
+// awaitReady waits until a running server takes a session of ours.
+func (s *Server) awaitReady(ctx context.Context) error {
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	var last error
+	for {
+		f, err := s.readPIDFile()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
+		}
+		_, running, err := s.Process()
+		if err != nil {
+			return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
+		}
+		if !running {
+			return fmt.Errorf("start %s: the server ended: %w", s.cfg.DataDir, ErrNotRunning)
+		}
+		switch f.status {
+		case "standby":
+			return fmt.Errorf("start %s: the standby runs but takes no sessions: hot_standby is off: %w", s.cfg.DataDir, ErrNotReady)
+		case "ready":
+			conn, err := s.connect(ctx, queryTimeout)
+			if err == nil {
+				closeConn(conn)
+				return nil
+			}
+			if refused(err) {
+				return fmt.Errorf("start %s: the server runs, but refuses our session: %w", s.cfg.DataDir, err)
+			}
+			last = err
+		default:
+			last = fmt.Errorf("it says %q in %s", f.status, pidFileName)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("start %s: %w: %w", s.cfg.DataDir, ErrNotReady, last)
+		case <-tick.C:
+		}
+	}
+}
+
+// refused reports whether a server answered that our kind of session is wrong, which waiting does not mend: class 28 (invalid authorization) or 3D
+// (invalid catalog name) of the error codes.
+func refused(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && (strings.HasPrefix(pe.Code, "28") || strings.HasPrefix(pe.Code, "3D"))
+}
+
+// prepareLog makes the directory of the start log if it is ours to make.
+func (s *Server) prepareLog() error {
+	dir := filepath.Dir(s.cfg.StartLog)
+	if filepath.Dir(dir) != s.cfg.DataDir {
+		return nil
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return fmt.Errorf("make the directory of the start log: %w", err)
+	}
+	return s.give(dir)
+}
+
+// logPositions notes how long the files are that the server may write its messages to.
+func (s *Server) logPositions() map[string]int64 {
+	pos := map[string]int64{s.cfg.StartLog: 0}
+	for path := range pos {
+		if fi, err := os.Stat(path); err == nil {
+			pos[path] = fi.Size()
+		}
+	}
+	for _, path := range s.collectedLogs() {
+		if fi, err := os.Stat(path); err == nil {
+			pos[path] = fi.Size()
+		}
+	}
+	return pos
+}
+
+// collectedLogs reads current_logfiles, which the logging collector keeps.
+func (s *Server) collectedLogs() []string {
+	b, err := os.ReadFile(filepath.Join(s.cfg.DataDir, "current_logfiles"))
+	if err != nil {
+		return nil
+	}
+	var all []string
+	for line := range strings.Lines(string(b)) {
+		kind, path, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok || kind != "stderr" {
+			continue
+		}
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(s.cfg.DataDir, path)
+		}
+		all = append(all, path)
+	}
+	return all
+}
+
+// logSince returns the end of what the server has logged since.
+func (s *Server) logSince(pos map[string]int64) string {
+	var b strings.Builder
+	for _, path := range append([]string{s.cfg.StartLog}, s.collectedLogs()...) {
+		b.WriteString(fileTail(path, pos[path]))
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// fileTail reads the end of a file, but nothing before from.
+func fileTail(path string, from int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || fi.Size() < from {
+		return ""
+	}
+	cut := fi.Size()-from > logTail
+	if cut {
+		from = fi.Size() - logTail
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, from, fi.Size()-from))
+	if err != nil {
+		return ""
+	}
+	if cut {
+		if i := bytes.IndexByte(b, '\n'); i >= 0 {
+			b = b[i+1:]
+		}
+	}
+	return string(b)
+}
+
+// Stop stops the server and waits until the postmaster and every process that worked in the data directory have gone. A server that is down already is
+// no error. Fast sends away sessions and waits for the standbys that stream, up to wal_sender_timeout for one that hangs; if ctx ends first, the
+// server is left stopping and the error says so. Immediate does not give up: what does not go in 6 s, or in half the time that ctx has, is killed.
+func (s *Server) Stop(ctx context.Context, mode StopMode) error {
+	ctx, cancel := withDefaultTimeout(ctx, stopTimeout)
+	defer cancel()
+	if mode != Fast && mode != Immediate {
+		return fmt.Errorf("stop %s: unknown mode %q", s.cfg.DataDir, mode)
+	}
+	pid, running, err := s.Process()
+	if err != nil {
+		return fmt.Errorf("stop %s: %w", s.cfg.DataDir, err)
+	}
+	ours, err := s.processes()
+	if err != nil {
+		return fmt.Errorf("stop %s: %w", s.cfg.DataDir, err)
+	}
+	if running {
+		if err := s.sendStop(ctx, pid, mode); err != nil {
+			return fmt.Errorf("stop %s: %w", s.cfg.DataDir, err)
+		}
+	} else if len(ours) == 0 {
+		return nil
+	}
+	postmaster, procErr := readProc(pid) // pid 0 has no entry
+	var kill <-chan time.Time
+	if mode == Immediate {
+		deadline, _ := ctx.Deadline()
+		t := time.NewTimer(min(killAfter, time.Until(deadline)/2))
+		defer t.Stop()
+		kill = t.C
+	}
+	tick := time.NewTicker(stopPoll)
+	defer tick.Stop()
+	for {
+		// The postmaster goes last in an orderly stop; only then look through all processes.
+		if p, err := readProc(pid); procErr != nil || err != nil || p.dead || p.ticks != postmaster.ticks {
+			if ours, err = s.processes(); err != nil {
+				return fmt.Errorf("stop %s: %w", s.cfg.DataDir, err)
+			}
+			if len(ours) == 0 {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("stop %s: %w, still there: %s", s.cfg.DataDir, context.Cause(ctx), pids(ours))
+		case <-kill:
+			all, err := s.processes()
+			if err != nil {
+				return fmt.Errorf("stop %s: %w", s.cfg.DataDir, err)
+			}
+			s.log.Warn("killing PostgreSQL, it does not stop", "pids", pids(all))
+			for _, p := range all {
+				if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+					return fmt.Errorf("stop %s: kill process %d: %w", s.cfg.DataDir, p.pid, err)
+				}
+			}
+		case <-tick.C:
+		}
+	}
+}
+
+// sendStop asks the postmaster to stop. A unit of systemd is stopped by systemd as long as that thinks it active, or it would be restarted.
+func (s *Server) sendStop(ctx context.Context, pid int, mode StopMode) error {
+	var cmd child.Command
+	switch {
+	case mode == Immediate: // no detours
+	case len(s.cfg.Stop) > 0:
+		cmd = child.Command{Argv: s.cfg.Stop, Env: []string{"PGNOTIFY_STOP_MODE=" + string(mode)}}
+	default:
+		if u := s.unit(); u != "" {
+			if _, err := child.Run(ctx, child.Command{Argv: []string{"systemctl", "is-active", "--quiet", u}}); err == nil {
+				cmd = child.Command{Argv: []string{"systemctl", "--no-ask-password", "stop", u}}
+			}
+		}
+	}
+	if len(cmd.Argv) > 0 {
+		s.log.Info("stopping PostgreSQL", "command", cmd.String())
+		if _, err := child.Run(ctx, cmd); err != nil {
+			return err
+		}
+		if now, running, err := s.Process(); err != nil || !running || now != pid {
+			return err
+		}
+	}
+	sig := syscall.SIGINT // the postmaster's fast shutdown
+	if mode == Immediate {
+		sig = syscall.SIGQUIT
+	}
+	s.log.Info("stopping PostgreSQL", "mode", string(mode), "pid", pid)
+	if err := s.signal(pid, sig); err != nil && !errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	return nil
+}
