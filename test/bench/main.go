@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"pgvrrp/test/lab"
+)
+
+func main() {
+	lab.Main()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// benches in the order in which they run.
+var benches = []struct {
+	name string
+	run  func(context.Context, settings) error
+}{
+	{"takeover", takeover},
+	{"cost", cost},
+}
+
+type settings struct {
+	bin       string
+	runs      int
+	instances int
+	seconds   int
+}
+
+func run(ctx context.Context, args []string) error {
+	var s settings
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.StringVar(&s.bin, "bin", binDir(), "directory of vrrpd and pgnotify")
+	flags.IntVar(&s.runs, "runs", 20, "takeovers of each daemon")
+	flags.IntVar(&s.instances, "instances", 250, "vrrp_instances for the cost")
+	flags.IntVar(&s.seconds, "seconds", 20, "how long the cost is measured")
+	only := flags.String("only", "", "names of benches, separated by commas (default: all)")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	var want []string
+	if *only != "" {
+		want = strings.Split(*only, ",")
+	}
+	for _, w := range want {
+		if !slices.ContainsFunc(benches, func(b struct {
+			name string
+			run  func(context.Context, settings) error
+		}) bool {
+			return b.name == w
+		}) {
+			return fmt.Errorf("no bench named %q", w)
+		}
+	}
+	var errs []error
+	for _, b := range benches {
+		if len(want) > 0 && !slices.Contains(want, b.name) {
+			continue
+		}
+		fmt.Printf("\n%s\n", b.name)
+		if err := b.run(ctx, s); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", b.name, err))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func binDir() string {
+	if d := os.Getenv("PGVRRP_BIN"); d != "" {
+		return d
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return "bin"
+	}
+	return filepath.Dir(exe)
+}
+
+// router is a VRRP daemon under test.
+type router struct {
+	name string
+	argv func(file string) []string
+}
+
+func routers() []router {
+	return []router{
+		{"vrrpd", func(file string) []string { return []string{"/usr/sbin/vrrpd", "run", "-f", file} }},
+		{"keepalived", func(file string) []string {
+			return []string{"/usr/sbin/keepalived", "-n", "-l", "-P", "-f", file, "-p", "/run/ka.pid", "-r", "/run/ka-vrrp.pid"}
+		}},
+	}
+}
+
+// newLab makes a lab whose hosts have vrrpd.
+func newLab(ctx context.Context, s settings, hosts int) (*lab.Lab, error) {
+	return lab.New(ctx, lab.Options{Hosts: hosts, Programs: map[string]string{
+		"/usr/sbin/vrrpd": filepath.Join(s.bin, "vrrpd"), "/usr/bin/pgnotify": filepath.Join(s.bin, "pgnotify"),
+	}})
+}
+
+// start runs r on h with this configuration.
+func (r router) start(ctx context.Context, h *lab.Host, config string) (*lab.Proc, error) {
+	const file = "/etc/bench.conf"
+	if err := h.WriteFile(file, []byte(config), 0o644); err != nil {
+		return nil, err
+	}
+	return h.Spawn(ctx, r.name, r.argv(file)...)
+}
+
+// kill ends every process of r on h at once.
+func (r router) kill(ctx context.Context, h *lab.Host) error {
+	p := h.Proc(r.name)
+	processes, err := h.Processes()
+	if err != nil {
+		return err
+	}
+	for _, q := range processes {
+		if q.Name == r.name {
+			if err := h.Signal(ctx, q.PID, syscall.SIGKILL); err != nil {
+				return err
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, err = p.Wait(ctx)
+	var exit *lab.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	return nil
+}
+
+// series is a row of figures.
+type series []float64
+
+func (s series) at(q float64) float64 {
+	sorted := slices.Clone(s)
+	slices.Sort(sorted)
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
+
+func (s series) String() string {
+	return fmt.Sprintf("min %.2f  p50 %.2f  p90 %.2f  max %.2f", s.at(0), s.at(0.5), s.at(0.9), s.at(1))
+}
