@@ -63,20 +63,11 @@ func run(ctx context.Context, c Command, id identity, mode string) (res Result, 
 		return cannot(err)
 	}
 	defer stdio.close()
-	reportR, reportW, err := os.Pipe()
+	p, reportR, err := launch(c, id, mode, stdio)
 	if err != nil {
 		return cannot(err)
 	}
 	defer reportR.Close()
-	p, err := start(shimArgs(mode, c, id), &os.ProcAttr{
-		Env:   environment(id, c.Env),
-		Files: append(stdio.files[:], reportW), // its index is reportFD
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
-	reportW.Close()
-	if err != nil {
-		return cannot(err)
-	}
 	stdio.started()
 	report := make(chan []byte, 1)
 	go func() {
@@ -152,6 +143,25 @@ func run(ctx context.Context, c Command, id identity, mode string) (res Result, 
 	}
 	exit.Result = res
 	return res, exit
+}
+
+// launch starts the shim in a session of its own. What the shim has to say comes from the file; it ends when the program runs.
+func launch(c Command, id identity, mode string, stdio *stdio) (*os.Process, *os.File, error) {
+	reportR, reportW, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer reportW.Close()
+	p, err := start(shimArgs(mode, c, id), &os.ProcAttr{
+		Env:   environment(id, c.Env),
+		Files: append(stdio.files[:], reportW), // its index is reportFD
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		reportR.Close()
+		return nil, nil, err
+	}
+	return p, reportR, nil
 }
 
 func (c Command) grace() time.Duration {

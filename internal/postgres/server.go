@@ -255,7 +255,18 @@ func BecomeOwner(dataDir string) error {
 	if err := syscall.Setuid(o.uid); err != nil {
 		return fmt.Errorf("become owner of %s: set user %s: %w", dataDir, o.name, err)
 	}
-	for k, v := range map[string]string{"HOME": u.HomeDir, "USER": u.Username, "LOGNAME": u.Username} {
+	vars := map[string]string{"HOME": u.HomeDir, "USER": u.Username, "LOGNAME": u.Username}
+	// os/user remembers who we were, and pgx takes the places of these files from there (libpq, "34.15 Environment Variables").
+	for name, file := range map[string]string{
+		"PGPASSFILE": ".pgpass", "PGSERVICEFILE": ".pg_service.conf", "PGSSLCERT": ".postgresql/postgresql.crt",
+		"PGSSLKEY": ".postgresql/postgresql.key", "PGSSLROOTCERT": ".postgresql/root.crt",
+	} {
+		path := filepath.Join(u.HomeDir, file)
+		if _, err := os.Stat(path); err == nil && os.Getenv(name) == "" {
+			vars[name] = path
+		}
+	}
+	for k, v := range vars {
 		if err := os.Setenv(k, v); err != nil {
 			return fmt.Errorf("become owner of %s: %w", dataDir, err)
 		}

@@ -42,6 +42,10 @@ func (s *Server) conninfo() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// The role of an operating system user has its name (peer authentication). pgx would take the user that we were.
+	if ci, err = withDefault(ci, "user", s.owner.name); err != nil {
+		return "", err
+	}
 	return withDefault(ci, "dbname", "postgres")
 }
 
