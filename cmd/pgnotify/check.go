@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	ufcli "github.com/urfave/cli/v2"
+
+	"pgvrrp/internal/cli"
+)
+
+func checkCommand(h machine) *ufcli.Command {
+	return &ufcli.Command{
+		Name:  "check",
+		Usage: "Exits 0 if the server is healthy in its role, for a vrrp_script; never fails during a promotion, rewind or copy of ours.",
+		Flags: []ufcli.Flag{
+			&ufcli.StringFlag{Name: "role", Value: "any", Usage: "want the `ROLE` primary, standby or any"},
+			&ufcli.StringFlag{Name: "max-lag", Usage: "of a standby: most WAL not replayed yet, a `SIZE` as 16MB (default: not looked at)"},
+			&ufcli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "give up after a `TIME` with its unit"},
+		},
+		Action: cli.Args(func(c *ufcli.Context) error {
+			role, lag := c.String("role"), int64(-1)
+			if role != "primary" && role != "standby" && role != "any" {
+				return cli.Usagef("pgnotify check: --role: want primary, standby or any (got %q)", role)
+			}
+			if text := c.String("max-lag"); text != "" || c.IsSet("max-lag") {
+				var err error
+				if lag, err = cli.ParseSize(text); err != nil {
+					return cli.Usagef("pgnotify check: --max-lag: %v", err)
+				}
+			}
+			if c.Duration("timeout") <= 0 {
+				return cli.Usagef("pgnotify check: --timeout: want more than 0 (got %s)", c.Duration("timeout"))
+			}
+			s, e, err := h.openEngine(c)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
+			defer cancel()
+			words, err := e.Check(ctx, role, lag)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(s.stdout, words)
+			return nil
+		}),
+	}
+}

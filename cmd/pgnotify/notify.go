@@ -1,0 +1,87 @@
+package main
+
+import (
+	ufcli "github.com/urfave/cli/v2"
+
+	"pgvrrp/internal/cli"
+	"pgvrrp/internal/promote"
+)
+
+func notifyCommand(h machine) *ufcli.Command {
+	return &ufcli.Command{
+		Name:      "notify",
+		Usage:     "Takes a change of state, as the notify hook: promotes on MASTER, follows the VIP on BACKUP, steps down on FAULT and STOP.",
+		ArgsUsage: "TYPE NAME STATE PRIORITY",
+		Description: `TYPE is INSTANCE or GROUP, NAME the vrrp_instance or vrrp_sync_group, STATE is MASTER, BACKUP, FAULT, STOP or DELETED, PRIORITY 0 to 255.
+A hook that a newer state overtakes is dropped. pg_switch_wal, CHECKPOINT, pg_rewind and copies run behind the hook.
+It logs to stderr, to syslog if that is /dev/null, and to [log] file if that is set.`,
+		Flags: []ufcli.Flag{dryRunFlag()},
+		Action: cli.Args(func(c *ufcli.Context) error {
+			ev, err := parseEvent(c.Args().Slice())
+			if err != nil {
+				return err
+			}
+			s, err := h.open(c)
+			if err != nil {
+				return err
+			}
+			if ev.State == lowerPriority {
+				s.log.Info("event", "instance", ev.Name, "to", ev.State, "outcome", promote.Nothing)
+				return nil
+			}
+			e, err := s.engine()
+			if err != nil {
+				return s.failed(s.deliverAnyway(c, ev, err))
+			}
+			if c.Bool("dry-run") {
+				_, p := e.Preview(c.Context, ev)
+				return s.plan(p)
+			}
+			if e.Deliver(c.Context, ev).Err != nil {
+				return cli.Exit(cli.CodeFailed, nil) // the log has the reason
+			}
+			return nil
+		}, "TYPE", "NAME", "STATE", "PRIORITY"),
+	}
+}
+
+// lowerPriority is keepalived's word for a master that heard a lower priority: no change of state, and it must not overtake one.
+const lowerPriority = "MASTER_RX_LOWER_PRI"
+
+func parseEvent(words []string) (promote.Event, error) {
+	ev := promote.Event{Type: words[0], Name: words[1], State: words[2]}
+	switch ev.Type {
+	case "INSTANCE", "GROUP":
+	default:
+		return ev, cli.Usagef("pgnotify notify: TYPE: want INSTANCE or GROUP (got %q)", ev.Type)
+	}
+	if ev.Name == "" || len(ev.Name) > 200 {
+		return ev, cli.Usagef("pgnotify notify: NAME: want a name of 1 to 200 characters (got %q)", ev.Name)
+	}
+	switch ev.State {
+	case promote.Master, promote.Backup, promote.Fault, promote.Stop, promote.Deleted, lowerPriority:
+	default:
+		return ev, cli.Usagef("pgnotify notify: STATE: want MASTER, BACKUP, FAULT, STOP or DELETED (got %q)", ev.State)
+	}
+	var err error
+	if ev.Priority, err = atoiByte(words[3]); err != nil {
+		return ev, cli.Usagef("pgnotify notify: PRIORITY: want a number from 0 to 255 (got %q)", words[3])
+	}
+	return ev, nil
+}
+
+// deliverAnyway makes the event the newest state though the server can't be opened: a hook that still waits must not act
+// on an older one.
+func (s *session) deliverAnyway(c *ufcli.Context, ev promote.Event, why error) error {
+	if c.Bool("dry-run") {
+		return why
+	}
+	me, err := promote.ThisProcess()
+	if err == nil {
+		_, err = s.store.Deliver(c.Context, ev, me)
+	}
+	if err != nil {
+		s.log.Error("event not noted", "instance", ev.Name, "to", ev.State, "reason", err)
+	}
+	return why
+}

@@ -1,0 +1,27 @@
+package main
+
+import (
+	ufcli "github.com/urfave/cli/v2"
+
+	"pgvrrp/internal/cli"
+	"pgvrrp/internal/promote"
+)
+
+func promoteCommand(h machine) *ufcli.Command {
+	return &ufcli.Command{
+		Name:  "promote",
+		Usage: "Makes this server the primary; refuses while another primary answers or another standby has more WAL.",
+		Flags: []ufcli.Flag{dryRunFlag()},
+		Action: cli.Args(func(c *ufcli.Context) error {
+			s, e, err := h.openEngine(c)
+			if err != nil {
+				return err
+			}
+			if c.Bool("dry-run") {
+				_, p := e.Preview(c.Context, promote.Event{State: promote.Master})
+				return s.plan(p)
+			}
+			return s.report(e.Promote(c.Context))
+		}),
+	}
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	ufcli "github.com/urfave/cli/v2"
+
+	"pgvrrp/internal/cli"
+	"pgvrrp/internal/promote"
+)
+
+func startCommand(h machine) *ufcli.Command {
+	return &ufcli.Command{
+		Name:  "start",
+		Usage: "Starts the server as a standby.",
+		Flags: []ufcli.Flag{
+			&ufcli.BoolFlag{Name: "as-is", Usage: "do not write standby.signal: a former primary starts as a primary, unless another one answers"},
+			dryRunFlag(),
+		},
+		Action: cli.Args(func(c *ufcli.Context) error {
+			s, e, err := h.openEngine(c)
+			if err != nil {
+				return err
+			}
+			if c.Bool("dry-run") {
+				f, signal, err := e.LookToStart(c.Context, c.Bool("as-is"))
+				if err != nil {
+					return err
+				}
+				return s.plan(promote.StartPlan(f, c.Bool("as-is"), signal))
+			}
+			return s.report(e.Start(c.Context, c.Bool("as-is")))
+		}),
+	}
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	ufcli "github.com/urfave/cli/v2"
+
+	"pgvrrp/internal/cli"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/promote"
+)
+
+func switchoverCommand(h machine) *ufcli.Command {
+	return &ufcli.Command{
+		Name:  "switchover",
+		Usage: "Moves the primary and the VIP away from this node, and waits until another one has taken over.",
+		Description: `Run it on the primary. It stops the server, so that the standbys have all of its WAL, and asks vrrpd to release the instance that
+holds the VIP; the hooks do the rest. If the VIP can't be given away this server is made the primary again.
+VRRP decides by priority who takes over: with --to the move is refused if that node could not, and fails if another one did.
+Under keepalived it says what to do instead.`,
+		Flags: []ufcli.Flag{
+			&ufcli.StringFlag{Name: "to", Usage: "move to `NODE` (default: whoever has the highest priority)"},
+			&ufcli.StringFlag{Name: "instance", Usage: "`NAME` of the vrrp_instance (default: the one that has the VIP)"},
+			&ufcli.DurationFlag{Name: "for", Value: 30 * time.Second, Usage: "keep this node off mastership for a `TIME` with its unit"},
+			&ufcli.DurationFlag{Name: "wait", Value: time.Minute, Usage: "give up waiting for the new primary after a `TIME` with its unit"},
+			dryRunFlag(),
+		},
+		Action: cli.Args(func(c *ufcli.Context) error {
+			if c.Duration("for") <= 0 || c.Duration("wait") <= 0 {
+				return cli.Usagef("pgnotify switchover: --for and --wait: want more than 0")
+			}
+			// vrrpd lets root release: the connection must be made while we are root.
+			client := control.NewClient(cli.String(c, "socket"))
+			defer client.Close()
+			connErr := client.Connect(c.Context)
+			s, e, err := h.openEngine(c)
+			if err != nil {
+				return err
+			}
+			to := c.String("to")
+			if to != "" && (to == s.settings.Node || s.settings.Peers[to] == nil) {
+				return cli.Usagef("pgnotify switchover: --to: want another node of [hook] peers (got %q)", to)
+			}
+			if connErr != nil {
+				return fmt.Errorf("%w\n%s", connErr, byPriority(s.settings))
+			}
+			plan := e.SwitchoverPlan(c.Context, to)
+			if plan.Refusal != "" || c.Bool("dry-run") {
+				return s.plan(plan)
+			}
+			name, err := findInstance(c.Context, client, c.String("instance"), s.settings)
+			if err != nil {
+				return err
+			}
+			release := func(ctx context.Context) error { return client.Release(ctx, name, c.Duration("for")) }
+			who, o := e.Switchover(c.Context, to, release, c.Duration("wait"))
+			if err := s.report(o); err != nil {
+				return fmt.Errorf("%w; \"pgnotify history\", here and on the other nodes, tells more", err)
+			}
+			fmt.Fprintf(s.stdout, "%s is the primary at the VIP %s, %s after the stop began\n", who, s.settings.VIP, o.Took.Round(time.Millisecond))
+			return nil
+		}),
+	}
+}
+
+// byPriority says how to move under keepalived, which has no way to be asked.
+func byPriority(s promote.Settings) string {
+	return fmt.Sprintf(`Under keepalived the priority moves the VIP %s: on this node set the priority of its vrrp_instance below the others' and
+run "systemctl reload keepalived" (with nopreempt on the others: "systemctl stop keepalived" until they have taken over).
+The hooks promote the new primary and bring this server back as its standby; "pgnotify status --watch" shows it.`, s.VIP)
+}
+
+// findInstance is the instance that holds the VIP here.
+func findInstance(ctx context.Context, client *control.Client, name string, s promote.Settings) (string, error) {
+	st, err := client.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	var found []control.Instance
+	for _, i := range st.Instances {
+		if name == i.Name || name == "" && holds(i, s.VIP) {
+			found = append(found, i)
+		}
+	}
+	switch {
+	case len(found) == 0 && name != "":
+		return "", fmt.Errorf("vrrpd has no instance %q", name)
+	case len(found) == 0:
+		return "", fmt.Errorf("no instance of vrrpd has the VIP %s", s.VIP)
+	case len(found) > 1:
+		return "", fmt.Errorf("several instances of vrrpd have the VIP %s: name one by --instance", s.VIP)
+	case found[0].State != control.StateMaster:
+		return "", fmt.Errorf("instance %s is %s here, not MASTER: run this on the node that holds the VIP", found[0].Name, found[0].State)
+	}
+	return found[0].Name, nil
+}
+
+func holds(i control.Instance, vip netip.Addr) bool {
+	for _, a := range i.Addresses {
+		p, err := netip.ParsePrefix(a.Address)
+		if err == nil && p.Addr() == vip {
+			return true
+		}
+		if plain, err := netip.ParseAddr(a.Address); err == nil && plain == vip {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,612 @@
+package promote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	"pgvrrp/internal/postgres"
+)
+
+// Observer looks at our own server.
+type Observer interface {
+	Facts(ctx context.Context) (postgres.Facts, error)
+	LastWAL(ctx context.Context) (postgres.Position, error)
+	RewindIncomplete() bool
+}
+
+// Lifecycle starts and stops it.
+type Lifecycle interface {
+	StartStandby(ctx context.Context) error
+	StartAsIs(ctx context.Context) error
+	Stop(ctx context.Context, mode postgres.StopMode) error
+}
+
+// Promoter makes it a primary.
+type Promoter interface {
+	Promote(ctx context.Context) (postgres.Timeline, postgres.LSN, error)
+	SwitchWAL(ctx context.Context) error
+	Checkpoint(ctx context.Context) error
+}
+
+// Streamer says where it streams from.
+type Streamer interface {
+	SetUpstream(ctx context.Context, conninfo string) error
+	ClearUpstream(ctx context.Context) error
+	ResetAuto(ctx context.Context) error
+}
+
+// Rebuilder makes its data directory anew.
+type Rebuilder interface {
+	RewindReady(ctx context.Context, conninfo string) error
+	Rewind(ctx context.Context, conninfo string, progress postgres.Progress) error
+	NewDir() string
+	Swap(newDir string) (old string, err error)
+}
+
+// Server is our own server; *postgres.Server is one.
+type Server interface {
+	Observer
+	Lifecycle
+	Promoter
+	Streamer
+	Rebuilder
+}
+
+// Ask says whether vrrpd still holds the event for the present state; nil if no vrrpd started us.
+type Ask func(ctx context.Context, ev Event) error
+
+// Engine carries plans out on one server.
+type Engine struct {
+	Settings Settings
+	Server   Server
+	Network  Network
+	Store    *Store
+	Vrrpd    Ask
+	Clone    func(ctx context.Context, o postgres.CloneOptions) error
+	BinDir   string
+	// Detach starts this program again with other arguments, in a session of its own that outlives us.
+	Detach   func(args ...string) error
+	Log      *slog.Logger
+	Progress func(what string) (set postgres.Progress, end func())
+}
+
+// Outcome is how an event or a command ended.
+type Outcome struct {
+	Event  Event
+	Seq    uint64
+	Steps  []string // that were carried out
+	Note   string
+	Result string // done, nothing, refused, overtaken, failed
+	Err    error  // the reason, nil for done and nothing
+	Took   time.Duration
+}
+
+// The results of an Outcome.
+const (
+	Done      = "done"
+	Nothing   = "nothing"
+	Refused   = "refused"
+	Overtaken = "overtaken"
+	Failed    = "failed"
+)
+
+// advancingFor is how long a standby that catches up may stand still before it counts as unable to.
+const advancingFor = time.Second
+
+// staleAfter is how old "unreachable" may be when we promote: asking a dead host again costs a whole deadline.
+const staleAfter = time.Second
+
+// retryEvery paces looking again while something is about to change.
+const retryEvery = 15 * time.Millisecond
+
+// Deliver takes a hook's event: it becomes the newest state first, before anything is waited for, and is dropped as soon
+// as another becomes it.
+func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
+	start := time.Now()
+	out := Outcome{Event: ev}
+	finish := func() Outcome {
+		out.Took = time.Since(start)
+		e.note("notify", out)
+		return out
+	}
+	me, err := ThisProcess()
+	if err != nil {
+		out.Result, out.Err = Failed, err
+		return finish()
+	}
+	rec, err := e.Store.Deliver(ctx, ev, me)
+	if err != nil {
+		out.fail(ctx, err)
+		return finish()
+	}
+	out.Seq = rec.Seq
+	ctx, cancel := watch(ctx, 5*time.Millisecond, func() error { return e.Store.StillNewest(rec) })
+	defer cancel()
+
+	d := drive{engine: e, ev: ev, rec: rec, settled: time.Now().Add(e.Settings.Settle)}
+	if ev.State == Master {
+		d.ask(ctx) // the questions run while we wait for the lock and for the settle time
+	}
+	if ev.State != Deleted {
+		lctx, stop := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errors.New("another pgnotify did not finish in time"))
+		unlock, err := e.Store.Lock(lctx, fmt.Sprintf("%s %s", ev.State, ev.Name), func() error { return e.unusable(ev) })
+		stop()
+		if err != nil {
+			out.fail(ctx, err)
+			return finish()
+		}
+		defer unlock()
+	}
+	d.run(ctx, &out)
+	return finish()
+}
+
+// unusable ends a MASTER's waiting for the lock when the data is being rewound: the lock will not be free in time.
+func (e *Engine) unusable(ev Event) error {
+	if ev.State != Master {
+		return nil
+	}
+	r, err := e.Store.Rebuild()
+	if err != nil {
+		return err
+	}
+	if r.Phase == PhaseRewinding {
+		return &RefusedError{"the data directory is being rewound: " + r.Why}
+	}
+	return nil
+}
+
+// RefusedError is a refusal with its reason.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+func (o *Outcome) fail(ctx context.Context, err error) {
+	var over *OvertakenError
+	var refused *RefusedError
+	switch {
+	case errors.As(err, &over), errors.As(context.Cause(ctx), &over):
+		o.Result, o.Err = Overtaken, fmt.Errorf("%s %s was overtaken: %w", o.Event.State, o.Event.Name, over)
+	case errors.As(err, &refused):
+		o.Result, o.Err = Refused, err
+	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled):
+		o.Result, o.Err = Overtaken, errors.New("interrupted")
+	default:
+		o.Result, o.Err = Failed, err
+	}
+}
+
+func (e *Engine) note(command string, o Outcome) {
+	entry := Entry{
+		At: time.Now().Add(-o.Took), Command: command, Type: o.Event.Type, Name: o.Event.Name, State: o.Event.State, Priority: o.Event.Priority,
+		Seq: o.Seq, Steps: o.Steps, Outcome: o.Result, Reason: o.Note, Took: o.Took.Seconds(),
+	}
+	args := []any{"command", command, "outcome", o.Result, "took", o.Took.Round(time.Millisecond)}
+	if o.Event.State != "" {
+		args = append(args, "instance", o.Event.Name, "to", o.Event.State, "priority", o.Event.Priority, "seq", o.Seq)
+	}
+	if o.Err != nil {
+		entry.Reason = o.Err.Error()
+	}
+	switch {
+	case o.Event.ByHand: // whoever asked is told
+	case o.Err != nil:
+		e.Log.Error("event", append(args, "reason", entry.Reason)...)
+	default:
+		e.Log.Info("event", append(args, "steps", strings.Join(o.Steps, "; "), "reason", o.Note)...)
+	}
+	if err := e.Store.Append(entry); err != nil {
+		e.Log.Warn("history", "reason", err)
+	}
+}
+
+// drive is one event on its way: look, decide, act, until there is nothing left to do.
+type drive struct {
+	engine  *Engine
+	ev      Event
+	rec     Record // zero for a command by hand
+	settled time.Time
+
+	first chan survey // the questions asked at the start
+	heard *survey
+
+	position postgres.Position // of the last look
+	moved    time.Time         // when it last changed, or when catching up began
+	caughtUp bool              // upstream is not the VIP, for the time being
+}
+
+func (d *drive) ask(ctx context.Context) {
+	d.first = make(chan survey, 1)
+	go func() { d.first <- d.engine.askAll(ctx, d.engine.targets()) }()
+}
+
+// run carries the event out. The caller holds the lock.
+func (d *drive) run(ctx context.Context, out *Outcome) {
+	defer func() {
+		// After a promotion this is left to the work behind it; nobody must wait for it.
+		if d.caughtUp && out.Result != Done {
+			if err := d.engine.setUpstream(context.WithoutCancel(ctx), d.engine.Settings.VIP); err != nil {
+				d.engine.Log.Error("point the server at the VIP again", "reason", err)
+			}
+		}
+	}()
+	var later error // to be told when all is done
+	defer func() {
+		if later != nil && out.Err == nil {
+			out.Result, out.Err = Failed, later
+		}
+	}()
+	var waiting [WaitCatchUp + 1]time.Time
+	last := ""
+	for looks := 0; ; {
+		f := d.look(ctx)
+		plan := Decide(f, d.ev)
+		if plan.Refusal != "" {
+			if ctx.Err() != nil {
+				out.fail(ctx, context.Cause(ctx))
+				return
+			}
+			if until := d.patience(plan.Wait, &waiting); time.Now().Before(until) {
+				if plan.Refusal != last {
+					d.engine.Log.Info("waiting", "instance", d.ev.Name, "to", d.ev.State, "reason", plan.Refusal)
+					last = plan.Refusal
+				}
+				pause(ctx, min(retryEvery, time.Until(until)))
+				continue
+			}
+			out.Result, out.Err = Refused, &RefusedError{plan.Refusal}
+			if f.Overtaken != "" {
+				out.Result = Overtaken
+			}
+			return
+		}
+		if len(plan.Steps) == 0 {
+			out.Note = plan.Note
+			if out.Result = Nothing; len(out.Steps) > 0 {
+				out.Result = Done
+			}
+			return
+		}
+		for _, s := range plan.Steps {
+			err := d.step(ctx, s)
+			if err != nil && soft(err) && s.Act != ActCatchUp {
+				later, err = fmt.Errorf("%s: %w", s.Words, err), nil
+			}
+			if err != nil {
+				out.fail(ctx, fmt.Errorf("%s: %w", s.Words, err))
+				return
+			}
+			out.Steps = append(out.Steps, s.Words)
+		}
+		out.Result = Done
+		if !plan.Again {
+			return
+		}
+		if looks++; looks > 5 {
+			out.Result, out.Err = Failed, errors.New("the server does not come to rest: each look asks for another step")
+			return
+		}
+	}
+}
+
+// patience is until when a refusal of this kind may be looked at again. A command by hand does not wait for others.
+func (d *drive) patience(w Wait, since *[WaitCatchUp + 1]time.Time) time.Time {
+	if since[w].IsZero() {
+		since[w] = time.Now()
+	}
+	switch {
+	case w == WaitStart:
+		return since[w].Add(d.engine.Settings.Timeouts.Start)
+	case w == WaitHandover && d.ev.ByHand:
+		return time.Time{}
+	case w == WaitHandover || w == WaitCatchUp:
+		return since[w].Add(d.engine.Settings.Timeouts.Handover)
+	}
+	return time.Time{}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// look gathers what Decide needs for this event, and no more: a BACKUP on a primary must not wait for anybody's answer.
+// Our own position is read after the others': it only grows, so a later reading never hides WAL that another has.
+func (d *drive) look(ctx context.Context) Facts {
+	e := d.engine
+	f := e.facts()
+	f.Local = e.local(ctx)
+	switch {
+	case d.ev.State == Master && f.Local.Role == RoleStandby:
+		d.survey(ctx)
+		d.heard.into(&f)
+		f.Local = e.local(ctx)
+		f.Local.Advancing = d.advancing(f.Local.Position)
+		f.Settled = d.ev.ByHand || !time.Now().Before(d.settled)
+	case d.ev.State == Backup && f.Local.Role != RolePrimary && f.Local.Role != RoleRecovering && !f.Local.Promoting:
+		f.VIP = e.askAll(ctx, map[string][]netip.Addr{vipName: {e.Settings.VIP}}).answers[vipName]
+		f.Local.Diverged = e.diverged(ctx, f)
+	}
+	f.Overtaken = d.overtaken(ctx)
+	return f
+}
+
+// survey asks everyone: the first time all of them while the settle time passes, then again whoever was there.
+func (d *drive) survey(ctx context.Context) {
+	e := d.engine
+	if d.heard == nil {
+		if d.first == nil {
+			d.ask(ctx)
+		}
+		first := <-d.first
+		d.heard = &first
+		if !d.ev.ByHand {
+			pause(ctx, time.Until(d.settled))
+		}
+	}
+	fresh := e.refresh(ctx, *d.heard, staleAfter)
+	d.heard = &fresh
+}
+
+func (d *drive) advancing(p postgres.Position) bool {
+	if p != d.position {
+		d.position, d.moved = p, time.Now()
+	}
+	return time.Since(d.moved) < advancingFor
+}
+
+// overtaken says why our event is not the newest one any more, "" if it is. A check that fails counts as overtaken.
+func (d *drive) overtaken(ctx context.Context) string {
+	if err := context.Cause(ctx); err != nil {
+		return err.Error()
+	}
+	if d.ev.ByHand {
+		return ""
+	}
+	if err := d.engine.Store.StillNewest(d.rec); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func (e *Engine) facts() Facts {
+	return Facts{Node: e.Settings.Node, VIPAddr: e.Settings.VIP}
+}
+
+// local is one look at our own server.
+func (e *Engine) local(ctx context.Context) Local {
+	f, err := e.Server.Facts(ctx)
+	if err != nil {
+		return Local{Role: RoleUnknown, Problem: err.Error()}
+	}
+	l := Local{SystemID: f.SystemID, Position: f.Position(), Upstream: conninfoHost(f.PrimaryConninfo), Streaming: f.Upstream.Status == "streaming"}
+	switch {
+	case !f.Running:
+		l.Role = RoleDown
+		if f.ControlErr != nil {
+			l.Role, l.Problem = RoleUnknown, f.ControlErr.Error()
+		}
+	case f.Answering && f.InRecovery:
+		l.Role = RoleStandby
+	case f.Answering:
+		l.Role = RolePrimary
+	default:
+		l.Role = RoleRecovering
+		if f.StandbySignal {
+			l.Role = RoleStarting
+		}
+		l.Problem, l.NotReady = "no reason given", errors.Is(f.Problem, postgres.ErrNotReady)
+		if f.Problem != nil {
+			l.Problem = f.Problem.Error()
+		}
+	}
+	rebuild, err := e.Store.Rebuild()
+	if err == nil {
+		l.Phase, l.PhaseWhy = rebuild.Phase, rebuild.Why
+		l.Promoting, err = e.Store.Promoting()
+	}
+	if err != nil { // a marker that can't be read must be taken for the worst
+		l.Phase, l.PhaseWhy = PhaseRewinding, err.Error()
+	}
+	if e.Server.RewindIncomplete() {
+		l.Phase, l.PhaseWhy = PhaseRewinding, postgres.ErrRewindIncomplete.Error()
+	}
+	return l
+}
+
+func conninfoHost(conninfo string) string {
+	pairs, err := parseConninfo(conninfo)
+	if err != nil {
+		return ""
+	}
+	for _, p := range pairs {
+		if p.key == "host" {
+			return p.value
+		}
+	}
+	return ""
+}
+
+// diverged reports whether our WAL left the history of the VIP's primary. When it can't be known the answer is no: a
+// standby that can't follow changes nothing, and the follower looks again.
+func (e *Engine) diverged(ctx context.Context, f Facts) bool {
+	if f.VIP.Reach != Primary || f.Local.SystemID == 0 || f.VIP.SystemID != f.Local.SystemID {
+		return false
+	}
+	mine := f.Local.Position
+	if f.Local.Role == RoleDown {
+		at, err := e.Server.LastWAL(ctx)
+		if err != nil {
+			e.Log.Debug("end of WAL unknown", "reason", err)
+			return false
+		}
+		mine = at
+	}
+	if mine.Timeline == 0 || mine.LSN == 0 {
+		return false
+	}
+	hctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	theirs, err := e.Network.History(hctx, e.Settings.Question(f.VIP.Addr.String()), f.VIP.Position.Timeline)
+	if err != nil {
+		e.Log.Debug("history of the VIP's primary unknown", "reason", err)
+		return false
+	}
+	return postgres.Diverged(mine, theirs, f.VIP.Position.Timeline)
+}
+
+// step carries one step out. What can't be broken off safely goes on when the event is overtaken; whoever comes next waits
+// for the lock.
+func (d *drive) step(ctx context.Context, s Step) error {
+	e := d.engine
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	e.Log.Info("step", "act", string(s.Act), "words", s.Words)
+	switch s.Act {
+	case ActPromote:
+		return d.promote(ctx)
+	case ActAfterPromote:
+		if err := e.Detach(e.behind("after-promote", d.ev)...); err != nil {
+			e.Log.Error("start CHECKPOINT behind the promotion", "reason", err) // the promotion stands
+		}
+		return nil
+	case ActFollow:
+		return e.Detach(e.behind("follow", d.ev)...)
+	case ActCatchUp:
+		d.caughtUp, d.moved = true, time.Now()
+		return e.setUpstream(ctx, s.From)
+	}
+	return e.act(ctx, s.Act)
+}
+
+// behind are the arguments of work that runs behind the hook of ev.
+func (e *Engine) behind(what string, ev Event) []string {
+	args := []string{"behind"}
+	if ev.Name != "" {
+		args = append(args, "--instance", ev.Name)
+	}
+	return append(args, what)
+}
+
+// act carries out what needs nothing but the server.
+func (e *Engine) act(ctx context.Context, a Act) error {
+	t := e.Settings.Timeouts
+	switch a {
+	case ActSetUpstream:
+		return e.setUpstream(ctx, e.Settings.VIP)
+	case ActClearUpstream:
+		return e.Server.ClearUpstream(ctx)
+	case ActStop:
+		return e.stop(ctx)
+	case ActStartStandby:
+		sctx, cancel := context.WithTimeout(ctx, t.Start)
+		defer cancel()
+		err := e.Server.StartStandby(sctx)
+		if errors.Is(err, postgres.ErrNotReady) && ctx.Err() == nil {
+			// It runs, as a standby; it may need WAL from the primary before it takes sessions.
+			e.Log.Warn("the standby takes no sessions yet", "reason", err)
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		return e.Store.SetPromoting(false)
+	case ActStartAsIs:
+		sctx, cancel := context.WithTimeout(ctx, t.Start)
+		defer cancel()
+		return e.Server.StartAsIs(sctx)
+	}
+	return fmt.Errorf("unknown act %q", a)
+}
+
+// setUpstream points the server at a host, first taking back what ALTER SYSTEM or pg_basebackup -R set above us.
+func (e *Engine) setUpstream(ctx context.Context, host netip.Addr) error {
+	to := e.Settings.Upstream(host.String())
+	err := e.Server.SetUpstream(ctx, to)
+	var over *postgres.OverrideError
+	if errors.As(err, &over) {
+		e.Log.Warn("settings that pgnotify manages were set by ALTER SYSTEM; taking them back", "reason", err)
+		if err := e.Server.ResetAuto(ctx); err != nil {
+			return err
+		}
+		err = e.Server.SetUpstream(ctx, to)
+	}
+	return err
+}
+
+// soft reports whether only the way upstream is wrong: then the other steps go on, because a server must still be stopped
+// and come back as a standby, and the error is the event's in the end.
+func soft(err error) bool {
+	var include *postgres.IncludeError
+	var over *postgres.OverrideError
+	return errors.As(err, &include) || errors.As(err, &over)
+}
+
+// stop stops fast and, when that does not end in time, at once: a primary that is not to be one must not stay.
+func (e *Engine) stop(ctx context.Context) error {
+	fctx, cancel := context.WithTimeout(ctx, e.Settings.Timeouts.Stop)
+	err := e.Server.Stop(fctx, postgres.Fast)
+	cancel()
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		e.Log.Warn("fast stop failed, stopping at once", "reason", err)
+		ictx, cancel := context.WithTimeout(ctx, e.Settings.Timeouts.Stop)
+		defer cancel()
+		if err := e.Server.Stop(ictx, postgres.Immediate); err != nil {
+			return err
+		}
+	}
+	return e.Store.SetPromoting(false)
+}
+
+// promote checks a last time that the event is the newest, and promotes. From there on it can't be broken off: the next
+// hook must find either a standby or a primary, not a server in between.
+func (d *drive) promote(ctx context.Context) error {
+	e := d.engine
+	if err := e.Store.SetPromoting(true); err != nil {
+		return err
+	}
+	if err := d.newest(ctx); err != nil {
+		return errors.Join(err, e.Store.SetPromoting(false))
+	}
+	pctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.Settings.Timeouts.Promote)
+	defer cancel()
+	tli, lsn, err := e.Server.Promote(pctx)
+	if err != nil {
+		return err // the marker stays: the request may have been made
+	}
+	e.Log.Info("promoted", "timeline", tli, "lsn", lsn.String())
+	return e.Store.SetPromoting(false)
+}
+
+// newest is the first condition, at the last moment: our own state file, then vrrpd, then the file again because asking
+// took time.
+func (d *drive) newest(ctx context.Context) error {
+	if d.ev.ByHand {
+		return nil
+	}
+	if err := d.engine.Store.StillNewest(d.rec); err != nil {
+		return err
+	}
+	if d.engine.Vrrpd != nil {
+		actx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := d.engine.Vrrpd(actx, d.ev); err != nil {
+			return &RefusedError{err.Error()}
+		}
+		return d.engine.Store.StillNewest(d.rec)
+	}
+	return nil
+}

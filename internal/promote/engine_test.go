@@ -1,0 +1,674 @@
+package promote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgvrrp/internal/postgres"
+)
+
+func TestMasterPromotesOnceSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		start := time.Now()
+		o := b.hook(t.Context(), Master)
+		wantResult(t, o, Done, "")
+		wantDid(t, b, "promote")
+		if took := time.Since(start); took < 50*time.Millisecond || took > 80*time.Millisecond {
+			t.Errorf("took %s, want the settle time of 50 ms and hardly more", took)
+		}
+		if got, want := strings.Join(b.detached, "; "), "behind --instance VI_PG after-promote"; got != want {
+			t.Errorf("behind the hook: got %q, want %q", got, want)
+		}
+		if on, err := b.Store.Promoting(); on || err != nil {
+			t.Errorf("promotion still marked: %t, %v", on, err)
+		}
+		if got, want := b.server.String(), "position timeline 2 at 0/64\nprimary true\nrunning true\nupstream 10.0.0.100"; got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	})
+}
+
+func TestDeadPeersCostOneProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		for _, addr := range []string{"10.0.0.2", "10.0.0.3", "10.0.0.100"} {
+			b.network.set(addr, fakeHost{dead: true})
+		}
+		start := time.Now()
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		if took := time.Since(start); took > 180*time.Millisecond {
+			t.Errorf("took %s, want one connection attempt of 150 ms", took)
+		}
+	})
+}
+
+func TestMasterIsOvertaken(t *testing.T) {
+	tests := []struct {
+		name  string
+		after time.Duration
+		slow  time.Duration // of a peer's answer
+	}{
+		{"while it settles", 20 * time.Millisecond, 0},
+		{"while it asks", 150 * time.Millisecond, 250 * time.Millisecond},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				if tt.slow > 0 {
+					h := remote(true, at(1, 1))
+					h.delay = tt.slow
+					b.network.set("10.0.0.2", h)
+				}
+				first := make(chan Outcome, 1)
+				go func() { first <- b.hook(t.Context(), Master) }()
+				time.Sleep(tt.after)
+				second := b.hook(t.Context(), Backup)
+				o := <-first
+				wantResult(t, o, Overtaken, "BACKUP came at")
+				if strings.Contains(b.server.did(), "promote") {
+					t.Errorf("an overtaken MASTER promoted: %s", b.server.did())
+				}
+				if second.Err != nil {
+					t.Errorf("BACKUP: %v", second.Err)
+				}
+			})
+		})
+	}
+}
+
+// A hook that waits for the lock while the state changes must not act when it gets it.
+func TestQueuedMasterIsDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		unlock, err := b.Store.Lock(t.Context(), "the test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		master, backup := make(chan Outcome, 1), make(chan Outcome, 1)
+		go func() { master <- b.hook(t.Context(), Master) }()
+		time.Sleep(time.Second)
+		go func() { backup <- b.hook(t.Context(), Backup) }()
+		time.Sleep(time.Second)
+		unlock()
+		wantResult(t, <-master, Overtaken, "BACKUP came at")
+		wantResult(t, <-backup, Done, "")
+		wantDid(t, b, "")
+	})
+}
+
+func TestVrrpdHasTheLastWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.Vrrpd = func(context.Context, Event) error { return errors.New("vrrpd has moved on") }
+		wantResult(t, b.hook(t.Context(), Master), Refused, "vrrpd has moved on")
+		wantDid(t, b, "")
+		if on, err := b.Store.Promoting(); on || err != nil {
+			t.Errorf("promotion still marked: %t, %v", on, err)
+		}
+	})
+}
+
+func TestMasterWaitsForTheOldPrimaryToGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.network.set("10.0.0.2", remote(false, at(1, 100)))
+		go func() {
+			time.Sleep(2 * time.Second)
+			b.network.set("10.0.0.2", fakeHost{err: fakeSQLState("57P03")})
+			time.Sleep(time.Second)
+			b.network.set("10.0.0.2", fakeHost{refused: true})
+		}()
+		start := time.Now()
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		if took := time.Since(start); took < 3*time.Second || took > 3200*time.Millisecond {
+			t.Errorf("took %s, want just over the 3 s that the old primary took", took)
+		}
+	})
+}
+
+func TestMasterRefuses(t *testing.T) {
+	tests := []struct {
+		name   string
+		host   fakeHost
+		reason string
+		least  time.Duration
+		most   time.Duration
+	}{
+		{"another primary stays", remote(false, at(1, 100)), "n2 at 10.0.0.2 answers as a primary", 10 * time.Second, 10200 * time.Millisecond},
+		{"a server that never says anything", fakeHost{delay: time.Hour}, "can't tell yet whether n2", 10 * time.Second, 11500*time.Millisecond + 500*time.Millisecond /* the two last questions */},
+		{"not let in", fakeHost{err: fakeSQLState("28000")}, "can't tell whether n2", 0, 100 * time.Millisecond},
+		{"full", fakeHost{err: fakeSQLState("53300")}, "can't tell whether n2", 0, 100 * time.Millisecond},
+		{"no position", remote(true, postgres.Position{}), "its answer has no position", 0, 100 * time.Millisecond},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				b.network.set("10.0.0.2", tt.host)
+				start := time.Now()
+				wantResult(t, b.hook(t.Context(), Master), Refused, tt.reason)
+				if took := time.Since(start); took < tt.least || took > tt.most {
+					t.Errorf("took %s, want %s to %s", took, tt.least, tt.most)
+				}
+				wantDid(t, b, "")
+			})
+		})
+	}
+}
+
+// A peer that is promoted while we settle must be seen, though it answered as a standby at first.
+func TestReachablePeersAreAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.network.set("10.0.0.2", remote(true, at(1, 100)))
+		go func() {
+			time.Sleep(25 * time.Millisecond)
+			b.network.set("10.0.0.2", remote(false, at(2, 100)))
+		}()
+		wantResult(t, b.hook(t.Context(), Master), Refused, "n2 at 10.0.0.2 answers as a primary")
+		wantDid(t, b, "")
+	})
+}
+
+func TestMasterCatchesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.network.set("10.0.0.3", remote(true, at(1, 200)))
+		b.server.on["upstream 10.0.0.3"] = func() {
+			go func() {
+				time.Sleep(30 * time.Millisecond)
+				b.server.mu.Lock()
+				b.server.position = at(1, 200)
+				b.server.mu.Unlock()
+			}()
+		}
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		wantDid(t, b, "upstream 10.0.0.3, promote")
+	})
+}
+
+func TestMasterThatCantCatchUpRefusesAndFollowsTheVIPAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.network.set("10.0.0.3", remote(true, at(1, 200)))
+		start := time.Now()
+		wantResult(t, b.hook(t.Context(), Master), Refused, "which can't get it from there")
+		wantDid(t, b, "upstream 10.0.0.3, upstream 10.0.0.100")
+		if took := time.Since(start); took > 1500*time.Millisecond {
+			t.Errorf("took %s, want little more than a second without progress", took)
+		}
+	})
+}
+
+func TestMasterWithServerDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.running = false
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		wantDid(t, b, "start-standby, promote")
+	})
+}
+
+func TestMasterWhileTheServerStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.answering = false
+		go func() {
+			time.Sleep(4 * time.Second)
+			b.server.mu.Lock()
+			b.server.answering = true
+			b.server.mu.Unlock()
+		}()
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		wantDid(t, b, "promote")
+	})
+}
+
+func TestBackup(t *testing.T) {
+	tests := []struct {
+		name     string
+		change   func(*bench)
+		did      string
+		detached string
+	}{
+		{"primary", func(b *bench) { b.server.primary = true }, "stop fast, upstream 10.0.0.100, start-standby", "behind --instance VI_PG follow"},
+		{"primary that does not stop", func(b *bench) { b.server.primary, b.server.fail["stop fast"] = true, errFake }, "stop fast, stop immediate, upstream 10.0.0.100, start-standby", "behind --instance VI_PG follow"},
+		{"standby", func(b *bench) { b.network.set("10.0.0.100", remote(false, at(1, 100))) }, "", ""},
+		{"down", func(b *bench) { b.server.running = false }, "upstream 10.0.0.100, start-standby", "behind --instance VI_PG follow"},
+		{"down and diverged", func(b *bench) {
+			b.server.running, b.server.lastWAL = false, at(1, 200)
+			h := remote(false, at(2, 300))
+			h.history = postgres.History{{Timeline: 1, SwitchLSN: 150}}
+			b.network.set("10.0.0.100", h)
+		}, "", "behind --instance VI_PG follow"},
+		{"down, not diverged", func(b *bench) {
+			b.server.running, b.server.lastWAL = false, at(1, 150)
+			h := remote(false, at(2, 300))
+			h.history = postgres.History{{Timeline: 1, SwitchLSN: 150}}
+			b.network.set("10.0.0.100", h)
+		}, "upstream 10.0.0.100, start-standby", "behind --instance VI_PG follow"},
+		{"promotion whose hook was killed", func(b *bench) { _ = b.Store.SetPromoting(true) }, "stop fast, upstream 10.0.0.100, start-standby", "behind --instance VI_PG follow"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				tt.change(b)
+				if o := b.hook(t.Context(), Backup); o.Err != nil {
+					t.Errorf("got %v", o.Err)
+				}
+				wantDid(t, b, tt.did)
+				if got := strings.Join(b.detached, "; "); got != tt.detached {
+					t.Errorf("behind the hook: got %q, want %q", got, tt.detached)
+				}
+				if on, err := b.Store.Promoting(); on || err != nil {
+					t.Errorf("promotion still marked: %t, %v", on, err)
+				}
+			})
+		})
+	}
+}
+
+// A wrong configuration must not keep a primary running, and must not be silent.
+func TestBackupWithoutInclude(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.primary = true
+		b.server.fail["upstream 10.0.0.100"] = &postgres.IncludeError{ConfigFile: "postgresql.conf", Cause: "it does not include", Line: "include_if_exists"}
+		wantResult(t, b.hook(t.Context(), Backup), Failed, "include_if_exists")
+		wantDid(t, b, "stop fast, upstream 10.0.0.100, start-standby")
+	})
+}
+
+func TestFaultOnPrimary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.primary = true
+		wantResult(t, b.hook(t.Context(), Fault), Done, "")
+		wantDid(t, b, "stop fast, upstream none, start-standby")
+		wantResult(t, b.hook(t.Context(), Stop), Nothing, "")
+		wantResult(t, b.hook(t.Context(), Deleted), Nothing, "")
+	})
+}
+
+// A promotion that has been asked for is seen to its end: whoever comes next finds a standby or a primary.
+func TestPromotionIsNotBrokenOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.slow["promote"] = 500 * time.Millisecond
+		first := make(chan Outcome, 1)
+		go func() { first <- b.hook(t.Context(), Master) }()
+		time.Sleep(200 * time.Millisecond)
+		second := b.hook(t.Context(), Backup)
+		<-first
+		if second.Err != nil {
+			t.Errorf("BACKUP: %v", second.Err)
+		}
+		wantDid(t, b, "promote, stop fast, upstream 10.0.0.100, start-standby")
+	})
+}
+
+func TestMasterDuringARewindRefusesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		if err := b.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: "pg_rewind from 10.0.0.100"}); err != nil {
+			t.Fatal(err)
+		}
+		unlock, err := b.Store.Lock(t.Context(), "rewind", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unlock()
+		start := time.Now()
+		wantResult(t, b.hook(t.Context(), Master), Refused, "is being rewound")
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// divergedBench is n1 with WAL that the primary at the VIP does not have.
+func divergedBench(t *testing.T) *bench {
+	b := newBench(t)
+	b.server.position, b.server.lastWAL = at(1, 200), at(1, 200)
+	h := remote(false, at(2, 300))
+	h.history = postgres.History{{Timeline: 1, SwitchLSN: 150}}
+	b.network.set("10.0.0.100", h)
+	b.server.streams = func(string) bool { return b.server.position.Timeline == 2 }
+	if _, err := b.Store.Deliver(t.Context(), Event{Name: "VI_PG", State: Backup}, Process{}); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestFollow(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*bench)
+		did    string
+		result string
+		reason string
+		phase  Phase
+	}{
+		{"rewinds", func(*bench) {}, "stop fast, rewind, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"waits for the primary's checkpoint", func(b *bench) {
+			b.server.fail["rewind-ready"] = fmt.Errorf("x: %w", postgres.ErrNotCheckpointed)
+			go func() {
+				time.Sleep(30 * time.Second)
+				b.server.mu.Lock()
+				delete(b.server.fail, "rewind-ready")
+				b.server.mu.Unlock()
+			}()
+		}, "stop fast, rewind, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"clones what can't be rewound", func(b *bench) { b.server.fail["rewind"] = postgres.ErrNotRewindable },
+			"stop fast, rewind, clone, stop fast, swap, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"clones what was left half rewound", func(b *bench) { _ = b.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: "x"}) },
+			"clone, stop fast, swap, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"clones when rewinding breaks the data", func(b *bench) {
+			b.server.fail["rewind"] = errFake
+			b.server.on["rewind"] = func() { b.server.incomplete = true }
+		}, "stop fast, rewind, clone, stop fast, swap, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"may not clone", func(b *bench) {
+			b.Settings.Reclone = false
+			b.server.fail["rewind"] = postgres.ErrNotRewindable
+		}, "stop fast, rewind", Refused, "pgnotify rejoin --reclone", PhaseDiverged},
+		{"may do neither", func(b *bench) { b.Settings.Reclone, b.Settings.Rewind = false, false }, "", Refused, "allow neither", PhaseDiverged},
+		{"another cluster", func(b *bench) {
+			b.network.set("10.0.0.100", fakeHost{remote: postgres.Remote{SystemID: 9, Timeline: 2, LSN: 1}})
+		}, "", Refused, "another cluster", PhaseNone},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := divergedBench(t)
+				tt.change(b)
+				wantResult(t, b.Follow(t.Context(), "VI_PG"), tt.result, tt.reason)
+				wantDid(t, b, tt.did)
+				r, err := b.Store.Rebuild()
+				if err != nil || r.Phase != tt.phase {
+					t.Errorf("marker %q, %v, want %q", r.Phase, err, tt.phase)
+				}
+				if _, err := os.Stat(b.server.NewDir()); err == nil && b.cloned == 0 {
+					t.Errorf("%s was left", b.server.NewDir())
+				}
+			})
+		})
+	}
+}
+
+func TestFollowGivesWay(t *testing.T) {
+	t.Run("while it waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := divergedBench(t)
+			b.network.set("10.0.0.100", fakeHost{refused: true})
+			done := make(chan Outcome, 1)
+			go func() { done <- b.Follow(t.Context(), "VI_PG") }()
+			time.Sleep(time.Minute)
+			b.hook(t.Context(), Fault)
+			wantResult(t, <-done, Overtaken, "FAULT came at")
+			wantDid(t, b, "")
+		})
+	})
+	t.Run("while it copies", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := divergedBench(t)
+			b.Settings.Rewind = false
+			b.server.slow["clone"] = time.Hour
+			done := make(chan Outcome, 1)
+			go func() { done <- b.Follow(t.Context(), "VI_PG") }()
+			time.Sleep(time.Minute)
+			b.network.set("10.0.0.100", fakeHost{refused: true})
+			wantResult(t, b.hook(t.Context(), Master), Refused, "has diverged from the last primary's")
+			wantResult(t, <-done, Overtaken, "MASTER came at")
+			wantDid(t, b, "clone")
+			if _, err := os.Stat(b.server.NewDir()); err == nil {
+				t.Errorf("%s was left", b.server.NewDir())
+			}
+		})
+	})
+	t.Run("not in the middle of a rewind", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := divergedBench(t)
+			b.server.slow["rewind"] = time.Minute
+			done := make(chan Outcome, 1)
+			go func() { done <- b.Follow(t.Context(), "VI_PG") }()
+			time.Sleep(10 * time.Second)
+			wantResult(t, b.hook(t.Context(), Master), Refused, "is being rewound")
+			<-done
+			if got := b.server.did(); !strings.HasPrefix(got, "stop fast, rewind, upstream 10.0.0.100, start-standby") {
+				t.Errorf("the rewind was not finished: %s", got)
+			}
+		})
+	})
+}
+
+func TestAfterPromote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.primary = true
+		b.hook(t.Context(), Master)
+		wantResult(t, b.AfterPromote(t.Context(), "VI_PG"), Done, "")
+		wantDid(t, b, "switch-wal, checkpoint")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.primary = true
+		b.hook(t.Context(), Master)
+		b.server.slow["checkpoint"] = time.Hour
+		done := make(chan Outcome, 1)
+		go func() { done <- b.AfterPromote(t.Context(), "VI_PG") }()
+		time.Sleep(time.Minute)
+		b.hook(t.Context(), Backup)
+		wantResult(t, <-done, Overtaken, "BACKUP came at")
+	})
+}
+
+func TestByHand(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*bench)
+		run    func(*bench, context.Context) Outcome
+		did    string
+		result string
+		reason string
+	}{
+		{"promote", func(*bench) {}, (*bench).promoteByHand, "promote", Done, ""},
+		{"promote a primary", func(b *bench) { b.server.primary = true }, (*bench).promoteByHand, "", Nothing, ""},
+		{"promote beside a primary", func(b *bench) { b.network.set("10.0.0.2", remote(false, at(1, 1))) }, (*bench).promoteByHand, "", Refused, "n2 at 10.0.0.2 answers as a primary"},
+		{"demote", func(b *bench) { b.server.primary = true }, (*bench).demoteByHand, "stop fast, upstream 10.0.0.100, start-standby", Done, ""},
+		{"demote a standby", func(*bench) {}, (*bench).demoteByHand, "", Nothing, ""},
+		{"demote nothing", func(b *bench) { b.server.running = false }, (*bench).demoteByHand, "", Nothing, ""},
+		{"start", func(b *bench) { b.server.running = false }, func(b *bench, ctx context.Context) Outcome { return b.Start(ctx, false) }, "start-standby", Done, ""},
+		{"start twice", func(*bench) {}, func(b *bench, ctx context.Context) Outcome { return b.Start(ctx, false) }, "", Nothing, ""},
+		{"start as it is beside a primary", func(b *bench) {
+			b.server.running, b.server.primary = false, true
+			b.network.set("10.0.0.3", remote(false, at(1, 1)))
+		}, func(b *bench, ctx context.Context) Outcome { return b.Start(ctx, true) }, "", Refused, "would be a second one"},
+		{"start as it is", func(b *bench) { b.server.running = false }, func(b *bench, ctx context.Context) Outcome { return b.Start(ctx, true) }, "start-as-is", Done, ""},
+		{"stop", func(*bench) {}, func(b *bench, ctx context.Context) Outcome { return b.Stop(ctx) }, "stop fast", Done, ""},
+		{"stop twice", func(b *bench) { b.server.running = false }, func(b *bench, ctx context.Context) Outcome { return b.Stop(ctx) }, "", Nothing, ""},
+		{"rejoin without primary", func(*bench) {}, func(b *bench, ctx context.Context) Outcome { return b.Rejoin(ctx, RejoinAuto) }, "", Refused, "no primary answers at the VIP"},
+		{"rejoin what follows", func(b *bench) { b.network.set("10.0.0.100", remote(false, at(1, 100))) }, func(b *bench, ctx context.Context) Outcome { return b.Rejoin(ctx, RejoinAuto) }, "", Nothing, ""},
+		{"clone from who is off", func(*bench) {}, func(b *bench, ctx context.Context) Outcome { return b.CloneFrom(ctx, n2Addr) }, "", Refused, "can't be cloned: unreachable"},
+		{"clone over a primary", func(b *bench) { b.server.primary = true; b.network.set("10.0.0.2", remote(true, at(1, 1))) }, func(b *bench, ctx context.Context) Outcome { return b.CloneFrom(ctx, n2Addr) }, "", Refused, "pgnotify demote or stop first"},
+		{"clone", func(b *bench) { b.network.set("10.0.0.2", remote(true, at(1, 1))) }, func(b *bench, ctx context.Context) Outcome { return b.CloneFrom(ctx, n2Addr) }, "clone, stop fast, swap, upstream 10.0.0.100, start-standby", Done, ""},
+		{"clone on a full disk", func(b *bench) {
+			b.network.set("10.0.0.2", remote(true, at(1, 1)))
+			b.server.fail["clone"] = errFake
+		}, func(b *bench, ctx context.Context) Outcome { return b.CloneFrom(ctx, n2Addr) }, "clone", Failed, "as the test wants"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				tt.change(b)
+				wantResult(t, tt.run(b, t.Context()), tt.result, tt.reason)
+				wantDid(t, b, tt.did)
+				if _, err := os.Stat(b.server.NewDir()); err == nil && tt.result == Failed {
+					t.Errorf("%s was left", b.server.NewDir())
+				}
+			})
+		})
+	}
+}
+
+func (b *bench) promoteByHand(ctx context.Context) Outcome { return b.Promote(ctx) }
+func (b *bench) demoteByHand(ctx context.Context) Outcome  { return b.Demote(ctx) }
+
+func TestSwitchover(t *testing.T) {
+	ready := func(b *bench) {
+		b.server.primary = true
+		b.network.set("10.0.0.2", remote(true, at(1, 100)))
+	}
+	released := func(b *bench) func(context.Context) error {
+		return func(context.Context) error {
+			b.network.set("10.0.0.2", remote(false, at(2, 200)))
+			b.network.set("10.0.0.100", remote(false, at(2, 200)))
+			return nil
+		}
+	}
+	t.Run("moves", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			ready(b)
+			b.Server = withStandbys{b.server, "n2"}
+			who, o := b.Switchover(t.Context(), "n2", released(b), time.Minute)
+			wantResult(t, o, Done, "")
+			if who != "n2" {
+				t.Errorf("got %q, want n2", who)
+			}
+			wantDid(t, b, "checkpoint, stop fast")
+		})
+	})
+	t.Run("refuses without a standby that streams", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			ready(b)
+			_, o := b.Switchover(t.Context(), "", released(b), time.Minute)
+			wantResult(t, o, Refused, "nobody could take over")
+			wantDid(t, b, "")
+		})
+	})
+	t.Run("is primary again when the VIP can't be given away", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			ready(b)
+			b.Server = withStandbys{b.server, "n2"}
+			_, o := b.Switchover(t.Context(), "", func(context.Context) error { return errFake }, time.Minute)
+			wantResult(t, o, Failed, "as the test wants; n1 is the primary again")
+			wantDid(t, b, "checkpoint, stop fast, start-standby, promote")
+		})
+	})
+	t.Run("is primary again when nobody has its last WAL", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			ready(b)
+			b.network.set("10.0.0.2", remote(true, at(1, 99)))
+			b.Server = withStandbys{b.server, "n2"}
+			_, o := b.Switchover(t.Context(), "", released(b), time.Minute)
+			wantResult(t, o, Failed, "no standby has received all WAL of n1 (timeline 1 at 0/64); n1 is the primary again")
+		})
+	})
+}
+
+// withStandbys is a primary that somebody streams from.
+type withStandbys struct {
+	*fakeServer
+	name string
+}
+
+func (w withStandbys) Facts(ctx context.Context) (postgres.Facts, error) {
+	f, err := w.fakeServer.Facts(ctx)
+	f.ReplicationState = []postgres.Standby{{Name: w.name, State: "streaming", SyncState: "async"}}
+	return f, err
+}
+
+func TestCheck(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*bench)
+		role   string
+		lag    int64
+		want   string // "" = healthy
+	}{
+		{"standby", func(*bench) {}, "standby", -1, ""},
+		{"standby, want primary", func(*bench) {}, "primary", -1, "want a primary"},
+		{"primary", func(b *bench) { b.server.primary = true }, "primary", 0, ""},
+		{"any", func(*bench) {}, "any", -1, ""},
+		{"down", func(b *bench) { b.server.running = false }, "any", -1, "not running"},
+		{"does not answer", func(b *bench) { b.server.answering = false }, "any", -1, "does not answer"},
+		{"can't be observed", func(b *bench) { b.server.fail["facts"] = errFake }, "any", -1, "as the test wants"},
+		{"lag", func(b *bench) { b.network.set("10.0.0.100", remote(false, at(1, 1000))) }, "standby", 900, ""},
+		{"too much lag", func(b *bench) { b.network.set("10.0.0.100", remote(false, at(1, 1000))) }, "standby", 899, "lags 900 bytes"},
+		{"lag unknown", func(*bench) {}, "standby", 899, "the lag can't be told"},
+		{"down, but at work", func(b *bench) {
+			b.server.running = false
+			_, _ = b.Store.Lock(context.Background(), "MASTER VI_PG", nil)
+		}, "primary", -1, ""},
+		{"down, rewinding", func(b *bench) {
+			b.server.running = false
+			_ = b.Store.SetRebuild(Rebuild{Phase: PhaseRewinding})
+			_, _ = b.Store.LockRejoin(context.Background(), following)
+		}, "any", -1, ""},
+		{"down, left half rewound", func(b *bench) {
+			b.server.running = false
+			_ = b.Store.SetRebuild(Rebuild{Phase: PhaseRewinding})
+		}, "any", -1, "not running"},
+		{"down, follower merely waits", func(b *bench) {
+			b.server.running = false
+			_, _ = b.Store.LockRejoin(context.Background(), following)
+		}, "any", -1, "not running"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			tt.change(b)
+			_, err := b.Check(t.Context(), tt.role, tt.lag)
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestHistoryTellsWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.network.set("10.0.0.2", fakeHost{err: fakeSQLState("28000")})
+		b.hook(t.Context(), Master)
+		b.network.set("10.0.0.2", fakeHost{refused: true})
+		b.hook(t.Context(), Master)
+		all, err := b.Store.History(10)
+		if err != nil || len(all) != 2 {
+			t.Fatalf("got %v, %v, want two decisions", all, err)
+		}
+		if all[0].Outcome != Refused || !strings.Contains(all[0].Reason, "can't tell whether n2") || all[0].Seq != 1 {
+			t.Errorf("got %+v", all[0])
+		}
+		if all[1].Outcome != Done || len(all[1].Steps) != 2 || all[1].Seq != 2 {
+			t.Errorf("got %+v", all[1])
+		}
+	})
+}
+
+func TestExplain(t *testing.T) {
+	f := alone()
+	f.Peers[0] = answers("n2", n2Addr, Primary, at(2, 1))
+	got := strings.Join(Explain(f), "\n")
+	for _, want := range []string{"n1 can't be promoted: n2 at 10.0.0.2 answers as a primary", "condition 3, no other primary: FAILS, n2", "holds for n3 at 10.0.0.3, unreachable"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("lacks %q:\n%s", want, got)
+		}
+	}
+	if got := Explain(alone())[0]; got != "n1 can be promoted now" {
+		t.Errorf("got %q", got)
+	}
+}

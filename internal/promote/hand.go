@@ -1,0 +1,597 @@
+package promote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"pgvrrp/internal/postgres"
+)
+
+// Preview looks and decides as ev would, and changes nothing.
+func (e *Engine) Preview(ctx context.Context, ev Event) (Facts, Plan) {
+	ev.ByHand = true
+	d := drive{engine: e, ev: ev}
+	f := d.look(ctx)
+	return f, Decide(f, ev)
+}
+
+// hand runs one command of an operator with the data directory to itself and writes it into the history.
+func (e *Engine) hand(ctx context.Context, command string, ev Event, run func(ctx context.Context, out *Outcome)) Outcome {
+	start := time.Now()
+	out := Outcome{Event: ev}
+	err := func() error {
+		// Work that still runs behind a hook would undo what is asked for here.
+		release, err := e.Store.TakeRejoin(ctx, command+" by hand", e.Settings.Timeouts.Lock)
+		if err != nil {
+			return err
+		}
+		defer release()
+		lctx, cancel := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errors.New("another pgnotify did not finish in time"))
+		defer cancel()
+		unlock, err := e.Store.Lock(lctx, command+" by hand", nil)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		run(ctx, &out)
+		return nil
+	}()
+	if err != nil {
+		out.fail(ctx, err)
+	}
+	out.Took = time.Since(start)
+	e.note(command, out)
+	return out
+}
+
+// Promote is the MASTER row by hand: it waits for nobody, and refuses while another primary answers.
+func (e *Engine) Promote(ctx context.Context) Outcome {
+	ev := Event{State: Master, ByHand: true}
+	return e.hand(ctx, "promote", ev, func(ctx context.Context, out *Outcome) {
+		d := drive{engine: e, ev: ev}
+		d.run(ctx, out)
+	})
+}
+
+// DemotePlan is what Demote would do.
+func DemotePlan(f Facts) Plan {
+	switch f.Local.Role {
+	case RolePrimary, RoleRecovering:
+		return Decide(f, Event{State: Backup, ByHand: true})
+	case RoleUnknown:
+		return refuse(WaitNone, "the server on %s can't be observed: %s", f.Node, f.Local.Problem)
+	}
+	return nothing("the server on %s is %s", f.Node, describe(f.Local))
+}
+
+// Demote makes a primary a standby of the VIP; anything else is left alone.
+func (e *Engine) Demote(ctx context.Context) Outcome {
+	ev := Event{State: Backup, ByHand: true}
+	return e.hand(ctx, "demote", ev, func(ctx context.Context, out *Outcome) {
+		f := e.facts()
+		f.Local = e.local(ctx)
+		if p := DemotePlan(f); len(p.Steps) == 0 {
+			out.end(p)
+			return
+		}
+		d := drive{engine: e, ev: ev}
+		d.run(ctx, out)
+	})
+}
+
+// end closes an outcome whose plan has no steps.
+func (o *Outcome) end(p Plan) {
+	o.Result, o.Note = Nothing, p.Note
+	if p.Refusal != "" {
+		o.Result, o.Err = Refused, &RefusedError{p.Refusal}
+	}
+}
+
+// StartPlan is what Start would do. As is, a server without standby.signal comes up as a primary: then everybody is asked
+// first, as before a promotion.
+func StartPlan(f Facts, asIs, signal bool) Plan {
+	l := f.Local
+	switch {
+	case l.Role == RoleUnknown:
+		return refuse(WaitNone, "the server on %s can't be observed: %s", f.Node, l.Problem)
+	case l.Role != RoleDown:
+		return nothing("the server on %s is %s", f.Node, describe(l))
+	case l.Phase == PhaseRewinding:
+		return refuse(WaitNone, "the data directory of %s was left half rewound: %s; pgnotify rejoin --reclone makes a new copy", f.Node, l.PhaseWhy)
+	case !asIs:
+		return do(false, f.startStandby("start the server as a standby"))
+	case signal:
+		return do(false, Step{Act: ActStartAsIs, Words: "start the server as it is, a standby: standby.signal is there"})
+	}
+	if l.Phase == PhaseRewound {
+		return refuse(WaitNone, "the data directory of %s was rebuilt and has not streamed since, it must not start as a primary: %s", f.Node, l.PhaseWhy)
+	}
+	for _, a := range append([]Answer{f.VIP}, f.Peers...) {
+		switch a.Reach {
+		case Primary:
+			return refuse(WaitNone, "%s answers as a primary, %s: started as it is, this server would be a second one", a.where(), a.Position)
+		case Undecided, CantTell, NotProbed:
+			return refuse(WaitNone, "can't tell whether %s is a primary: %s", a.where(), a.Reason)
+		case Standby, Unreachable:
+		}
+	}
+	return do(false, Step{Act: ActStartAsIs, Words: "start the server as it is, a primary: there is no standby.signal"})
+}
+
+// LookToStart gathers what StartPlan needs.
+func (e *Engine) LookToStart(ctx context.Context, asIs bool) (f Facts, signal bool, err error) {
+	f = e.facts()
+	f.Local = e.local(ctx)
+	for _, name := range []string{"standby.signal", "recovery.signal"} {
+		_, err := os.Lstat(filepath.Join(e.Settings.DataDir, name))
+		signal = signal || err == nil
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return f, false, fmt.Errorf("look for %s: %w", name, err)
+		}
+	}
+	if asIs && !signal && f.Local.Role == RoleDown {
+		e.askAll(ctx, e.targets()).into(&f)
+	}
+	return f, signal, nil
+}
+
+// Start starts the server, as a standby unless asIs.
+func (e *Engine) Start(ctx context.Context, asIs bool) Outcome {
+	return e.hand(ctx, "start", Event{ByHand: true}, func(ctx context.Context, out *Outcome) {
+		f, signal, err := e.LookToStart(ctx, asIs)
+		if err != nil {
+			out.fail(ctx, err)
+			return
+		}
+		e.carry(ctx, StartPlan(f, asIs, signal), out)
+	})
+}
+
+// StopPlan is what Stop would do.
+func StopPlan(f Facts) Plan {
+	switch f.Local.Role {
+	case RoleDown:
+		return nothing("the server on %s is not running", f.Node)
+	case RoleUnknown:
+		return refuse(WaitNone, "the server on %s can't be observed: %s", f.Node, f.Local.Problem)
+	}
+	return do(false, Step{Act: ActStop, Words: fmt.Sprintf("stop %s fast: it is %s", f.Node, describe(f.Local))})
+}
+
+// Stop stops the server.
+func (e *Engine) Stop(ctx context.Context) Outcome {
+	return e.hand(ctx, "stop", Event{ByHand: true}, func(ctx context.Context, out *Outcome) {
+		f := e.facts()
+		f.Local = e.local(ctx)
+		e.carry(ctx, StopPlan(f), out)
+	})
+}
+
+// LookAtServer is one look at our own server alone.
+func (e *Engine) LookAtServer(ctx context.Context) Facts {
+	f := e.facts()
+	f.Local = e.local(ctx)
+	return f
+}
+
+func (e *Engine) carry(ctx context.Context, p Plan, out *Outcome) {
+	if len(p.Steps) == 0 {
+		out.end(p)
+		return
+	}
+	for _, s := range p.Steps {
+		if err := e.act(ctx, s.Act); err != nil {
+			out.fail(ctx, fmt.Errorf("%s: %w", s.Words, err))
+			return
+		}
+		out.Steps = append(out.Steps, s.Words)
+	}
+	out.Result = Done
+}
+
+// RejoinPlan is what Rejoin would do.
+func RejoinPlan(f Facts, mode RejoinMode, s Settings) Plan {
+	l := f.Local
+	rewind := Step{Words: fmt.Sprintf("stop %s, rewind it by pg_rewind once %s has checkpointed, start it as a standby of the VIP", f.Node, f.VIP.where())}
+	clone := Step{Words: fmt.Sprintf("copy %s into a new directory, stop %s, swap the directories (the old one is kept until the new standby streams), start it as a standby of the VIP", f.VIP.where(), f.Node)}
+	switch {
+	case l.Role == RoleUnknown:
+		return refuse(WaitNone, "the server on %s can't be observed: %s", f.Node, l.Problem)
+	case mode == RejoinAuto && l.Role == RoleStandby && l.Streaming && !l.Diverged && l.Upstream == f.VIPAddr.String() && l.Phase == PhaseNone:
+		return nothing("%s is a standby and streams from the VIP %s", f.Node, f.VIPAddr)
+	case f.VIP.Reach != Primary:
+		return refuse(WaitNone, "no primary answers at the VIP %s (%s): there is nothing to rejoin", f.VIPAddr, strings.TrimSpace(string(f.VIP.Reach)+" "+f.VIP.Reason))
+	case l.SystemID != 0 && l.SystemID != f.VIP.SystemID:
+		return refuse(WaitNone, "%s belongs to another cluster: its system identifier is %d, ours %d", f.VIP.where(), f.VIP.SystemID, l.SystemID)
+	case l.Role == RolePrimary && l.Position == f.VIP.Position:
+		return refuse(WaitNone, "%s is the primary at the VIP itself", f.Node)
+	case mode == RejoinReclone:
+		return do(false, clone)
+	case l.Phase == PhaseRewinding && mode == RejoinRewind:
+		return refuse(WaitNone, "an earlier rewind was broken off: %s; only a new copy helps: pgnotify rejoin --reclone", l.PhaseWhy)
+	case l.Phase == PhaseRewinding && !s.Reclone:
+		return refuse(WaitNone, "an earlier rewind was broken off: %s; pgnotify rejoin --reclone makes a new copy", l.PhaseWhy)
+	case l.Phase == PhaseRewinding:
+		return do(false, clone)
+	case mode == RejoinRewind:
+		return do(false, rewind)
+	case l.Role == RolePrimary || l.Role == RoleRecovering:
+		return do(true, Step{Act: ActStop, Words: fmt.Sprintf("stop %s fast: it is %s", f.Node, describe(l))})
+	case l.Diverged && s.Rewind:
+		if s.Reclone {
+			rewind.Words += "; if that fails, clone it"
+		}
+		return do(false, rewind)
+	case l.Diverged && s.Reclone:
+		return do(false, clone)
+	case l.Diverged:
+		return refuse(WaitNone, "the WAL of %s has diverged, and the settings allow neither rewind nor a new copy: pgnotify rejoin --rewind or --reclone", f.Node)
+	}
+	return do(false, Step{Act: ActStartStandby, Words: fmt.Sprintf("stream from the VIP %s, as a standby", f.VIPAddr)})
+}
+
+// LookToRejoin gathers what RejoinPlan needs.
+func (e *Engine) LookToRejoin(ctx context.Context) Facts {
+	f := e.lookAtVIP(ctx)
+	if f.VIP.Reach == Primary && f.Local.Role == RolePrimary {
+		f.Local = e.local(ctx) // compare positions of the same moment when it is we who answer at the VIP
+	}
+	return f
+}
+
+// Rejoin brings the server back as a standby of the VIP and returns when it streams.
+func (e *Engine) Rejoin(ctx context.Context, mode RejoinMode) Outcome {
+	start := time.Now()
+	out := Outcome{Event: Event{ByHand: true}}
+	err := e.rejoin(ctx, mode, &out)
+	if err != nil {
+		out.fail(ctx, err)
+	}
+	out.Took = time.Since(start)
+	e.note("rejoin", out)
+	return out
+}
+
+func (e *Engine) rejoin(ctx context.Context, mode RejoinMode, out *Outcome) error {
+	unlock, err := e.Store.TakeRejoin(ctx, "rejoin by hand", e.Settings.Timeouts.Lock)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	wanted := func() error { return context.Cause(ctx) }
+	f := e.LookToRejoin(ctx)
+	plan := RejoinPlan(f, mode, e.Settings)
+	if len(plan.Steps) == 0 {
+		out.end(plan)
+		return nil
+	}
+	if plan.Steps[0].Act == ActStop {
+		if err := e.work(ctx, "stop to rejoin", wanted, func() error { return e.stop(ctx) }); err != nil {
+			return err
+		}
+		out.Steps = append(out.Steps, plan.Steps[0].Words)
+		f = e.LookToRejoin(ctx)
+		if plan = RejoinPlan(f, mode, e.Settings); plan.Refusal != "" {
+			return &RefusedError{plan.Refusal}
+		}
+	}
+	if mode != RejoinAuto || f.Local.Diverged || f.Local.Phase == PhaseRewinding {
+		steps, err := e.rebuild(ctx, mode, e.Settings.VIP, f, wanted)
+		out.Steps = append(out.Steps, steps...)
+		if err != nil {
+			return err
+		}
+	} else {
+		if err := e.startFollowing(ctx, wanted); err != nil {
+			return err
+		}
+		out.Steps = append(out.Steps, plan.Steps[0].Words)
+	}
+	if err := e.awaitStreaming(ctx, e.Settings.VIP.String()); err != nil {
+		return err
+	}
+	out.Result = Done
+	return nil
+}
+
+// awaitStreaming waits until a walreceiver streams, and then ends the rebuild.
+func (e *Engine) awaitStreaming(ctx context.Context, from string) error {
+	ctx, cancel := context.WithTimeout(ctx, e.Settings.Timeouts.Streaming)
+	defer cancel()
+	for {
+		l := e.local(ctx)
+		if l.Role == RoleStandby && l.Streaming && l.Upstream == from {
+			return e.settled()
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("the server is %s, but does not stream from %s after %s: see its log", describe(l), from, e.Settings.Timeouts.Streaming)
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+}
+
+// CloneSource resolves what --from names: a node of the settings, else an address.
+func (s Settings) CloneSource(from string) (netip.Addr, error) {
+	if from == s.Node {
+		return netip.Addr{}, fmt.Errorf("%s is this node itself", from)
+	}
+	if addrs := s.Peers[from]; len(addrs) > 0 {
+		return addrs[0], nil
+	}
+	a, err := address(from)
+	if err != nil {
+		return a, fmt.Errorf("%q is no node of %s and no address", from, s.File)
+	}
+	for _, own := range s.Peers[s.Node] {
+		if own == a {
+			return a, fmt.Errorf("%s is this node itself", from)
+		}
+	}
+	return a, nil
+}
+
+// ClonePlan is what CloneFrom would do with an existing data directory.
+func ClonePlan(f Facts, source Answer) Plan {
+	l := f.Local
+	switch {
+	case source.Reach != Primary && source.Reach != Standby:
+		return refuse(WaitNone, "%s can't be cloned: %s %s", source.where(), source.Reach, source.Reason)
+	case l.Role == RoleUnknown:
+		return refuse(WaitNone, "the server on %s can't be observed: %s", f.Node, l.Problem)
+	case l.Role == RolePrimary || l.Role == RoleRecovering:
+		return refuse(WaitNone, "the server on %s is %s; pgnotify demote or stop first", f.Node, describe(l))
+	case l.SystemID != 0 && l.SystemID != source.SystemID:
+		return refuse(WaitNone, "%s belongs to another cluster: its system identifier is %d, ours %d", source.where(), source.SystemID, l.SystemID)
+	}
+	return do(false,
+		Step{Words: fmt.Sprintf("copy %s into a new directory beside the data directory", source.where())},
+		Step{Words: fmt.Sprintf("stop %s if it runs, swap the directories and keep the old one", f.Node)},
+		Step{Words: fmt.Sprintf("start it as a standby of the VIP %s", f.VIPAddr)})
+}
+
+// LookToClone gathers what ClonePlan needs.
+func (e *Engine) LookToClone(ctx context.Context, from netip.Addr) (Facts, Answer) {
+	f := e.facts()
+	f.Local = e.local(ctx)
+	return f, e.ask(ctx, "the source", from)
+}
+
+// CloneFrom makes the data directory a fresh copy of another server and starts it as a standby of the VIP.
+func (e *Engine) CloneFrom(ctx context.Context, from netip.Addr) Outcome {
+	start := time.Now()
+	out := Outcome{Event: Event{ByHand: true}}
+	err := func() error {
+		unlock, err := e.Store.TakeRejoin(ctx, "clone by hand", e.Settings.Timeouts.Lock)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		plan := ClonePlan(e.LookToClone(ctx, from))
+		if len(plan.Steps) == 0 {
+			out.end(plan)
+			return nil
+		}
+		if err := e.clone(ctx, from, func() error { return context.Cause(ctx) }); err != nil {
+			return err
+		}
+		for _, s := range plan.Steps {
+			out.Steps = append(out.Steps, s.Words)
+		}
+		out.Result = Done
+		return e.afterClone(ctx, &out)
+	}()
+	if err != nil {
+		out.fail(ctx, err)
+	}
+	out.Took = time.Since(start)
+	e.note("clone", out)
+	return out
+}
+
+// afterClone waits for streaming if there is a primary at the VIP to stream from.
+func (e *Engine) afterClone(ctx context.Context, out *Outcome) error {
+	if e.lookAtVIP(ctx).VIP.Reach != Primary {
+		out.Note = "no primary answers at the VIP yet; the standby follows as soon as one does"
+		return nil
+	}
+	return e.awaitStreaming(ctx, e.Settings.VIP.String())
+}
+
+// Fresh is a host without data: CloneFresh makes a whole standby of it.
+type Fresh struct {
+	Settings Settings
+	Network  Network
+	Store    *Store
+	Clone    func(ctx context.Context, o postgres.CloneOptions) error
+	BinDir   func(version int) string // where the programs of a server_version_num are, for settings without bin_dir
+	User     string                   // who shall own the data
+	Open     func() (*Engine, error)  // opens the new data directory
+	Progress func(what string) (set postgres.Progress, end func())
+}
+
+// Look asks the source.
+func (fr Fresh) Look(ctx context.Context, from netip.Addr) Answer {
+	e := Engine{Settings: fr.Settings, Network: fr.Network}
+	return e.ask(ctx, "the source", from)
+}
+
+// Plan is what Run would do.
+func (fr Fresh) Plan(source Answer) Plan {
+	if source.Reach != Primary && source.Reach != Standby {
+		return refuse(WaitNone, "%s can't be cloned: %s %s", source.where(), source.Reach, source.Reason)
+	}
+	return do(false,
+		Step{Words: fmt.Sprintf("copy %s into %s", source.where(), fr.Settings.DataDir)},
+		Step{Words: fmt.Sprintf("start it as a standby of the VIP %s", fr.Settings.VIP)})
+}
+
+// Run makes the copy, starts it and waits until it streams if there is somebody to stream from.
+func (fr Fresh) Run(ctx context.Context, from netip.Addr) Outcome {
+	start := time.Now()
+	out := Outcome{Event: Event{ByHand: true}}
+	var e *Engine
+	err := func() error {
+		unlock, err := fr.Store.TakeRejoin(ctx, "clone by hand", fr.Settings.Timeouts.Lock)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		source := fr.Look(ctx, from)
+		plan := fr.Plan(source)
+		if plan.Refusal != "" {
+			out.end(plan)
+			return nil
+		}
+		bin := fr.Settings.BinDir
+		if bin == "" {
+			bin = fr.BinDir(source.Version)
+		}
+		if err := fr.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: "cloned from " + from.String()}); err != nil {
+			return err
+		}
+		set, end := fr.Progress("clone")
+		err = fr.Clone(ctx, postgres.CloneOptions{BinDir: bin, Conninfo: fr.Settings.Source(from.String(), ""), Dir: fr.Settings.DataDir, User: fr.User, Progress: set})
+		end()
+		if err != nil {
+			return errors.Join(fmt.Errorf("clone from %s: %w", from, err), fr.Store.SetRebuild(Rebuild{}))
+		}
+		out.Steps = append(out.Steps, plan.Steps[0].Words)
+		if e, err = fr.Open(); err != nil {
+			return err
+		}
+		if err := e.startFollowing(ctx, func() error { return context.Cause(ctx) }); err != nil {
+			return err
+		}
+		out.Steps = append(out.Steps, plan.Steps[1].Words)
+		out.Result = Done
+		return e.afterClone(ctx, &out)
+	}()
+	if err != nil {
+		out.fail(ctx, err)
+	}
+	out.Took = time.Since(start)
+	if e != nil {
+		e.note("clone", out)
+	}
+	return out
+}
+
+// SwitchoverPlan checks that the primary could move away from here: to a node, or to any if to is "".
+func (e *Engine) SwitchoverPlan(ctx context.Context, to string) Plan {
+	f := e.Look(ctx)
+	if f.Local.Role != RolePrimary {
+		return refuse(WaitNone, "%s is %s: run this on the primary", f.Node, describe(f.Local))
+	}
+	srv, err := e.Server.Facts(ctx)
+	if err != nil {
+		return refuse(WaitNone, "the server on %s can't be observed: %v", f.Node, err)
+	}
+	streaming := map[string]bool{}
+	for _, r := range srv.ReplicationState {
+		streaming[r.Name] = r.State == "streaming"
+	}
+	ready := ""
+	for _, a := range f.Peers {
+		ok := a.Reach == Standby && a.SystemID == f.Local.SystemID && streaming[a.Name]
+		if a.Name == to && !ok {
+			return refuse(WaitNone, "%s can't take over: %s %s, streaming from here: %t", a.where(), a.Reach, a.Reason, streaming[a.Name])
+		}
+		if ok && (to == "" || a.Name == to) {
+			ready = a.Name
+		}
+	}
+	if ready == "" {
+		return refuse(WaitNone, "no standby is reachable and streams from %s: nobody could take over", f.Node)
+	}
+	return do(false,
+		Step{Words: "CHECKPOINT, so that the stop is short"},
+		Step{Words: fmt.Sprintf("stop %s fast while it still has the VIP: every standby that streams receives all of its WAL, and nothing has to be rewound", f.Node)},
+		Step{Words: "vrrpd gives the mastership of the VIP away; the hooks promote the next server and start this one as its standby"},
+		Step{Words: "wait until another node answers as the primary at the VIP"})
+}
+
+// Switchover moves the primary away: release gives the VIP away. The server is stopped before that, so that all WAL arrives;
+// if nobody has received it, or the VIP can't be given away, it is made the primary here again.
+func (e *Engine) Switchover(ctx context.Context, to string, release func(context.Context) error, wait time.Duration) (who string, out Outcome) {
+	var since time.Time
+	out = e.hand(ctx, "switchover", Event{State: Master, ByHand: true}, func(ctx context.Context, out *Outcome) {
+		plan := e.SwitchoverPlan(ctx, to)
+		if plan.Refusal != "" {
+			out.end(plan)
+			return
+		}
+		err := e.Server.Checkpoint(ctx)
+		if err != nil {
+			out.fail(ctx, err)
+			return
+		}
+		out.Steps = append(out.Steps, plan.Steps[0].Words)
+		since = time.Now()
+		// Not to be broken off by an interrupt: it ends with the VIP given away, or with a primary here again.
+		ctx = context.WithoutCancel(ctx)
+		if err = e.stop(ctx); err == nil {
+			out.Steps = append(out.Steps, plan.Steps[1].Words)
+			if err = e.received(ctx, to); err == nil {
+				if err = release(ctx); err == nil {
+					out.Steps = append(out.Steps, plan.Steps[2].Words)
+					out.Result = Done
+					return
+				}
+			}
+		}
+		out.fail(ctx, err)
+		back := Outcome{Event: out.Event}
+		d := drive{engine: e, ev: out.Event}
+		d.run(ctx, &back)
+		if back.Err != nil {
+			out.Err = fmt.Errorf("%w; and %s is not the primary again: %w", out.Err, e.Settings.Node, back.Err)
+		} else {
+			out.Err = fmt.Errorf("%w; %s is the primary again", out.Err, e.Settings.Node)
+		}
+	})
+	if out.Result != Done {
+		return "", out
+	}
+	wctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	who, err := e.AwaitMove(wctx)
+	if err == nil && to != "" && who != to {
+		err = fmt.Errorf("%s took over, not %s: its priority is higher", who, to)
+	}
+	if err != nil {
+		out.Result, out.Err = Failed, err
+		return who, out
+	}
+	out.Took = time.Since(since)
+	out.Steps = append(out.Steps, "wait until another node answers as the primary at the VIP")
+	return who, out
+}
+
+// received waits a moment for proof that a standby, or the one named to, has our shutdown checkpoint.
+func (e *Engine) received(ctx context.Context, to string) error {
+	mine := e.local(ctx)
+	if mine.Role != RoleDown {
+		return fmt.Errorf("the server on %s is %s, want it stopped", e.Settings.Node, describe(mine))
+	}
+	targets := e.targets()
+	delete(targets, vipName)
+	if to != "" {
+		targets = map[string][]netip.Addr{to: e.Settings.Peers[to]}
+	}
+	for end := time.Now().Add(2 * time.Second); ; pause(ctx, retryEvery) {
+		for _, a := range e.askAll(ctx, targets).answers {
+			if a.Reach == Standby && a.SystemID == mine.SystemID && a.Position.Compare(mine.Position) >= 0 { // ours is the end of the shutdown checkpoint
+				return nil
+			}
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("no standby has received all WAL of %s (%s)", e.Settings.Node, mine.Position)
+		}
+	}
+}

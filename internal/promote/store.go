@@ -1,0 +1,583 @@
+package promote
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Store is the state directory: the newest state of each virtual router, locks, markers and the history of decisions.
+type Store struct {
+	dir  string
+	data string // names the data directory in file names
+}
+
+// OpenStore opens the state directory dir for the server in dataDir; dir must exist and be writable.
+func OpenStore(dir, dataDir string) (*Store, error) {
+	if err := unix.Access(dir, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+		return nil, fmt.Errorf("open state directory %s: %w", dir, err)
+	}
+	sum := sha256.Sum256([]byte(filepath.Clean(dataDir)))
+	return &Store{dir, fileName(filepath.Base(dataDir)) + "-" + hex.EncodeToString(sum[:4])}, nil
+}
+
+// fileName makes any instance name a file name of its own.
+func fileName(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_', c == '-', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
+
+// write replaces a file whole. With sync it is on disk before write returns.
+func (s *Store) write(name string, v any, sync bool) (err error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.path(name), err)
+	}
+	tmp, err := os.CreateTemp(s.dir, "."+name+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.path(name), err)
+	}
+	defer func() {
+		if err != nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+			err = fmt.Errorf("write %s: %w", s.path(name), err)
+		}
+	}()
+	if _, err = tmp.Write(append(text, '\n')); err != nil {
+		return err
+	}
+	if sync {
+		if err = tmp.Sync(); err != nil {
+			return err
+		}
+	}
+	if err = tmp.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(tmp.Name(), s.path(name)); err != nil || !sync {
+		return err
+	}
+	return s.syncDir()
+}
+
+func (s *Store) syncDir() error {
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// read fills v; found is false if the file is not there.
+func (s *Store) read(name string, v any) (found bool, err error) {
+	text, err := os.ReadFile(s.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", s.path(name), err)
+	}
+	return true, nil
+}
+
+func (s *Store) remove(name string, sync bool) error {
+	if err := os.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", s.path(name), err)
+	}
+	if !sync {
+		return nil
+	}
+	return s.syncDir()
+}
+
+// Process names one process beyond the reuse of its number, and orders processes by their start.
+type Process struct {
+	Boot   string `json:"boot"`
+	Leader uint64 `json:"leader_ticks"` // start of the hook's process group: the daemon's moment, even behind a wrapper script
+	Start  uint64 `json:"start_ticks"`  // our own start, clock ticks since boot (proc(5), stat field 22)
+	PID    int    `json:"pid"`
+}
+
+// ThisProcess reads /proc of this process.
+func ThisProcess() (Process, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return Process{}, fmt.Errorf("read boot id: %w", err)
+	}
+	p := Process{Boot: string(bytes.TrimSpace(boot)), PID: os.Getpid()}
+	if p.Start, _, err = procStat(p.PID); err != nil {
+		return Process{}, err
+	}
+	// Daemons give each hook a process group of its own, so its leader is the hook or the script around it. A leader that
+	// also leads a session is a daemon or a shell and says nothing about the hook.
+	p.Leader = p.Start
+	if group := syscall.Getpgrp(); group != p.PID {
+		if start, session, err := procStat(group); err == nil && session != group {
+			p.Leader = start
+		}
+	}
+	return p, nil
+}
+
+// procStat reads a process's start and session.
+func procStat(pid int) (start uint64, session int, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read start of process %d: %w", pid, err)
+	}
+	// The second field is the program's name in parentheses and may hold anything.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, 0, fmt.Errorf("read start of process %d: short /proc/%d/stat", pid, pid)
+	}
+	session, err = strconv.Atoi(fields[3])
+	if err == nil {
+		start, err = strconv.ParseUint(fields[19], 10, 64)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("read start of process %d: %w", pid, err)
+	}
+	return start, session, nil
+}
+
+// before reports whether p was started before q in the same boot.
+func (p Process) before(q Process) bool {
+	if p.Boot != q.Boot {
+		return false
+	}
+	if p.Leader != p.Start && p.Leader < q.Start && p.Leader != q.Leader {
+		return true
+	}
+	if p.Start != q.Start {
+		return p.Start < q.Start
+	}
+	return p.PID < q.PID
+}
+
+func (p Process) alive() bool {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil || string(bytes.TrimSpace(boot)) != p.Boot {
+		return false
+	}
+	start, _, err := procStat(p.PID)
+	return err == nil && start == p.Start
+}
+
+// Record is the newest state delivered for one virtual router.
+type Record struct {
+	Seq      uint64    `json:"seq"`
+	Type     string    `json:"type"`
+	Name     string    `json:"name"`
+	State    string    `json:"state"`
+	Priority int       `json:"priority"`
+	At       time.Time `json:"at"`
+	Process  Process   `json:"process"`
+}
+
+// OvertakenError says that a newer state was delivered.
+type OvertakenError struct{ By Record }
+
+func (e *OvertakenError) Error() string {
+	return fmt.Sprintf("%s came at %s (number %d)", e.By.State, e.By.At.Format("15:04:05.000"), e.By.Seq)
+}
+
+func hookFile(name string) string { return "hook-" + fileName(name) + ".json" }
+
+// Deliver makes ev the newest state of its virtual router, on disk. A hook that was started before the one that wrote the
+// newest state is late: then the error is an *OvertakenError and nothing is written. Of a MASTER the start of its process
+// group counts, so that it is late too when a wrapper script held it up.
+func (s *Store) Deliver(ctx context.Context, ev Event, by Process) (Record, error) {
+	unlock, err := s.flock(ctx, hookFile(ev.Name)+".lock", nil)
+	if err != nil {
+		return Record{}, err
+	}
+	defer unlock()
+	var last Record
+	if _, err := s.read(hookFile(ev.Name), &last); err != nil {
+		return Record{}, err
+	}
+	order := by
+	if ev.State != Master {
+		order.Leader = order.Start // stepping down late does no harm; being taken for late by mistake would
+	}
+	if order.before(last.Process) {
+		return Record{}, &OvertakenError{last}
+	}
+	r := Record{Seq: last.Seq + 1, Type: ev.Type, Name: ev.Name, State: ev.State, Priority: ev.Priority, At: time.Now(), Process: by}
+	if err := s.write(hookFile(ev.Name), r, true); err != nil {
+		return Record{}, err
+	}
+	return r, nil
+}
+
+// Newest reads the newest state of a virtual router; the zero Record if none was ever delivered.
+func (s *Store) Newest(name string) (Record, error) {
+	var r Record
+	_, err := s.read(hookFile(name), &r)
+	return r, err
+}
+
+// StillNewest is nil while r is the newest state, an *OvertakenError after that, or says why it could not be checked.
+func (s *Store) StillNewest(r Record) error {
+	now, err := s.Newest(r.Name)
+	if err != nil {
+		return err
+	}
+	if now.Seq != r.Seq {
+		return &OvertakenError{now}
+	}
+	return nil
+}
+
+// StillIn is nil while the newest state of the virtual router is that one, whoever delivered it.
+func (s *Store) StillIn(name, state string) error {
+	r, err := s.Newest(name)
+	if err != nil {
+		return err
+	}
+	if r.State != state {
+		return &OvertakenError{r}
+	}
+	return nil
+}
+
+// NoneSince is nil while no virtual router was told another state than that one since then: for work that belongs to none.
+func (s *Store) NoneSince(then time.Time, state string) error {
+	files, err := filepath.Glob(s.path("hook-*.json"))
+	if err != nil {
+		return fmt.Errorf("look for newer states: %w", err)
+	}
+	for _, file := range files {
+		var r Record
+		if _, err := s.read(filepath.Base(file), &r); err != nil {
+			return err
+		}
+		if r.At.After(then) && r.State != state {
+			return &OvertakenError{r}
+		}
+	}
+	return nil
+}
+
+// watch returns a context that is cancelled, with the error as its cause, soon after wanted gives one.
+func watch(ctx context.Context, every time.Duration, wanted func() error) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if err := wanted(); err != nil {
+				cancel(err)
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(context.Canceled) }
+}
+
+// flock takes a lock that dies with this process and that no child inherits. while, if not nil, may end the waiting.
+func (s *Store) flock(ctx context.Context, name string, while func() error) (unlock func(), err error) {
+	f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", s.path(name), err)
+		}
+		if while != nil {
+			if err := while(); err != nil {
+				f.Close()
+				return nil, err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("wait for lock %s: %w", s.path(name), context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// Lock takes the data directory for one pgnotify; what is told to those who wait.
+func (s *Store) Lock(ctx context.Context, what string, while func() error) (unlock func(), err error) {
+	release, err := s.flock(ctx, "data-"+s.data+".lock", while)
+	if err != nil {
+		if holder := s.activity(activityWork); holder != "" {
+			return nil, fmt.Errorf("%w (at work: %s)", err, holder)
+		}
+		return nil, err
+	}
+	done, err := s.begin(activityWork, what)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return func() { done(); release() }, nil
+}
+
+// following is what a rejoin is called that runs behind a hook and gives way to whoever works by hand.
+const following = "follow the VIP"
+
+// TakeRejoin is LockRejoin for somebody who works by hand: work behind a hook is asked to end, which a rewind under way does
+// only when it is done; another one by hand is not disturbed.
+func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Duration) (unlock func(), err error) {
+	var a activity
+	found, err := s.read("data-"+s.data+"."+activityRejoin+".json", &a)
+	if err != nil {
+		return nil, err
+	}
+	if !found || !a.Process.alive() || a.What != following {
+		patience = min(patience, time.Second)
+	} else if err := syscall.Kill(a.Process.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return nil, fmt.Errorf("end the work behind a hook (process %d): %w", a.Process.PID, err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("another rejoin is at work"))
+	defer cancel()
+	unlock, err = s.LockRejoin(ctx, what)
+	if at := s.activity(activityRejoin); err != nil && at != "" {
+		err = fmt.Errorf("%w (%s)", err, at)
+	}
+	return unlock, err
+}
+
+// LockRejoin takes the place of the one rejoin at a time.
+func (s *Store) LockRejoin(ctx context.Context, what string) (unlock func(), err error) {
+	release, err := s.flock(ctx, "data-"+s.data+".rejoin.lock", nil)
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.begin(activityRejoin, what)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return func() { done(); release() }, nil
+}
+
+// The two kinds of work that may be under way side by side.
+const (
+	activityWork   = "work"
+	activityRejoin = "rejoin"
+)
+
+type activity struct {
+	What    string    `json:"what"`
+	Since   time.Time `json:"since"`
+	Process Process   `json:"process"`
+}
+
+func (s *Store) begin(kind, what string) (done func(), err error) {
+	p, err := ThisProcess()
+	if err != nil {
+		return nil, err
+	}
+	name := "data-" + s.data + "." + kind + ".json"
+	if err := s.write(name, activity{what, time.Now(), p}, false); err != nil {
+		return nil, err
+	}
+	return func() { _ = s.remove(name, false) }, nil // a left-over names a dead process and counts for nothing
+}
+
+// activity says in words what a living pgnotify of that kind does; "" if none is at work.
+func (s *Store) activity(kind string) string {
+	var a activity
+	if found, err := s.read("data-"+s.data+"."+kind+".json", &a); err != nil || !found || !a.Process.alive() {
+		return ""
+	}
+	return fmt.Sprintf("%s since %s, process %d", a.What, a.Since.Format("15:04:05"), a.Process.PID)
+}
+
+// Busy says in words what a living pgnotify does with the data directory; "" if nothing.
+func (s *Store) Busy() string {
+	if a := s.activity(activityWork); a != "" {
+		return a
+	}
+	return s.activity(activityRejoin)
+}
+
+// Rebuild is the marker of a data directory that is not as its last server left it.
+type Rebuild struct {
+	Phase Phase     `json:"phase"`
+	Why   string    `json:"why"`
+	Since time.Time `json:"since"`
+	Old   string    `json:"old,omitempty"` // where a clone put the old data
+}
+
+// Rebuild reads the marker.
+func (s *Store) Rebuild() (Rebuild, error) {
+	var r Rebuild
+	_, err := s.read("data-"+s.data+".rebuild.json", &r)
+	return r, err
+}
+
+// SetRebuild writes the marker to disk; PhaseNone removes it.
+func (s *Store) SetRebuild(r Rebuild) error {
+	if r.Phase == PhaseNone {
+		return s.remove("data-"+s.data+".rebuild.json", true)
+	}
+	r.Since = time.Now()
+	return s.write("data-"+s.data+".rebuild.json", r, true)
+}
+
+// SetPromoting notes that a promotion was asked for. It needs not outlive the host: PostgreSQL starts as a standby.
+func (s *Store) SetPromoting(on bool) error {
+	if !on {
+		return s.remove("data-"+s.data+".promoting.json", false)
+	}
+	return s.write("data-"+s.data+".promoting.json", struct{ Since time.Time }{time.Now()}, false)
+}
+
+// Promoting reports whether a promotion was asked for whose end nobody saw.
+func (s *Store) Promoting() (bool, error) {
+	var v struct{ Since time.Time }
+	return s.read("data-"+s.data+".promoting.json", &v)
+}
+
+// cloning is the directory that an unfinished clone fills.
+type cloning struct {
+	Dir string `json:"dir"`
+}
+
+func (s *Store) setCloning(dir string) error {
+	if dir == "" {
+		return s.remove("data-"+s.data+".cloning.json", true)
+	}
+	return s.write("data-"+s.data+".cloning.json", cloning{dir}, true)
+}
+
+func (s *Store) cloningDir() (string, error) {
+	var c cloning
+	_, err := s.read("data-"+s.data+".cloning.json", &c)
+	return c.Dir, err
+}
+
+// Entry is one decision in the history.
+type Entry struct {
+	At       time.Time `json:"at"`
+	Command  string    `json:"command"` // notify, promote, rejoin …
+	Type     string    `json:"type,omitempty"`
+	Name     string    `json:"name,omitempty"`
+	State    string    `json:"state,omitempty"`
+	Priority int       `json:"priority,omitempty"`
+	Seq      uint64    `json:"seq,omitempty"`
+	Steps    []string  `json:"steps,omitempty"`
+	Outcome  string    `json:"outcome"` // done, nothing, refused, overtaken, failed
+	Reason   string    `json:"reason,omitempty"`
+	Took     float64   `json:"took_seconds"`
+}
+
+const historyFile, historyLimit = "history.jsonl", 1 << 20
+
+// Append adds a decision to the history; of more than 1 MiB the older half moves to history.jsonl.1.
+func (s *Store) Append(e Entry) error {
+	line, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("write history: %w", err)
+	}
+	if info, err := os.Stat(s.path(historyFile)); err == nil && info.Size() > historyLimit {
+		if err := os.Rename(s.path(historyFile), s.path(historyFile+".1")); err != nil {
+			return fmt.Errorf("turn over history: %w", err)
+		}
+	}
+	f, err := os.OpenFile(s.path(historyFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("write history: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Write(append(line, '\n')); err != nil {
+		return fmt.Errorf("write history: %w", err)
+	}
+	return nil
+}
+
+// History returns the last n decisions, oldest first. A line that a crash cut short is left out.
+func (s *Store) History(n int) ([]Entry, error) {
+	var all []Entry
+	for _, name := range []string{historyFile + ".1", historyFile} {
+		text, err := os.ReadFile(s.path(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read history: %w", err)
+		}
+		for line := range bytes.Lines(text) {
+			var e Entry
+			if json.Unmarshal(line, &e) == nil {
+				all = append(all, e)
+			}
+		}
+	}
+	return all[max(0, len(all)-n):], nil
+}
+
+// Dir is the state directory.
+func (s *Store) Dir() string { return s.dir }
+
+// FinishSwap repairs what a swap left that was killed between its two renames: no data directory, and its copy beside it.
+func FinishSwap(stateDir, dataDir string) error {
+	if _, err := os.Lstat(dataDir); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	s, err := OpenStore(stateDir, dataDir)
+	if err != nil {
+		return nil // no state, no swap
+	}
+	dir, err := s.cloningDir()
+	if err != nil || dir == "" || filepath.Dir(dir) != filepath.Dir(filepath.Clean(dataDir)) {
+		return err
+	}
+	r, err := s.Rebuild()
+	if err != nil || r.Phase != PhaseRewound {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "standby.signal")); err != nil {
+		return nil
+	}
+	if err := os.Rename(dir, dataDir); err != nil {
+		return fmt.Errorf("finish a swap that was broken off: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,344 @@
+package promote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func newStore(t *testing.T) *Store {
+	t.Helper()
+	s, err := OpenStore(t.TempDir(), "/srv/data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestLateHooksAreDropped(t *testing.T) {
+	const boot = "b"
+	last := Process{Boot: boot, Leader: 1000, Start: 1000, PID: 50}
+	tests := []struct {
+		name  string
+		state string
+		by    Process
+		late  bool
+	}{
+		{"started later", Master, Process{boot, 1001, 1001, 51}, false},
+		{"started earlier", Master, Process{boot, 999, 999, 49}, true},
+		{"started earlier, steps down", Backup, Process{boot, 999, 999, 49}, true},
+		{"same tick, later number", Master, Process{boot, 1000, 1000, 51}, false},
+		{"same tick, earlier number", Master, Process{boot, 1000, 1000, 49}, true},
+		{"same process", Master, last, false},
+		{"held up by its wrapper", Master, Process{boot, 500, 1500, 60}, true},
+		{"held up by its wrapper, steps down", Backup, Process{boot, 500, 1500, 60}, false},
+		{"wrapper started later", Master, Process{boot, 1001, 1500, 60}, false},
+		{"another boot", Master, Process{"c", 1, 1, 1}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStore(t)
+			if _, err := s.Deliver(t.Context(), Event{Name: "VI", State: Fault}, last); err != nil {
+				t.Fatal(err)
+			}
+			r, err := s.Deliver(t.Context(), Event{Name: "VI", State: tt.state}, tt.by)
+			var over *OvertakenError
+			if late := errors.As(err, &over); late != tt.late || err != nil && !late {
+				t.Errorf("got %v, want late %t", err, tt.late)
+			}
+			if !tt.late && r.Seq != 2 {
+				t.Errorf("number %d, want 2", r.Seq)
+			}
+			if now, _ := s.Newest("VI"); tt.late && now.State != Fault {
+				t.Errorf("a late hook changed the newest state to %s", now.State)
+			}
+		})
+	}
+	t.Run("children of one parent", func(t *testing.T) {
+		s := newStore(t)
+		for i, start := range []uint64{1000, 1001} {
+			r, err := s.Deliver(t.Context(), Event{Name: "VI", State: Master}, Process{boot, 10, start, 50})
+			if err != nil || r.Seq != uint64(i+1) {
+				t.Errorf("got %+v, %v", r, err)
+			}
+		}
+	})
+}
+
+// Numbers stay in order however many hooks come at once, each instance has its own, and names can't leave the directory.
+func TestDeliverCountsEachInstance(t *testing.T) {
+	s := newStore(t)
+	me, err := ThisProcess()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"VI_1", "../VI_1", ".hidden", "with space/ä"}
+	var wg sync.WaitGroup
+	for range 10 {
+		for _, name := range names {
+			wg.Go(func() {
+				if _, err := s.Deliver(t.Context(), Event{Name: name, State: Backup}, me); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for _, name := range names {
+		if r, err := s.Newest(name); err != nil || r.Seq != 10 || r.Name != name {
+			t.Errorf("%q: got %+v, %v, want number 10", name, r, err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(s.dir, "hook-*.json"))
+	if err != nil || len(files) != len(names) {
+		t.Errorf("got %v, %v", files, err)
+	}
+}
+
+// A state file that can't be read fails the check; it never counts as "nothing newer".
+func TestGarbledStateFails(t *testing.T) {
+	s := newStore(t)
+	r, err := s.Deliver(t.Context(), Event{Name: "VI", State: Master}, Process{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "hook-VI.json"), []byte(`{"seq": 1`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.StillNewest(r); err == nil {
+		t.Error("StillNewest: no error")
+	}
+	if _, err := s.Deliver(t.Context(), Event{Name: "VI", State: Master}, Process{}); err == nil {
+		t.Error("Deliver: no error")
+	}
+	if err := s.NoneSince(time.Time{}, Master); err == nil {
+		t.Error("NoneSince: no error")
+	}
+}
+
+func TestLock(t *testing.T) {
+	s := newStore(t)
+	unlock, err := s.Lock(t.Context(), "the first", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("too long"))
+	defer cancel()
+	if _, err := s.Lock(ctx, "the second", nil); err == nil || !strings.Contains(err.Error(), "too long (at work: the first") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := s.Lock(t.Context(), "the third", func() error { return errFake }); !errors.Is(err, errFake) {
+		t.Errorf("got %v, want the waiting ended", err)
+	}
+	if got := s.Busy(); !strings.HasPrefix(got, "the first since") {
+		t.Errorf("busy: %q", got)
+	}
+	unlock()
+	if got := s.Busy(); got != "" {
+		t.Errorf("busy: %q", got)
+	}
+	unlock, err = s.Lock(t.Context(), "the fourth", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+}
+
+// The lock of a process that is killed is free at once, and its children do not have it.
+func TestLockDiesWithItsProcess(t *testing.T) {
+	if dir := os.Getenv("PROMOTE_TEST_LOCK"); dir != "" {
+		s, err := OpenStore(dir, "/srv/data")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Lock(t.Context(), "the child", nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := exec.Command("/bin/sleep", "60").Start(); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println("locked")
+		time.Sleep(time.Minute)
+		return
+	}
+	s := newStore(t)
+	child := exec.Command(os.Args[0], "-test.run=^TestLockDiesWithItsProcess$")
+	child.Env = append(os.Environ(), "PROMOTE_TEST_LOCK="+s.dir)
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 6)
+	if _, err := out.Read(line); err != nil || string(line) != "locked" {
+		t.Fatalf("child says %q, %v", line, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := s.Lock(ctx, "we", nil); err == nil {
+		t.Fatal("the child's lock was taken from it")
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait()
+	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	unlock, err := s.Lock(ctx, "we", nil)
+	if err != nil {
+		t.Fatalf("the lock outlived its process: %v", err)
+	}
+	unlock()
+}
+
+func TestMarkers(t *testing.T) {
+	s := newStore(t)
+	if r, err := s.Rebuild(); err != nil || r.Phase != PhaseNone {
+		t.Errorf("got %+v, %v, want none", r, err)
+	}
+	if err := s.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Rebuild(); err != nil || r.Phase != PhaseRewinding || r.Why != "x" || r.Since.IsZero() {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	other, err := OpenStore(s.dir, "/other/data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := other.Rebuild(); err != nil || r.Phase != PhaseNone {
+		t.Errorf("another data directory: got %+v, %v, want none", r, err)
+	}
+	for range 2 {
+		if err := s.SetRebuild(Rebuild{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.write("data-"+s.data+".rebuild.json", "garbage", true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Rebuild(); err == nil {
+		t.Error("a garbled marker was read")
+	}
+}
+
+// A marker that can't be read is taken for the worst.
+func TestGarbledMarkerForbidsPromotion(t *testing.T) {
+	b := newBench(t)
+	if err := b.Store.write("data-"+b.Store.data+".rebuild.json", "garbage", true); err != nil {
+		t.Fatal(err)
+	}
+	wantResult(t, b.hook(t.Context(), Master), Refused, "rebuild.json")
+	wantDid(t, b, "")
+}
+
+func TestFinishSwap(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	s, err := OpenStore(t.TempDir(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := FinishSwap(s.dir, data); err != nil {
+		t.Errorf("nothing to finish: %v", err)
+	}
+	fresh := data + ".new"
+	if err := errors.Join(os.Mkdir(fresh, 0o700), os.WriteFile(filepath.Join(fresh, "standby.signal"), nil, 0o600), s.setCloning(fresh), s.SetRebuild(Rebuild{Phase: PhaseRewound})); err != nil {
+		t.Fatal(err)
+	}
+	if err := FinishSwap(s.dir, data); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(data, "standby.signal")); err != nil {
+		t.Errorf("the copy was not put in place: %v", err)
+	}
+	if err := FinishSwap(s.dir, data); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}
+
+func TestRemoveBeside(t *testing.T) {
+	dir := t.TempDir()
+	e := Engine{Settings: Settings{DataDir: filepath.Join(dir, "data")}}
+	for _, name := range []string{"data", "data.new", "other"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, ok := range map[string]bool{"data.new": true, "data": false, "other": false, "data/x": false, "../data.new": false} {
+		if err := e.removeBeside(filepath.Join(dir, name)); (err == nil) != ok {
+			t.Errorf("%s: got %v, want ok %t", name, err, ok)
+		}
+	}
+}
+
+func TestHistory(t *testing.T) {
+	s := newStore(t)
+	if all, err := s.History(5); err != nil || len(all) != 0 {
+		t.Errorf("got %v, %v, want none", all, err)
+	}
+	for i := range 1800 {
+		if err := s.Append(Entry{Command: "notify", Seq: uint64(i), Outcome: Done, Reason: strings.Repeat("x", 900)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(s.dir, historyFile), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"command":"cut sho`); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	all, err := s.History(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []uint64
+	for _, e := range all {
+		got = append(got, e.Seq)
+	}
+	if want := []uint64{1797, 1798, 1799}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, name := range []string{historyFile, historyFile + ".1"} {
+		if info, err := os.Stat(filepath.Join(s.dir, name)); err != nil || info.Size() > historyLimit+2000 {
+			t.Errorf("%s: %v, %v, want at most 1 MiB", name, info, err)
+		}
+	}
+}
+
+func TestThisProcess(t *testing.T) {
+	p, err := ThisProcess()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.PID != os.Getpid() || p.Start == 0 || p.Boot == "" || !p.alive() || p.before(p) {
+		t.Errorf("got %+v", p)
+	}
+	p.Start++
+	if p.alive() {
+		t.Error("a number that another process has now counts as alive")
+	}
+	text, err := json.Marshal(p)
+	if err != nil || !strings.Contains(string(text), `"start_ticks"`) {
+		t.Errorf("got %s, %v", text, err)
+	}
+}
+
+func TestStateDirMustBeUsable(t *testing.T) {
+	if _, err := OpenStore(filepath.Join(t.TempDir(), "missing"), "/srv/data"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
