@@ -17,6 +17,7 @@ import (
 var version = "devel"
 
 func main() {
+	syscall.Umask(0o027) // keepalived gives its hooks 0177: a directory made with that is of no use
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args, host()))
