@@ -23,7 +23,7 @@ func cleanupCommand() *ufcli.Command {
 				return err
 			}
 			removed, err := daemon.Cleanup(c.Context, daemon.CleanupOptions{
-				File: cli.String(c, "file"), ConfigID: cli.String(c, "config-id"), Socket: cli.String(c, "socket"),
+				File: cli.String(c, "file"), ConfigID: cli.String(c, "config-id"),
 				RunDir: c.String("run-dir"), DryRun: c.Bool("dry-run"), Log: log,
 			})
 			verb := "removed"

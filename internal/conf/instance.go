@@ -484,9 +484,9 @@ func (d *instanceDraft) finish(p *parser) {
 		if d.NoAddresses {
 			report(Lint, "no_virtual_ipaddress", "", "instance has addresses, expected none with this keyword")
 		}
-	case d.NoAddresses:
+	case d.NoAddresses && d.Version == 2:
 	case d.Version == 3:
-		report(Fatal, "virtual_ipaddress", "", "%s has no address, expected at least one with version 3, or no_virtual_ipaddress", d.Name)
+		report(Fatal, "virtual_ipaddress", "", "%s has no address, expected at least one: adverts of version 3 carry them (RFC 9568 section 5.2.5), those of version 2 may do without (no_virtual_ipaddress)", d.Name)
 	default:
 		report(Error, "virtual_ipaddress", "", "%s has no address, expected at least one, or no_virtual_ipaddress", d.Name)
 	}

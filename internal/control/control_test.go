@@ -192,3 +192,22 @@ func TestNobodyListens(t *testing.T) {
 		t.Error("Connect to nothing succeeded")
 	}
 }
+
+// TestEventsOutliveTheReadTimeout would fail if the deadline for reading a request ended the stream.
+func TestEventsOutliveTheReadTimeout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes six seconds")
+	}
+	d, c, _ := serve(t)
+	got := make(chan control.Event, 1)
+	go func() {
+		_ = c.Events(t.Context(), func() {
+			time.AfterFunc(6*time.Second, func() { d.events <- control.Event{Instance: "VI_1"} })
+		}, func(e control.Event) error { got <- e; return nil })
+	}()
+	select {
+	case <-got:
+	case <-time.After(10 * time.Second):
+		t.Error("no event after six seconds of silence")
+	}
+}

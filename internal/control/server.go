@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -59,6 +60,45 @@ func Listen(path string, d Daemon, log *slog.Logger) (*Server, error) {
 // Close gives up the socket of a server that was never run.
 func (s *Server) Close() { s.listener.Close() }
 
+// perUser is how many connections a user other than root may have: nobody shall use up the descriptors that hooks need.
+const perUser = 32
+
+// eventTimeout is how long a reader of the event stream may leave its socket full.
+const eventTimeout = 5 * time.Second
+
+// guests counts connections by user.
+type guests struct {
+	mu    sync.Mutex
+	count map[uint32]int
+	user  map[net.Conn]uint32
+}
+
+// come reports whether the user may have one more.
+func (g *guests) come(c net.Conn, cred *unix.Ucred) bool {
+	if cred == nil || cred.Uid == 0 {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.count[cred.Uid] >= perUser {
+		return false
+	}
+	g.count[cred.Uid]++
+	g.user[c] = cred.Uid
+	return true
+}
+
+func (g *guests) leave(c net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if uid, ok := g.user[c]; ok {
+		delete(g.user, c)
+		if g.count[uid]--; g.count[uid] == 0 {
+			delete(g.count, uid)
+		}
+	}
+}
+
 type credKey struct{}
 
 // Run serves until ctx ends, then closes every connection and removes the socket.
@@ -70,15 +110,26 @@ func (s *Server) Run(ctx context.Context) error {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no such call: %s %s", r.Method, r.URL.Path))
 	})
+	g := &guests{count: map[uint32]int{}, user: map[net.Conn]uint32{}}
 	srv := &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		Handler:        mux,
+		ReadTimeout:    5 * time.Second,
+		IdleTimeout:    time.Minute,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		BaseContext:    func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, credKey{}, peerCred(c))
+			cred := peerCred(c)
+			if !g.come(c, cred) {
+				s.log.Warn("control connection refused, the user has too many", "uid", cred.Uid, "pid", cred.Pid)
+				c.Close()
+			}
+			return context.WithValue(ctx, credKey{}, cred)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				g.leave(c)
+			}
 		},
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
@@ -129,6 +180,9 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) release(w http.ResponseWriter, r *http.Request) {
+	if !s.privileged(w, r, "release") {
+		return
+	}
 	var q ReleaseRequest
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
 	dec.DisallowUnknownFields()
@@ -140,9 +194,7 @@ func (s *Server) release(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, fmt.Errorf("release %s: hold must not be negative (got %s)", q.Instance, q.Hold))
 		return
 	}
-	if !s.privileged(w, r, "release "+q.Instance) {
-		return
-	}
+	s.log.Info("release asked for", "instance", q.Instance, "for", q.Hold)
 	if err := s.daemon.Release(r.Context(), q.Instance, q.Hold); err != nil {
 		fail(w, http.StatusConflict, err)
 		return
@@ -154,6 +206,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	events, cancel := s.daemon.Subscribe()
 	defer cancel()
 	rc := http.NewResponseController(w)
+	// The request has been read; its deadline would end the stream.
+	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+		fail(w, http.StatusInternalServerError, fmt.Errorf("open event stream: %w", err))
+		return
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	if rc.Flush() != nil {
@@ -165,7 +222,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case e, open := <-events:
-			if !open || enc.Encode(e) != nil || rc.Flush() != nil {
+			if !open || rc.SetWriteDeadline(time.Now().Add(eventTimeout)) != nil || enc.Encode(e) != nil || rc.Flush() != nil {
 				return
 			}
 		}

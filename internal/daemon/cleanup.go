@@ -5,28 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"pgvrrp/internal/conf"
-	"pgvrrp/internal/control"
 	"pgvrrp/internal/system"
 )
 
 // CleanupOptions say what to clean up after.
 type CleanupOptions struct {
-	File, ConfigID, Socket, RunDir string
-	DryRun                         bool
-	Log                            *slog.Logger
+	File, ConfigID, RunDir string
+	DryRun                 bool
+	Log                    *slog.Logger
 }
 
 // Cleanup removes the virtual addresses that a killed vrrpd left: those that carry our tag or stand in the run directory's
-// list or in the file. It refuses while a vrrpd answers on the socket. It returns what it removed, or would remove.
+// list or in the file. It refuses while a vrrpd runs there. It returns what it removed, or would remove.
 func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
-	c := control.NewClient(o.Socket)
-	defer c.Close()
-	if err := c.Connect(ctx); err == nil {
-		return nil, fmt.Errorf("clean up: a vrrpd runs and answers at %s; stop it first", o.Socket)
+	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
+		return nil, fmt.Errorf("clean up: %w", err)
 	}
+	lock, err := lockRunDir(o.RunDir)
+	if err != nil {
+		return nil, fmt.Errorf("clean up: %w; stop it first", err)
+	}
+	defer lock.Close()
 	config, found := Load(o.File, o.ConfigID)
 	var unread error
 	if conf.ExitCode(found, false) == conf.ExitCannot {

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -129,7 +130,10 @@ type Daemon struct {
 	hub       hub
 	checks    *checks
 
-	wake chan struct{} // something changed that instances must hear of
+	wake       chan struct{}  // something changed that instances must hear of
+	candidates chan candidate // configurations read for a reload
+	leaving    []*unit        // whose last hooks may still run; the main task's
+	lock       *os.File
 
 	mu          sync.Mutex // guards what follows; only the main task writes
 	units       []*unit
@@ -138,7 +142,7 @@ type Daemon struct {
 }
 
 func open(o Options, config *conf.Config) (_ *Daemon, err error) {
-	d := &Daemon{opt: o, log: o.Log, started: time.Now(), config: config, wake: make(chan struct{}, 1)}
+	d := &Daemon{opt: o, log: o.Log, started: time.Now(), config: config, wake: make(chan struct{}, 1), candidates: make(chan candidate, 1)}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -146,6 +150,9 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	}()
 	if err = os.MkdirAll(o.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	if d.lock, err = lockRunDir(o.RunDir); err != nil {
+		return nil, err
 	}
 	if d.server, err = control.Listen(o.Socket, d, o.Log); err != nil {
 		return nil, err
@@ -188,6 +195,25 @@ func (d *Daemon) close() {
 	if d.server != nil {
 		d.server.Close()
 	}
+	if d.lock != nil {
+		d.lock.Close()
+	}
+}
+
+// lockRunDir keeps two vrrpd from using one run directory, and cleanup from working while one runs.
+func lockRunDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock run directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock run directory %s: another vrrpd runs there; give this one its own --run-dir and --socket", dir)
+		}
+		return nil, fmt.Errorf("lock run directory %s: %w", dir, err)
+	}
+	return f, nil
 }
 
 // poke wakes the main task; it never blocks.
@@ -211,7 +237,11 @@ func (d *Daemon) run(ctx context.Context) error {
 	defer stopChecks()
 	defer context.AfterFunc(ctx, stopChecks)()
 	tasks.Go(func() error { return d.checks.run(checking) })
-	defer d.monitor.Subscribe(func([]system.Event) { d.poke() })()
+	defer d.monitor.Subscribe(func(events []system.Event) {
+		if slices.ContainsFunc(events, concernsUs) {
+			d.poke()
+		}
+	})()
 	defer d.addresses.Watch(d.monitor, d.addressLost)()
 
 	hup := make(chan os.Signal, 1)
@@ -224,6 +254,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.tell(daemon.SdNotifyReady)
 	watchdog := d.watchdog()
 	defer watchdog.Stop()
+	reading, again := false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -237,11 +268,21 @@ func (d *Daemon) run(ctx context.Context) error {
 			err := d.stopAll()
 			return errors.Join(fmt.Errorf("vrrpd cannot go on: %w", tasks.Wait()), err)
 		case <-hup:
-			d.reload(base)
+			if again = reading; !again {
+				reading = true
+				d.reload()
+			}
+		case c := <-d.candidates:
+			if reading = again; again { // asked for again meanwhile: the file may have changed
+				again = false
+				d.reload()
+				continue
+			}
+			d.reloaded(base, c)
 		case <-d.wake:
 			d.refresh(base)
 		case <-watchdog.C:
-			d.tell(daemon.SdNotifyWatchdog)
+			d.feed()
 		}
 	}
 }
@@ -270,10 +311,25 @@ func leftovers(config *conf.Config) []conf.Address {
 
 // stopAll stops every instance at once and waits for them, then for their last hooks.
 func (d *Daemon) stopAll() error {
-	d.mu.Lock()
-	units := d.units
-	d.mu.Unlock()
-	return stopUnits(units)
+	err := d.stop(d.units)
+	return errors.Join(err, finish(append(d.leaving, d.units...)))
+}
+
+// concernsUs leaves out the news of our own virtual addresses.
+func concernsUs(e system.Event) bool { return e.Kind <= system.LinkRemoved || !e.Address.Ours() }
+
+// stuckAfter is how late a loop may be before systemd must not hear of us any more.
+const stuckAfter = 2 * time.Second
+
+// feed tells systemd that we live, if every loop does.
+func (d *Daemon) feed() {
+	for _, u := range d.units {
+		if late := u.instance.Late(); late > stuckAfter {
+			d.log.Error("an instance's loop is stuck, the watchdog is not fed", "instance", u.config.Name, "late", late)
+			return
+		}
+	}
+	d.tell(daemon.SdNotifyWatchdog)
 }
 
 func (d *Daemon) tell(state string) {

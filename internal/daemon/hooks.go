@@ -21,10 +21,10 @@ type hooks struct {
 	last notify.Event // of STOP, run by finish
 }
 
-func newHooks(d *Daemon, u *unit) *hooks {
+func newHooks(d *Daemon, u *unit, secure bool) *hooks {
 	h := &hooks{name: u.config.Name}
 	h.queue = notify.New(u.config.Hooks, notify.Options{
-		Log: u.log, Socket: d.opt.Socket, Secure: d.config.Globals.EnableScriptSecurity,
+		Log: u.log, Socket: d.opt.Socket, Secure: secure,
 		OnResult: func(r notify.Result) {
 			if r.Event.State == notify.RxLowerPri {
 				return

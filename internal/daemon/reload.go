@@ -2,31 +2,44 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/system"
 )
 
-// reload reads the file again and puts it in force whole, or says why not and changes nothing.
-func (d *Daemon) reload(ctx context.Context) {
+// candidate is a configuration that was read for a reload.
+type candidate struct {
+	config *conf.Config
+	found  []conf.Diagnostic
+}
+
+// reload reads the file again, beside the main task: to ask whether each program can be run may take a while.
+func (d *Daemon) reload() {
 	d.tell(daemon.SdNotifyReloading)
+	go func() {
+		config, found := Check(d.opt.File, d.opt.ConfigID)
+		d.candidates <- candidate{config, found}
+	}()
+}
+
+// reloaded puts what was read in force whole, or says why not and changes nothing.
+func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 	defer d.tell(daemon.SdNotifyReady)
-	config, found := Check(d.opt.File, d.opt.ConfigID)
-	report(d.log, found)
-	if conf.ExitCode(found, false) == conf.ExitCannot {
-		first := slices.IndexFunc(found, func(f conf.Diagnostic) bool { return f.Severity == conf.Fatal })
-		text := fmt.Sprintf("%s: %s", d.opt.File, found[first])
+	report(d.log, c.found)
+	if conf.ExitCode(c.found, false) == conf.ExitCannot {
+		first := slices.IndexFunc(c.found, func(f conf.Diagnostic) bool { return f.Severity == conf.Fatal })
+		text := c.found[first].String()
 		d.log.Error("reload refused, the former configuration runs on", "reason", text)
 		d.mu.Lock()
 		d.configError = text
 		d.mu.Unlock()
 		return
 	}
-	d.apply(ctx, config)
+	d.apply(ctx, c.config)
 	d.mu.Lock()
 	d.configError = ""
 	d.mu.Unlock()
@@ -55,15 +68,18 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	for _, u := range gone {
 		u.deleted = true
 	}
-	if err := stopUnits(gone); err != nil {
+	if err := d.stop(gone); err != nil {
 		d.log.Error("stop instances that are no more", "error", err)
 	}
+	// Their last hooks go on beside us; only the end of vrrpd waits for them.
+	d.leaving = append(slices.DeleteFunc(d.leaving, (*unit).gone), gone...)
 	var startAt time.Time
 	if d.config == config && config.Globals.StartupDelay > 0 { // the first configuration of this run
 		startAt = time.Now().Add(config.Globals.StartupDelay)
 	}
+	d.declare(config)
 	for _, c := range fresh {
-		u, err := d.newUnit(c, startAt)
+		u, err := d.newUnit(c, startAt, config.Globals.EnableScriptSecurity)
 		if err != nil {
 			d.log.Error("start instance", "instance", c.Name, "error", err)
 			continue
@@ -76,6 +92,18 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.units, d.config = keep, config
 	d.mu.Unlock()
 	d.refresh(ctx)
+}
+
+// declare lists all addresses for cleanup before any of them is added, in one write.
+func (d *Daemon) declare(config *conf.Config) {
+	var sets []system.Set
+	for k := range config.Instances {
+		c := &config.Instances[k]
+		sets = append(sets, system.Set{Owner: c.Name, Addresses: held(c)})
+	}
+	if err := d.addresses.Declare(sets...); err != nil {
+		d.log.Warn("list of addresses for cleanup not written", "error", err)
+	}
 }
 
 // order is where a unit stands in the file.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pgvrrp/internal/conf"
@@ -27,15 +28,16 @@ type unit struct {
 	deleted  bool // it goes because the file no longer has it
 
 	cancel context.CancelFunc
-	done   chan struct{}
+	off    chan struct{} // closed once its addresses are off
+	done   chan struct{} // closed once its last hooks are done, too
 }
 
-func (d *Daemon) newUnit(c conf.Instance, startAt time.Time) (*unit, error) {
+func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit, error) {
 	c = withInterfaces(c)
-	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, done: make(chan struct{})}
+	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, off: make(chan struct{}), done: make(chan struct{})}
 	u.network = &network{d: d, name: c.Name, port: port{c.Interface, c.IPv6}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
 		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
-	u.hooks = newHooks(d, u)
+	u.hooks = newHooks(d, u, secure)
 	var err error
 	u.instance, err = instance.New(instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish})
 	if err != nil {
@@ -44,15 +46,7 @@ func (d *Daemon) newUnit(c conf.Instance, startAt time.Time) (*unit, error) {
 	if !startAt.IsZero() {
 		u.instance.StartAfter(startAt)
 	}
-	u.declare()
 	return u, nil
-}
-
-// declare lists the addresses for cleanup before any of them is added.
-func (u *unit) declare() {
-	if err := u.d.addresses.Declare(u.network.set(held(&u.config))); err != nil {
-		u.log.Warn("list of addresses for cleanup not written", "error", err)
-	}
 }
 
 // withInterfaces fills in the default of dev.
@@ -82,25 +76,55 @@ func (u *unit) start(ctx context.Context) {
 		defer close(u.done)
 		_ = u.instance.Run(ctx) // its only end is stop's
 		u.d.wire.forget(&u.config, u.instance)
+		close(u.off)
 		u.hooks.finish(u.deleted)
-		if err := u.d.addresses.Forget(u.config.Name); err != nil {
-			u.log.Warn("list of addresses for cleanup not written", "error", err)
-		}
 	}()
 }
 
-// stopUnits stops them all at once and waits until they are done, hooks included, or the time is up.
-func stopUnits(units []*unit) error {
+// stop stops units at once, waits until their addresses are off, and has them forgotten.
+func (d *Daemon) stop(units []*unit) error {
+	if len(units) == 0 {
+		return nil
+	}
 	for _, u := range units {
 		u.cancel()
 	}
-	late := time.NewTimer(stopInstances + stopHooks)
+	late := time.NewTimer(stopInstances)
 	defer late.Stop()
+	var names []string
 	for k, u := range units {
+		select {
+		case <-u.off:
+			names = append(names, u.config.Name)
+		case <-late.C:
+			return fmt.Errorf("stop %d of %d instances: not done within %s, first %s", len(units)-k, len(units), stopInstances, u.config.Name)
+		}
+	}
+	if err := d.addresses.Forget(names...); err != nil {
+		d.log.Warn("list of addresses for cleanup not written", "error", err)
+	}
+	return nil
+}
+
+// gone reports whether the last hooks are done.
+func (u *unit) gone() bool {
+	select {
+	case <-u.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// finish waits for the last hooks of stopped units.
+func finish(units []*unit) error {
+	late := time.NewTimer(stopHooks + stopHooks/4) // they bound themselves; this is for one that does not
+	defer late.Stop()
+	for _, u := range units {
 		select {
 		case <-u.done:
 		case <-late.C:
-			return fmt.Errorf("stop %d of %d instances: not done within %s, first %s", len(units)-k, len(units), stopInstances+stopHooks, u.config.Name)
+			return fmt.Errorf("hooks of %s not done within %s", u.config.Name, stopHooks)
 		}
 	}
 	return nil
@@ -123,15 +147,18 @@ func (u *unit) configure(ctx context.Context, c conf.Instance, secure bool) erro
 	u.config = c
 	u.d.mu.Unlock()
 	u.network.configure(c.VIPLifetime, gratarp.Timing(c.Garp))
-	u.declare()
-	return u.instance.Configure(ctx, c)
+	if err := u.instance.Configure(ctx, c); err != nil {
+		return err
+	}
+	u.refresh(ctx)
+	return nil
 }
 
 // refresh tells the instance how its interface and all that it tracks are now.
 func (u *unit) refresh(ctx context.Context) {
 	c := &u.config
 	link, present := u.d.monitor.Link(c.Interface)
-	l := instance.Link{Known: true, Present: present, Up: link.Up}
+	l := instance.Link{Present: present, Up: link.Up}
 	if present {
 		if !u.heard {
 			if err := u.d.wire.listen(c, u.instance); err != nil {
@@ -140,16 +167,19 @@ func (u *unit) refresh(ctx context.Context) {
 				u.heard = true
 			}
 		}
-		if _, err := u.d.wire.sender(u.network.port); err != nil {
+		if s, err := u.d.wire.sender(u.network.port); err != nil {
 			l.Trouble = err.Error()
+		} else {
+			u.network.sender.Store(s)
 		}
 		if t := u.d.wire.trouble(c); t != "" {
 			l.Trouble = t
 		}
 	}
-	u.instance.SetSource(ctx, u.source())
-	u.instance.SetVerdict(ctx, u.d.checks.verdict(c, u.d.monitor))
-	u.instance.SetLink(ctx, l)
+	if l.Trouble != "" {
+		time.AfterFunc(hearAgain, u.d.poke) // and see again
+	}
+	u.instance.Surround(ctx, instance.Surroundings{Link: l, Source: u.source(), Verdict: u.d.checks.verdict(c, u.d.monitor)})
 }
 
 // source is where adverts come from: the address that the file names, if this host has it, or the interface's first.
@@ -173,9 +203,11 @@ func (u *unit) source() netip.Addr {
 
 // lost passes on that somebody took addresses off.
 func (u *unit) lost(missing []conf.Address) {
-	for _, a := range missing {
-		u.instance.AddressLost(context.Background(), a.Prefix)
+	all := make([]netip.Prefix, len(missing))
+	for k, a := range missing {
+		all[k] = a.Prefix
 	}
+	u.instance.AddressesLost(context.Background(), all)
 }
 
 // network is the host's network for one instance.
@@ -185,6 +217,7 @@ type network struct {
 	port         port
 	keepExisting bool
 	announcer    *gratarp.Instance
+	sender       atomic.Pointer[system.Sender]
 
 	mu       sync.Mutex
 	lifetime time.Duration
@@ -205,9 +238,9 @@ func (n *network) set(addrs []conf.Address) system.Set {
 
 // Send implements instance.Network.
 func (n *network) Send(payload []byte, source, destination netip.Addr, ttl int) error {
-	s, err := n.d.wire.sender(n.port)
-	if err != nil {
-		return err
+	s := n.sender.Load()
+	if s == nil {
+		return fmt.Errorf("no socket on %s yet", n.port.iface)
 	}
 	return s.Send(payload, source, destination, ttl)
 }
@@ -220,6 +253,9 @@ func (n *network) SetAddresses(want []conf.Address) error {
 	_, err := n.d.addresses.Add(n.set(want))
 	return err
 }
+
+// Missing implements instance.Network.
+func (n *network) Missing() ([]conf.Address, error) { return n.d.addresses.Check(n.name) }
 
 // RenewAddresses implements instance.Network.
 func (n *network) RenewAddresses() error { return n.d.addresses.Renew(n.name) }

@@ -3,8 +3,10 @@ package daemon
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,94 +63,139 @@ func newWire(log *slog.Logger, changed func()) *wire {
 	return &wire{log: log, changed: changed, ears: map[place]*ear{}, senders: map[port]*system.Sender{}, unknown: map[string]*strays{}}
 }
 
-// ear is one receiving socket, its reader, and who listens to which VRID.
+// ear is one receiving socket, its reader, and who listens to which VRID. Several unicast instances may share a VRID if they have
+// different peers.
 type ear struct {
 	receiver *system.Receiver
-	table    [256]atomic.Pointer[instance.Instance]
+	table    [256]atomic.Pointer[[]*instance.Instance]
 	users    int
 	stop     chan struct{}
 	done     chan struct{}
 	trouble  atomic.Pointer[string] // why nothing can be heard; nil: all is well
 }
 
-// listen has i hear the adverts for its VRID. The socket is opened for the first listener of a place; a missing interface is
-// an error, and the caller tries again when it appears.
+// hears finds who an advert is for: of several, the one that has the sender for a peer.
+func (e *ear) hears(vrid uint8, from netip.Addr) *instance.Instance {
+	list := e.table[vrid].Load()
+	if list == nil || len(*list) == 0 {
+		return nil
+	}
+	for _, i := range (*list)[1:] {
+		if i.HasPeer(from) {
+			return i
+		}
+	}
+	return (*list)[0]
+}
+
+// change replaces the list of a VRID's listeners.
+func (e *ear) change(vrid uint8, f func([]*instance.Instance) []*instance.Instance) {
+	var list []*instance.Instance
+	if old := e.table[vrid].Load(); old != nil {
+		list = slices.Clone(*old)
+	}
+	before := len(list)
+	list = f(list)
+	e.users += len(list) - before
+	e.table[vrid].Store(&list)
+}
+
+// listen has i hear the adverts for its VRID. The socket is opened for the first listener of a place.
 func (w *wire) listen(c *conf.Instance, i *instance.Instance) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	p := placeOf(c)
+	w.mu.Lock()
 	e := w.ears[p]
-	if e == nil {
+	w.mu.Unlock()
+	if e == nil { // only the main task opens, so nobody can be faster; and nobody waits for the lock while the kernel works
 		r, err := system.OpenReceiver(system.ReceiverConfig{Interface: p.iface, IPv6: p.ipv6, Group: p.group})
 		if err != nil {
 			return err
 		}
 		e = &ear{receiver: r, stop: make(chan struct{}), done: make(chan struct{})}
+		w.mu.Lock()
 		w.ears[p] = e
 		if w.unknown[p.iface] == nil {
 			w.unknown[p.iface] = &strays{rejected: map[string]uint64{}, complained: map[string]time.Time{}, logVRIDs: &w.logVRIDs}
 		}
-		go e.run(w.log.With("interface", p.iface), w.unknown[p.iface], w.changed)
+		s := w.unknown[p.iface]
+		w.mu.Unlock()
+		go e.run(w.log.With("interface", p.iface), s, w.changed)
 	}
-	if e.table[c.VRID].Swap(i) == nil {
-		e.users++
-	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e.change(c.VRID, func(list []*instance.Instance) []*instance.Instance { return append(list, i) })
 	return nil
 }
 
 // forget undoes listen. The socket is closed after its last listener.
 func (w *wire) forget(c *conf.Instance, i *instance.Instance) {
-	w.mu.Lock()
 	p := placeOf(c)
+	w.mu.Lock()
 	e := w.ears[p]
-	if e == nil || !e.table[c.VRID].CompareAndSwap(i, nil) {
+	if e == nil {
 		w.mu.Unlock()
 		return
 	}
-	if e.users--; e.users > 0 {
-		w.mu.Unlock()
-		return
+	e.change(c.VRID, func(list []*instance.Instance) []*instance.Instance {
+		return slices.DeleteFunc(list, func(o *instance.Instance) bool { return o == i })
+	})
+	last := e.users == 0
+	if last {
+		delete(w.ears, p)
 	}
-	delete(w.ears, p)
 	w.mu.Unlock()
-	e.close(w.log)
+	if last {
+		e.close(w.log)
+	}
 }
 
-// sender is the socket that adverts leave an interface by.
+// sender is the socket that adverts leave an interface by; the main task opens it.
 func (w *wire) sender(p port) (*system.Sender, error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if s := w.senders[p]; s != nil {
+	s := w.senders[p]
+	w.mu.Unlock()
+	if s != nil {
 		return s, nil
 	}
 	s, err := system.OpenSender(system.SenderConfig{Interface: p.iface, IPv6: p.ipv6})
 	if err != nil {
 		return nil, err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.senders[p] = s
 	return s, nil
 }
 
-// follow reopens the sockets of interfaces that were made anew.
+// follow reopens the sockets of interfaces that were made anew; until that works the instances there are told of the trouble.
 func (w *wire) follow(m *system.Monitor) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	ears, senders := maps.Clone(w.ears), maps.Clone(w.senders)
+	w.mu.Unlock()
 	moved := func(name string, index int) bool {
 		link, ok := m.Link(name)
 		return ok && link.Index != index
 	}
-	for p, e := range w.ears {
-		if moved(p.iface, e.receiver.Index()) {
-			if err := e.receiver.Reopen(); err != nil {
-				w.log.Error("listen again on a new interface", "interface", p.iface, "error", err)
-			}
+	for p, e := range ears {
+		if !moved(p.iface, e.receiver.Index()) {
+			continue
+		}
+		if err := e.receiver.Reopen(); err != nil {
+			text := err.Error()
+			e.trouble.Store(&text)
+		} else {
+			e.trouble.Store(nil)
 		}
 	}
-	for p, s := range w.senders {
-		if moved(p.iface, s.Index()) {
-			if err := s.Reopen(); err != nil {
-				w.log.Error("send again on a new interface", "interface", p.iface, "error", err)
-			}
+	for p, s := range senders {
+		if !moved(p.iface, s.Index()) {
+			continue
+		}
+		if err := s.Reopen(); err != nil {
+			w.mu.Lock()
+			delete(w.senders, p) // sender tries anew and has the error
+			w.mu.Unlock()
+			_ = s.Close()
 		}
 	}
 }
@@ -216,7 +263,7 @@ func (e *ear) run(log *slog.Logger, s *strays, changed func()) {
 				s.count(log, now, vrrp.RejectTooShort.String(), meta.Src, true)
 				continue
 			}
-			if i := e.table[vrid].Load(); i != nil {
+			if i := e.hears(vrid, meta.Src); i != nil {
 				i.Receive(vrrp.Packet{Payload: payload, Src: meta.Src, Dst: meta.Dst, TTL: meta.TTL}, now)
 			} else {
 				// Other virtual routers may well share the LAN; keepalived's log_unknown_vrids tells of them.

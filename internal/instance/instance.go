@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,8 +19,11 @@ import (
 type Network interface {
 	// Send sends one VRRP payload.
 	Send(payload []byte, source, destination netip.Addr, ttl int) error
-	// SetAddresses makes the kernel hold exactly want of the instance's virtual addresses. Safe to repeat.
+	// SetAddresses makes the kernel hold exactly want of the instance's virtual addresses. Safe to repeat; it does as much as
+	// it can.
 	SetAddresses(want []conf.Address) error
+	// Missing are those of the addresses set last that the kernel does not hold.
+	Missing() ([]conf.Address, error)
 	// RenewAddresses restarts the kernel lifetime of the addresses that SetAddresses put there.
 	RenewAddresses() error
 	// Announce tells the LAN that the addresses are here, now and again while they are held.
@@ -77,10 +81,10 @@ type Instance struct {
 	destinations []netip.Addr
 	carried      []netip.Addr // the addresses in our adverts
 	advert       vrrp.Advert
-	source       netip.Addr
-	link         Link
-	tracked      Verdict
-	startAt      time.Time // not before this; zero: no delay
+	known        bool // the surroundings were told
+	around       Surroundings
+	source       netip.Addr // the last valid one: a last advert still leaves from it
+	startAt      time.Time  // not before this; zero: no delay
 	started      bool
 	putBacks     int
 	putBackSince time.Time
@@ -89,16 +93,30 @@ type Instance struct {
 	hookSeq      uint64 // the MASTER event whose hook the addresses wait for; 0: none
 	hookBy       time.Time
 	renewAt      time.Time // when the lifetime of the addresses is restarted; zero: they have none
-	timer        *time.Timer
+	againAt      time.Time // when addresses that could not be set are tried again; zero: they are set
+	sending      setback
+	holding      setback
+
+	timer    *time.Timer
+	due      time.Time // what the timer is set to
+	listened bool      // a late timer has been put off once already
+	thawed   bool      // we were stopped for so long that another router may have taken over
 
 	mu     sync.Mutex // guards status and what feeds it
 	status status
 }
 
+// Surroundings are all that an instance must know of its host.
+type Surroundings struct {
+	Link    Link
+	Source  netip.Addr // where adverts are sent from; zero: there is no such address
+	Verdict Verdict
+}
+
 // Link is the state of the instance's own interface.
 type Link struct {
-	Known, Present, Up bool
-	Trouble            string // why adverts cannot be sent or heard there; "" if they can
+	Present, Up bool
+	Trouble     string // why adverts cannot be sent or heard there; "" if they can
 }
 
 // Verdict is what everything tracked adds up to.
@@ -108,6 +126,16 @@ type Verdict struct {
 	Pending  string // names the checks that have not reported yet; the instance does not start before
 	Trackers []control.Tracker
 }
+
+// setback is something that we do ourselves and that keeps failing: then another node should serve.
+type setback struct {
+	failures int
+	reason   string    // "" unless it is a fault
+	until    time.Time // when it is tried again
+}
+
+// setbackPause is how long a setback lasts before we take part again and see.
+const setbackPause = 10 * time.Second
 
 // New makes an instance that does nothing until Run.
 func New(opt Options) (*Instance, error) {
@@ -124,11 +152,12 @@ func New(opt Options) (*Instance, error) {
 		cfg:      opt.Config,
 		router:   router,
 		priority: opt.Config.Priority,
-		tracked:  Verdict{Priority: opt.Config.Priority},
 	}
 	i.destinations, i.carried = destinations(&i.cfg), addresses(&i.cfg)
-	i.receive.configure(&i.cfg, i.source)
+	i.around.Verdict.Priority = opt.Config.Priority
+	i.receive.configure(&i.cfg, netip.Addr{})
 	i.status.configure(&i.cfg)
+	i.status.waiting = "the state of " + i.cfg.Interface
 	return i, nil
 }
 
@@ -175,15 +204,46 @@ func (i *Instance) Run(ctx context.Context) error {
 			i.step(time.Now(), vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
 			return nil
 		case ev := <-i.adverts:
-			i.step(time.Now(), ev)
+			i.received(time.Now(), ev)
 		case f := <-i.calls:
 			f(time.Now())
 		case <-i.timer.C:
 			i.drain()
-			i.tick(time.Now())
+			if now := time.Now(); !i.listenFirst(now) {
+				i.thawed = false
+				i.tick(now)
+			}
 		}
 		i.arm()
 	}
+}
+
+// A timer that is so late means that we were stopped; then the adverts that came meanwhile, which lie in the socket, are read
+// before our own timer speaks. Otherwise a paused standby would take a living master for silent.
+const (
+	stalled    = 50 * time.Millisecond
+	listenTime = 10 * time.Millisecond
+)
+
+// listenFirst puts a late timer off, once.
+func (i *Instance) listenFirst(now time.Time) bool {
+	late := now.Sub(i.due)
+	if i.listened || late < stalled {
+		return false
+	}
+	i.listened = true
+	i.thawed = i.router.State() == vrrp.Active && late >= time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval
+	return true
+}
+
+// received hands an advert on. A master that was stopped for as long as a peer waits, and then hears another one, has been
+// replaced: whatever the priorities say, it must not send a single advert more as master.
+func (i *Instance) received(now time.Time, ev vrrp.Event) {
+	if i.thawed && ev.Priority != vrrp.PriorityLeaving {
+		i.thawed = false
+		i.step(now, vrrp.Event{Kind: vrrp.Stalled, Reason: fmt.Sprintf("stopped for a while, and %s is master meanwhile", ev.From)})
+	}
+	i.step(now, ev)
 }
 
 // drain handles what was heard before the timer fired: an advert that waits in the queue is no silence.
@@ -191,7 +251,7 @@ func (i *Instance) drain() {
 	for {
 		select {
 		case ev := <-i.adverts:
-			i.step(time.Now(), ev)
+			i.received(time.Now(), ev)
 		default:
 			return
 		}
@@ -209,7 +269,16 @@ func (i *Instance) tick(now time.Time) {
 	if !i.renewAt.IsZero() && !now.Before(i.renewAt) {
 		i.renew(now)
 	}
+	if !i.againAt.IsZero() && !now.Before(i.againAt) {
+		i.setAgain()
+	}
 	i.step(now, vrrp.Event{Kind: vrrp.Tick})
+	for _, s := range []*setback{&i.sending, &i.holding} {
+		if !s.until.IsZero() && !now.Before(s.until) {
+			*s = setback{}
+		}
+	}
+	i.evaluate(now)
 }
 
 // renewals is how often within one kernel lifetime it is restarted: two may be late or fail.
@@ -230,16 +299,34 @@ func (i *Instance) renew(now time.Time) {
 // arm sets the loop's one timer to the earliest deadline.
 func (i *Instance) arm() {
 	next := i.router.Deadline()
-	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt} {
+	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt, i.againAt, i.sending.until, i.holding.until} {
 		if !d.IsZero() && (next.IsZero() || d.Before(next)) {
 			next = d
 		}
 	}
-	if next.IsZero() {
+	i.listened = i.listened && next.Equal(i.due)
+	i.due = next
+	i.mu.Lock()
+	i.status.due = next
+	i.mu.Unlock()
+	switch {
+	case next.IsZero():
 		i.timer.Stop()
-		return
+	case i.listened:
+		i.timer.Reset(listenTime)
+	default:
+		i.timer.Reset(time.Until(next))
 	}
-	i.timer.Reset(time.Until(next))
+}
+
+// Late is how long the loop is behind its own deadline.
+func (i *Instance) Late() time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.status.due.IsZero() {
+		return 0
+	}
+	return max(0, time.Since(i.status.due))
 }
 
 // call runs f on the loop; false if the loop has ended or ctx ends first.
@@ -253,34 +340,18 @@ func (i *Instance) call(ctx context.Context, f func(now time.Time)) bool {
 	return false
 }
 
-// SetLink tells of the instance's own interface.
-func (i *Instance) SetLink(ctx context.Context, l Link) {
+// Surround tells all that the instance must know of its host, in one step, so that it never sees a state that never was.
+func (i *Instance) Surround(ctx context.Context, s Surroundings) {
 	i.call(ctx, func(now time.Time) {
-		if i.link != l {
-			i.link = l
-			i.evaluate(now)
+		moved := s.Source != i.around.Source
+		i.known, i.around = true, s
+		if moved {
+			if s.Source.IsValid() {
+				i.source = s.Source
+			}
+			i.receive.configure(&i.cfg, s.Source)
+			i.step(now, vrrp.Event{Kind: vrrp.SourceChanged, From: s.Source})
 		}
-	})
-}
-
-// SetSource tells of the interface's primary address, which adverts are sent from unless the file names one;
-// the zero address says that there is none.
-func (i *Instance) SetSource(ctx context.Context, a netip.Addr) {
-	i.call(ctx, func(now time.Time) {
-		if i.source == a {
-			return
-		}
-		i.source = a
-		i.receive.configure(&i.cfg, a)
-		i.step(now, vrrp.Event{Kind: vrrp.SourceChanged, From: a})
-		i.evaluate(now)
-	})
-}
-
-// SetVerdict tells what everything tracked adds up to.
-func (i *Instance) SetVerdict(ctx context.Context, v Verdict) {
-	i.call(ctx, func(now time.Time) {
-		i.tracked = v
 		i.evaluate(now)
 	})
 }
@@ -291,27 +362,34 @@ const (
 	putBackWindow = 10 * time.Second
 )
 
-// AddressLost says that somebody else took one of our addresses off the interface. It is put back at once and counted;
-// one that is taken off again and again makes us give way, unless it is a no_track address.
-func (i *Instance) AddressLost(ctx context.Context, a netip.Prefix) {
+// AddressesLost says that somebody else took addresses of ours off the interface. They are put back at once and counted; if
+// that happens again and again we give way, unless they are no_track addresses.
+func (i *Instance) AddressesLost(ctx context.Context, missing []netip.Prefix) {
 	i.call(ctx, func(now time.Time) {
-		k := slices.IndexFunc(i.want, func(w conf.Address) bool { return w.Prefix == a })
-		if k < 0 {
+		var lost []string
+		tracked := false
+		for _, w := range i.want {
+			if slices.Contains(missing, w.Prefix) {
+				lost = append(lost, w.Prefix.String())
+				tracked = tracked || !w.NoTrack
+			}
+		}
+		if len(lost) == 0 {
 			return
 		}
+		i.mu.Lock()
+		i.status.counters.AddressesPutBack += uint64(len(lost))
+		i.mu.Unlock()
 		if now.Sub(i.putBackSince) > putBackWindow {
 			i.putBackSince, i.putBacks = now, 0
 		}
 		i.putBacks++
-		i.mu.Lock()
-		i.status.counters.AddressesPutBack++
-		i.mu.Unlock()
-		if i.putBacks > putBackLimit && !i.want[k].NoTrack {
+		if i.putBacks > putBackLimit && tracked {
+			i.step(now, vrrp.Event{Kind: vrrp.AddressLost, Reason: fmt.Sprintf("another program removed %s, %d times within %s", strings.Join(lost, ", "), i.putBacks, putBackWindow)})
 			i.putBacks = 0
-			i.step(now, vrrp.Event{Kind: vrrp.AddressLost, Reason: fmt.Sprintf("another program removed %s %d times within %s", a, putBackLimit+1, putBackWindow)})
 			return
 		}
-		i.log.Warn("another program removed a virtual address, putting it back", "address", a.String())
+		i.log.Warn("another program removed virtual addresses, putting them back", "addresses", strings.Join(lost, " "))
 		i.setAddresses(i.want)
 		i.opt.Network.AnnounceAgain()
 	})
@@ -356,35 +434,50 @@ func (i *Instance) hookDone(now time.Time, seq uint64, err error) {
 	i.step(now, vrrp.Event{Kind: vrrp.HookFailed, Seq: seq, Reason: err.Error()})
 }
 
+// faults are all reasons why this instance must not take part.
+func (i *Instance) faults() string {
+	var all []string
+	link := i.around.Link
+	switch {
+	case !i.known:
+		return ""
+	case !link.Present:
+		all = append(all, "interface "+i.cfg.Interface+" does not exist")
+	case !link.Up && !i.cfg.DontTrackPrimary:
+		all = append(all, "interface "+i.cfg.Interface+" is down")
+	case link.Trouble != "":
+		all = append(all, link.Trouble)
+	case !i.around.Source.IsValid():
+		all = append(all, fmt.Sprintf("no %s address on %s to send adverts from", family(&i.cfg), i.cfg.Interface))
+	}
+	if len(i.destinations) == 0 {
+		all = append(all, "there is no unicast_peer")
+	}
+	for _, s := range []string{i.sending.reason, i.holding.reason, i.around.Verdict.Fault} {
+		if s != "" {
+			all = append(all, s)
+		}
+	}
+	// A check that a reload added has not proved anything yet. A master stays: it was proved before.
+	if p := i.around.Verdict.Pending; p != "" && i.started && i.router.State() != vrrp.Active {
+		all = append(all, p+" is awaited")
+	}
+	return strings.Join(all, "; ")
+}
+
 // evaluate tells the router of its faults and priority, and starts it when all is known.
 func (i *Instance) evaluate(now time.Time) {
-	waiting, fault := "", ""
+	fault, waiting := i.faults(), ""
 	switch {
-	case !i.link.Known:
+	case !i.known:
 		waiting = "the state of " + i.cfg.Interface
-	case !i.link.Present:
-		fault = "interface " + i.cfg.Interface + " does not exist"
-	case !i.link.Up && !i.cfg.DontTrackPrimary:
-		fault = "interface " + i.cfg.Interface + " is down"
-	case i.link.Trouble != "":
-		fault = i.link.Trouble
-	case !i.source.IsValid():
-		fault = fmt.Sprintf("no %s address on %s to send adverts from", family(&i.cfg), i.cfg.Interface)
-	}
-	if i.tracked.Fault != "" {
-		if fault != "" {
-			fault += "; "
-		}
-		fault += i.tracked.Fault
-	}
-	if waiting == "" && i.tracked.Pending != "" && fault == "" {
-		waiting = i.tracked.Pending
-	}
-	if waiting == "" && !i.startAt.IsZero() {
+	case i.around.Verdict.Pending != "" && fault == "":
+		waiting = i.around.Verdict.Pending
+	case !i.startAt.IsZero():
 		waiting = "vrrp_startup_delay"
 	}
 	i.mu.Lock()
-	i.status.trackers, i.status.source = i.tracked.Trackers, i.source
+	i.status.trackers, i.status.source = i.around.Verdict.Trackers, i.around.Source
 	i.status.waiting = ""
 	if !i.started {
 		i.status.waiting = waiting
@@ -393,7 +486,7 @@ func (i *Instance) evaluate(now time.Time) {
 	if !i.started && waiting != "" {
 		return
 	}
-	if p := i.tracked.Priority; p != i.priority && p != 0 {
+	if p := i.around.Verdict.Priority; p != i.priority && p != 0 {
 		i.priority = p
 		i.step(now, vrrp.Event{Kind: vrrp.PriorityChanged, Priority: p})
 	}
@@ -451,21 +544,24 @@ func (i *Instance) Configure(ctx context.Context, c conf.Instance) error {
 }
 
 func (i *Instance) configure(now time.Time, c conf.Instance) error {
-	if err := i.router.Reconfigure(routerConfig(&c, i.source)); err != nil {
+	if err := i.router.Reconfigure(routerConfig(&c, i.around.Source)); err != nil {
 		return err
 	}
 	i.cfg = c
 	i.destinations, i.carried = destinations(&c), addresses(&c)
-	i.receive.configure(&c, i.source)
+	i.receive.configure(&c, i.around.Source)
 	i.mu.Lock()
 	i.status.configure(&c)
 	i.mu.Unlock()
 	i.priority = c.Priority // what Reconfigure set; evaluate tells the router of the trackers again
-	if len(i.want) > 0 {
+	if i.router.State() == vrrp.Active && !i.router.AddressesWait() {
 		i.setAddresses(i.held())
-		i.opt.Network.Announce(i.want)
+		if len(i.want) > 0 {
+			i.opt.Network.Announce(i.want)
+		} else {
+			i.opt.Network.StopAnnouncing()
+		}
 	}
-	i.evaluate(now)
 	return nil
 }
 
@@ -495,19 +591,46 @@ func (i *Instance) held() []conf.Address {
 	return append(append(all, i.cfg.Addresses...), i.cfg.Excluded...)
 }
 
+// addressRetry is how soon addresses that could not be set are tried again; after so many tries in a row without a single
+// address another node should serve.
+const (
+	addressRetry = time.Second
+	addressTries = 3
+)
+
 func (i *Instance) setAddresses(want []conf.Address) {
 	i.want = want
-	i.renewAt = time.Time{}
+	i.renewAt, i.againAt = time.Time{}, time.Time{}
 	if i.cfg.VIPLifetime > 0 && len(want) > 0 {
 		i.renewAt = time.Now().Add(i.cfg.VIPLifetime / renewals)
 	}
+	var missing []conf.Address
 	err := i.opt.Network.SetAddresses(want)
 	if err != nil {
 		i.log.Error("set virtual addresses", "error", err)
+		i.againAt = time.Now().Add(addressRetry)
+		var unseen error
+		if missing, unseen = i.opt.Network.Missing(); unseen != nil {
+			missing = want // unable to look is no proof of presence
+		}
+	}
+	if err == nil || len(want) == 0 || len(missing) < len(want) {
+		i.holding.failures = 0
+	} else if i.holding.failures++; i.holding.failures >= addressTries {
+		i.holding.reason, i.holding.until = err.Error(), time.Now().Add(setbackPause)
 	}
 	i.mu.Lock()
-	i.status.held, i.status.addressErr = len(want) > 0, err
+	i.status.set(want, missing, err)
 	i.mu.Unlock()
+}
+
+// setAgain tries once more what failed.
+func (i *Instance) setAgain() {
+	i.setAddresses(i.want)
+	if i.againAt.IsZero() && len(i.want) > 0 {
+		i.log.Info("virtual addresses are set now")
+		i.opt.Network.Announce(i.want)
+	}
 }
 
 func (i *Instance) sendAdvert(priority uint8) {
@@ -528,6 +651,7 @@ func (i *Instance) sendAdvert(priority uint8) {
 		ttl = i.cfg.UnicastTTL
 	}
 	var failed error
+	sent := false
 	for _, dst := range i.destinations {
 		// A checksum with a pseudo header covers the destination, so each peer gets a packet of its own.
 		var err error
@@ -536,18 +660,31 @@ func (i *Instance) sendAdvert(priority uint8) {
 		}
 		if err != nil {
 			failed = fmt.Errorf("to %s: %w", dst, err)
+		} else {
+			sent = true
 		}
 	}
+	if sent {
+		i.sending.failures = 0
+	} else if i.sending.failures++; i.sending.failures >= i.cfg.DownTimerAdverts && i.sending.reason == "" {
+		// Our peers have heard nothing for as long as they wait: one of them is master now. tick tells the router.
+		i.sending.reason, i.sending.until = fmt.Sprintf("adverts cannot be sent: %v", failed), time.Now().Add(setbackPause)
+	}
+	now := time.Now()
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	i.status.sendErr = ""
+	complain := false
 	if failed == nil {
 		i.status.counters.AdvertsSent++
-		i.status.sendErr = ""
-		return
+	} else {
+		i.status.counters.SendErrors++
+		i.status.sendErr = failed.Error()
+		if complain = i.status.complainedSend.IsZero() || now.Sub(i.status.complainedSend) >= complainEvery; complain {
+			i.status.complainedSend = now
+		}
 	}
-	i.status.counters.SendErrors++
-	if text := failed.Error(); text != i.status.sendErr {
-		i.status.sendErr = text
+	i.mu.Unlock()
+	if complain {
 		i.log.Warn("send advert", "error", failed)
 	}
 }

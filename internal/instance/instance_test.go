@@ -25,13 +25,25 @@ var (
 	vip   = netip.MustParsePrefix("192.0.2.100/24")
 )
 
+// fine are surroundings in which nothing is wrong.
+var fine = Surroundings{Link: Link{Present: true, Up: true}, Source: self, Verdict: Verdict{Priority: 100}}
+
+// but changes one thing about them.
+func but(change func(*Surroundings)) Surroundings {
+	s := fine
+	change(&s)
+	return s
+}
+
 // host is a network and a hook queue that write down what they are asked, with the virtual time.
 type host struct {
 	mu      sync.Mutex
 	start   time.Time
 	lines   []string
 	packets [][]byte
-	fail    error
+	fail    error // of Send
+	failSet error // of SetAddresses
+	set     []conf.Address
 }
 
 func (h *host) say(format string, args ...any) {
@@ -54,7 +66,19 @@ func (h *host) SetAddresses(want []conf.Address) error {
 		all = append(all, a.Prefix.String())
 	}
 	h.say("addresses [%s]", strings.Join(all, " "))
-	return nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.set = want
+	return h.failSet
+}
+
+func (h *host) Missing() ([]conf.Address, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failSet != nil {
+		return h.set, nil
+	}
+	return nil, nil
 }
 
 func (h *host) RenewAddresses() error {
@@ -97,8 +121,7 @@ func begin(t *testing.T, c conf.Instance) (*Instance, *host, context.CancelFunc)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go i.Run(ctx)
-	i.SetSource(ctx, self)
-	i.SetLink(ctx, Link{Known: true, Present: true, Up: true})
+	i.Surround(ctx, fine)
 	synctest.Wait()
 	return i, h, cancel
 }
@@ -231,20 +254,19 @@ func TestFaults(t *testing.T) {
 		h.take()
 		for _, tc := range []struct {
 			name string
-			do   func()
+			with func(*Surroundings)
 			want string
 		}{
-			{"link", func() { i.SetLink(t.Context(), Link{Known: true, Present: true}) }, "interface eth0 is down"},
-			{"gone", func() { i.SetLink(t.Context(), Link{Known: true}) }, "interface eth0 does not exist"},
-			{"source", func() {
-				i.SetLink(t.Context(), Link{Known: true, Present: true, Up: true})
-				i.SetSource(t.Context(), netip.Addr{})
-			}, "no IPv4 address on eth0 to send adverts from"},
-			{"both", func() { i.SetVerdict(t.Context(), Verdict{Priority: 100, Fault: "script chk failed: exit code 1"}) },
-				"no IPv4 address on eth0 to send adverts from; script chk failed: exit code 1"},
-			{"one left", func() { i.SetSource(t.Context(), self) }, "script chk failed: exit code 1"},
+			{"link", func(s *Surroundings) { s.Link.Up = false }, "interface eth0 is down"},
+			{"gone", func(s *Surroundings) { s.Link = Link{} }, "interface eth0 does not exist"},
+			{"deaf", func(s *Surroundings) { s.Link.Trouble = "receive VRRP on eth0: permission denied" }, "receive VRRP on eth0: permission denied"},
+			{"source", func(s *Surroundings) { s.Source = netip.Addr{} }, "no IPv4 address on eth0 to send adverts from"},
+			{"two", func(s *Surroundings) { s.Link.Up, s.Verdict.Fault = false, "script chk failed: exit code 1" },
+				"interface eth0 is down; script chk failed: exit code 1"},
+			{"check", func(s *Surroundings) { s.Verdict.Fault = "script chk failed: exit code 1" }, "script chk failed: exit code 1"},
+			{"new check", func(s *Surroundings) { s.Verdict.Pending = "the first result of script new" }, "the first result of script new is awaited"},
 		} {
-			tc.do()
+			i.Surround(t.Context(), but(tc.with))
 			synctest.Wait()
 			s := i.Status()
 			if s.State != control.StateFault {
@@ -254,7 +276,7 @@ func TestFaults(t *testing.T) {
 				t.Errorf("%s: reason %q, now %q, want %q", tc.name, s.Reason, s.Waiting, tc.want)
 			}
 		}
-		i.SetVerdict(t.Context(), Verdict{Priority: 90})
+		i.Surround(t.Context(), but(func(s *Surroundings) { s.Verdict.Priority = 90 }))
 		synctest.Wait()
 		if s := i.Status(); s.State != control.StateBackup || s.Priority != 90 {
 			t.Errorf("state %s priority %d, want BACKUP 90", s.State, s.Priority)
@@ -273,18 +295,16 @@ func TestStartsOnlyWhenAllIsKnown(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go i.Run(ctx)
-		i.SetVerdict(ctx, Verdict{Priority: 100, Pending: "script chk has not reported yet"})
-		i.SetSource(ctx, self)
-		want(t, h)
+		synctest.Wait()
 		if s := i.Status(); s.State != control.StateInit || s.Waiting != "the state of eth0" {
 			t.Errorf("state %s waits for %q", s.State, s.Waiting)
 		}
-		i.SetLink(ctx, Link{Known: true, Present: true, Up: true})
-		synctest.Wait()
-		if s := i.Status(); s.Waiting != "script chk has not reported yet" {
+		i.Surround(ctx, but(func(s *Surroundings) { s.Verdict.Pending = "the first result of script chk" }))
+		want(t, h)
+		if s := i.Status(); s.Waiting != "the first result of script chk" {
 			t.Errorf("waits for %q", s.Waiting)
 		}
-		i.SetVerdict(ctx, Verdict{Priority: 100})
+		i.Surround(ctx, fine)
 		synctest.Wait()
 		if s := i.Status(); s.Waiting != "vrrp_startup_delay" {
 			t.Errorf("waits for %q", s.Waiting)
@@ -301,13 +321,13 @@ func TestAForeignRemovalIsPutBackUntilItIsAFight(t *testing.T) {
 		time.Sleep(3610 * time.Millisecond)
 		synctest.Wait()
 		h.take()
-		i.AddressLost(t.Context(), netip.MustParsePrefix("192.0.2.200/24")) // not ours
+		i.AddressesLost(t.Context(), []netip.Prefix{netip.MustParsePrefix("192.0.2.200/24")}) // not ours
 		want(t, h)
 		for range putBackLimit {
-			i.AddressLost(t.Context(), vip)
+			i.AddressesLost(t.Context(), []netip.Prefix{vip})
 			want(t, h, " 3.610 addresses [192.0.2.100/24]", " 3.610 announce again")
 		}
-		i.AddressLost(t.Context(), vip)
+		i.AddressesLost(t.Context(), []netip.Prefix{vip})
 		want(t, h,
 			" 3.610 send priority 0 from 192.0.2.1 to 224.0.0.18 ttl 255",
 			" 3.610 stop announcing",
@@ -381,7 +401,7 @@ func TestReconfigureKeepsTheState(t *testing.T) {
 		if err := i.Configure(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		i.SetVerdict(t.Context(), Verdict{Priority: 120})
+		i.Surround(t.Context(), but(func(s *Surroundings) { s.Verdict.Priority = 120 }))
 		want(t, h, " 3.700 addresses [192.0.2.100/24 192.0.2.101/24]", " 3.700 announce 2")
 		time.Sleep(time.Second)
 		want(t, h, " 4.609 send priority 120 from 192.0.2.1 to 224.0.0.18 ttl 255")
@@ -437,6 +457,194 @@ func TestUnicastSendsToEveryPeer(t *testing.T) {
 		wantLines := []string{" 3.609 send priority 100 from 192.0.2.1 to 192.0.2.2 ttl 64", " 3.609 send priority 100 from 192.0.2.1 to 192.0.2.3 ttl 64"}
 		if diff := cmp.Diff(wantLines, lines[:2]); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+// pause stops the loop for d, as a frozen machine would.
+func pause(t *testing.T, i *Instance, d time.Duration) {
+	t.Helper()
+	i.call(t.Context(), func(time.Time) { time.Sleep(d) })
+	time.Sleep(d)
+}
+
+// TestAPausedStandbyListensFirst: its timer fires late, and adverts still wait in the socket.
+func TestAPausedStandbyListensFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		i, h, stop := begin(t, c)
+		defer stop()
+		h.take()
+		pause(t, i, 10*time.Second)
+		time.Sleep(listenTime / 2) // the reader gets to them
+		i.Receive(advert(t, c, 150), time.Now())
+		time.Sleep(3 * time.Second)
+		want(t, h)
+		if s := i.Status(); s.State != control.StateBackup {
+			t.Errorf("state %s, want BACKUP", s.State)
+		}
+		time.Sleep(time.Second) // and if nothing comes any more, it takes over as ever
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster {
+			t.Errorf("state %s, want MASTER", s.State)
+		}
+	})
+}
+
+// TestAPausedMasterGoesQuietlyIfItWasReplaced: even if its priority is the higher one.
+func TestAPausedMasterGoesQuietlyIfItWasReplaced(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		pause    time.Duration
+		priority uint8 // of the advert that is heard after the pause; 0: none comes
+		want     []string
+	}{
+		{"replaced", 10 * time.Second, 50, []string{"13.705 stop announcing", "13.705 addresses []", "13.705 hook BACKUP 100 seq=3"}},
+		{"nobody else", 10 * time.Second, 0, []string{"13.710 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255"}},
+		{"a short pause", 2 * time.Second, 50, []string{ // nobody can have waited long enough: this is somebody who contends
+			" 5.705 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255", " 5.705 announce again", " 5.705 hook MASTER_RX_LOWER_PRI 100 seq=2",
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := config()
+				i, h, stop := begin(t, c)
+				defer stop()
+				time.Sleep(3700 * time.Millisecond)
+				synctest.Wait()
+				h.take()
+				pause(t, i, tc.pause)
+				time.Sleep(listenTime / 2)
+				if tc.priority > 0 {
+					i.Receive(advert(t, c, tc.priority), time.Now())
+				} else {
+					time.Sleep(listenTime)
+				}
+				want(t, h, tc.want...)
+			})
+		})
+	}
+}
+
+func TestAMasterThatCannotSendGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		defer stop()
+		time.Sleep(3700 * time.Millisecond)
+		h.mu.Lock()
+		h.fail = errors.New("operation not permitted")
+		h.mu.Unlock()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster || !strings.Contains(s.Waiting, "adverts cannot be sent") {
+			t.Errorf("after two failures state %s, waits for %q", s.State, s.Waiting)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateFault || !strings.Contains(s.Reason, "operation not permitted") {
+			t.Errorf("after three failures state %s: %s", s.State, s.Reason)
+		}
+		time.Sleep(setbackPause)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateBackup {
+			t.Errorf("after the pause state %s, want BACKUP", s.State)
+		}
+	})
+}
+
+func TestAddressesThatCannotBeSetAreTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		defer stop()
+		h.mu.Lock()
+		h.failSet = errors.New("no buffer space available")
+		h.mu.Unlock()
+		time.Sleep(3700 * time.Millisecond)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster || s.Addresses[0].Held || s.Waiting != "no buffer space available" {
+			t.Errorf("state %s, held %t, waits for %q", s.State, s.Addresses[0].Held, s.Waiting)
+		}
+		h.mu.Lock()
+		h.failSet = nil
+		h.mu.Unlock()
+		h.take()
+		time.Sleep(950 * time.Millisecond)
+		want(t, h, " 4.609 addresses [192.0.2.100/24]", " 4.609 announce 1", " 4.609 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255")
+		if s := i.Status(); !s.Addresses[0].Held || s.Waiting != "" {
+			t.Errorf("held %t, waits for %q", s.Addresses[0].Held, s.Waiting)
+		}
+	})
+}
+
+func TestAMasterThatCannotHoldAnAddressGivesWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		defer stop()
+		h.mu.Lock()
+		h.failSet = errors.New("no such device")
+		h.mu.Unlock()
+		time.Sleep(3700*time.Millisecond + addressTries*addressRetry)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateFault || !strings.Contains(s.Reason, "no such device") {
+			t.Errorf("state %s: %s", s.State, s.Reason)
+		}
+	})
+}
+
+func TestAReloadMayGiveAMasterItsFirstAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		c.Version, c.Addresses = 2, nil
+		i, h, stop := begin(t, c)
+		defer stop()
+		time.Sleep(3700 * time.Millisecond)
+		synctest.Wait()
+		h.take()
+		c.Addresses = []conf.Address{{Prefix: vip}}
+		if err := i.Configure(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		want(t, h, " 3.700 addresses [192.0.2.100/24]", " 3.700 announce 1")
+		c.Addresses = nil
+		if err := i.Configure(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		want(t, h, " 3.700 addresses []", " 3.700 stop announcing")
+	})
+}
+
+func TestOneFlushOfManyAddressesIsOneOccasion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		var all []netip.Prefix
+		c.Addresses = nil
+		for n := range 8 {
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + n)}), 24)
+			all = append(all, p)
+			c.Addresses = append(c.Addresses, conf.Address{Prefix: p})
+		}
+		i, _, stop := begin(t, c)
+		defer stop()
+		time.Sleep(3700 * time.Millisecond)
+		i.AddressesLost(t.Context(), all)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster || s.Counters.AddressesPutBack != 8 {
+			t.Errorf("state %s, put back %d", s.State, s.Counters.AddressesPutBack)
+		}
+	})
+}
+
+func TestTheLastAdvertLeavesFromTheAddressThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, h, stop := begin(t, config())
+		defer stop()
+		time.Sleep(3700 * time.Millisecond)
+		synctest.Wait()
+		h.take()
+		i.Surround(t.Context(), but(func(s *Surroundings) { s.Source = netip.Addr{} }))
+		synctest.Wait()
+		if got, want := h.take()[0], " 3.700 send priority 0 from 192.0.2.1 to 224.0.0.18 ttl 255"; got != want {
+			t.Errorf("first %q, want %q", got, want)
 		}
 	})
 }

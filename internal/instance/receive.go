@@ -2,6 +2,7 @@ package instance
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type receiver struct {
 	filter     vrrp.Filter
 	advert     vrrp.Advert
 	complained [vrrp.NumRejects]time.Time
+	odd        time.Time // of the last odd advert that was complained about
 }
 
 func (r *receiver) configure(c *conf.Instance, source netip.Addr) {
@@ -69,15 +71,20 @@ func (i *Instance) Receive(p vrrp.Packet, at time.Time) {
 		}
 		return
 	}
-	warning := ""
-	if warnings != 0 {
-		warning = r.filter.ExplainWarnings(&r.advert, p.Src, warnings)
-	}
 	i.mu.Lock()
-	news := i.status.heard(p.Src, r.advert.Priority, r.advert.Interval, at, warning)
+	peer := i.status.heard(p.Src, r.advert.Priority, r.advert.Interval, at, warnings)
+	complain := ""
+	if peer.stale && (warnings == 0 || r.odd.IsZero() || at.Sub(r.odd) >= complainEvery) {
+		peer.stale, peer.warning = false, ""
+		if warnings != 0 {
+			r.odd = at
+			peer.warning = r.filter.ExplainWarnings(&r.advert, p.Src, warnings)
+			complain = peer.warning
+		}
+	}
 	i.mu.Unlock()
-	if news && warning != "" {
-		i.log.Warn("odd advert", "peer", p.Src, "warning", warning)
+	if complain != "" {
+		i.log.Warn("odd advert", "peer", p.Src, "warning", complain)
 	}
 	select {
 	case i.adverts <- vrrp.Event{Kind: vrrp.Received, From: p.Src, Priority: r.advert.Priority, Interval: r.advert.Interval}:
@@ -86,4 +93,11 @@ func (i *Instance) Receive(p vrrp.Packet, at time.Time) {
 		i.status.counters.Overruns++
 		i.mu.Unlock()
 	}
+}
+
+// HasPeer reports whether an address is a unicast_peer.
+func (i *Instance) HasPeer(a netip.Addr) bool {
+	i.receive.mu.Lock()
+	defer i.receive.mu.Unlock()
+	return slices.ContainsFunc(i.receive.filter.Peers, func(p vrrp.Peer) bool { return p.Addr == a })
 }

@@ -8,6 +8,7 @@ import (
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/vrrp"
 )
 
 const (
@@ -17,26 +18,28 @@ const (
 
 // status is what the loop and the receiver leave for readers, guarded by Instance.mu.
 type status struct {
-	base          control.Instance // what the file says
-	seq           uint64
-	state         string
-	since         time.Time
-	reason        string
-	fault         string // what keeps us in FAULT now; it may have changed since the transition
-	priority      uint8
-	source        netip.Addr
-	waiting       string
-	heldUntil     time.Time
-	held          bool
-	addressesWait bool // for the hook of vip_after_notify
-	addressErr    error
-	sendErr       string
-	trackers      []control.Tracker
-	hook          *control.Hook
-	transitions   []control.Transition
-	peers         []peer
-	counters      control.Counters
-	rejected      map[string]uint64
+	base           control.Instance // what the file says
+	seq            uint64
+	state          string
+	since          time.Time
+	reason         string
+	fault          string // what keeps us in FAULT now; it may have changed since the transition
+	priority       uint8
+	source         netip.Addr
+	waiting        string
+	heldUntil      time.Time
+	held           map[string]bool // by address with prefix length
+	complainedSend time.Time
+	addressesWait  bool // for the hook of vip_after_notify
+	addressErr     error
+	due            time.Time // the loop's next deadline
+	sendErr        string
+	trackers       []control.Tracker
+	hook           *control.Hook
+	transitions    []control.Transition
+	peers          []peer
+	counters       control.Counters
+	rejected       map[string]uint64
 }
 
 // peer is a router of our VRID: heard, or configured.
@@ -45,7 +48,9 @@ type peer struct {
 	priority uint8
 	interval time.Duration
 	heard    time.Time
-	warning  string
+	odd      vrrp.Warnings
+	stale    bool   // warning is not about odd
+	warning  string // odd in words
 }
 
 // configure takes what the file says; what was seen stays.
@@ -74,6 +79,11 @@ func (s *status) configure(c *conf.Instance) {
 			s.peers = append(s.peers, peer{addr: p.Addr})
 		}
 	}
+	for _, p := range peers { // strangers that were heard
+		if !p.heard.IsZero() && len(s.peers) < keptPeers && !slices.ContainsFunc(s.peers, func(q peer) bool { return q.addr == p.addr }) {
+			s.peers = append(s.peers, p)
+		}
+	}
 	if s.state == "" {
 		s.state, s.since = control.StateInit, time.Now()
 	}
@@ -100,28 +110,46 @@ func (s *status) transition(t control.Transition) {
 	s.transitions = append(s.transitions, t)
 }
 
+// set notes what became of an attempt to hold want: after a failed removal the addresses are held still.
+func (s *status) set(want, missing []conf.Address, err error) {
+	s.addressErr = err
+	if len(want) == 0 && err != nil {
+		return
+	}
+	s.held = make(map[string]bool, len(want))
+	for _, a := range want {
+		s.held[a.Prefix.String()] = !slices.ContainsFunc(missing, func(m conf.Address) bool { return m.Prefix == a.Prefix && m.Interface == a.Interface })
+	}
+}
+
 // heard notes an advert of a router of our VRID; it allocates only for a new one.
-func (s *status) heard(from netip.Addr, priority uint8, interval time.Duration, at time.Time, warning string) (news bool) {
+func (s *status) heard(from netip.Addr, priority uint8, interval time.Duration, at time.Time, odd vrrp.Warnings) *peer {
 	s.counters.AdvertsReceived++
-	oldest := 0
-	for k := range s.peers {
-		p := &s.peers[k]
-		if p.addr == from {
-			news = p.warning != warning
-			p.priority, p.interval, p.heard, p.warning = priority, interval, at, warning
-			return news
+	k, oldest := -1, 0
+	for n := range s.peers {
+		if s.peers[n].addr == from {
+			k = n
+			break
 		}
-		if p.heard.Before(s.peers[oldest].heard) {
-			oldest = k
+		if s.peers[n].heard.Before(s.peers[oldest].heard) {
+			oldest = n
 		}
 	}
-	p := peer{addr: from, priority: priority, interval: interval, heard: at, warning: warning}
-	if len(s.peers) < keptPeers {
-		s.peers = append(s.peers, p)
-	} else {
-		s.peers[oldest] = p
+	switch {
+	case k >= 0:
+	case len(s.peers) < keptPeers:
+		k = len(s.peers)
+		s.peers = append(s.peers, peer{addr: from})
+	default:
+		k = oldest
+		s.peers[k] = peer{addr: from}
 	}
-	return warning != ""
+	p := &s.peers[k]
+	p.priority, p.interval, p.heard = priority, interval, at
+	if p.odd != odd {
+		p.odd, p.stale = odd, true
+	}
+	return p
 }
 
 // Status is the instance as the control socket shows it.
@@ -141,8 +169,11 @@ func (i *Instance) Status() control.Instance {
 	if s.addressesWait {
 		out.Waiting = "the notify program's exit code (vip_after_notify)"
 	}
-	if s.held && s.addressErr != nil {
+	if s.addressErr != nil {
 		out.Waiting = s.addressErr.Error()
+	}
+	if s.sendErr != "" && s.state == control.StateMaster {
+		out.Waiting = "adverts cannot be sent " + s.sendErr
 	}
 	if s.heldUntil.After(time.Now()) {
 		until := s.heldUntil
@@ -150,7 +181,7 @@ func (i *Instance) Status() control.Instance {
 	}
 	out.Addresses = slices.Clone(s.base.Addresses)
 	for k := range out.Addresses {
-		out.Addresses[k].Held = s.held && s.addressErr == nil
+		out.Addresses[k].Held = s.held[out.Addresses[k].Address]
 	}
 	out.Peers = make([]control.Peer, 0, len(s.peers))
 	var newest time.Time

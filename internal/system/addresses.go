@@ -77,7 +77,7 @@ func idOf(a conf.Address) addressID {
 }
 
 // OpenAddresses opens the socket in the network namespace of the calling thread. A state file of a former run
-// is read, and stays in force until Cleanup; one that cannot be read is an error.
+// is read, and stays in force until Cleanup.
 func OpenAddresses(options AddressesOptions) (*Addresses, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
@@ -88,7 +88,7 @@ func OpenAddresses(options AddressesOptions) (*Addresses, error) {
 	}
 	a := &Addresses{log: options.Log, nl: nl, owners: map[string]*owned{}}
 	if options.StateFile != "" {
-		if a.state, err = openStateFile(options.StateFile); err != nil {
+		if a.state, err = openStateFile(options.StateFile, options.Log); err != nil {
 			_ = nl.close()
 			return nil, err
 		}
@@ -136,14 +136,15 @@ func (a *Addresses) declare(sets ...Set) error {
 	})
 }
 
-// Forget takes an owner that is no more out of the state file. Its addresses must have been removed.
-func (a *Addresses) Forget(owner string) error {
+// Forget takes owners that are no more out of the state file, in one write. Their addresses must have been removed; those
+// of an owner whose removal failed stay listed.
+func (a *Addresses) Forget(owners ...string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state == nil {
 		return nil
 	}
-	return a.state.forget(owner)
+	return a.state.forget(slices.DeleteFunc(slices.Clone(owners), func(o string) bool { return a.owners[o] != nil }))
 }
 
 // Add makes the owner's addresses in the kernel be the set: missing ones are added, present ones adopted, and
@@ -247,7 +248,8 @@ func (a *Addresses) Remove(set Set) error {
 	defer a.mu.Unlock()
 	list := slices.Clone(set.Addresses)
 	keep := map[addressID]bool{}
-	if o := a.owners[set.Owner]; o != nil {
+	o := a.owners[set.Owner]
+	if o != nil {
 		list, keep = append(list, o.set.Addresses...), o.keep
 		delete(a.owners, set.Owner)
 	} else if set.KeepExisting && len(list) > 0 {
@@ -266,6 +268,9 @@ func (a *Addresses) Remove(set Set) error {
 		return dup || keep[idOf(addr)]
 	})
 	_, err := a.delete(a.notHeld(list))
+	if err != nil && o != nil {
+		a.owners[set.Owner] = o // it still holds what could not be removed: the next try must know
+	}
 	return err
 }
 

@@ -9,8 +9,9 @@ import (
 	"pgvrrp/internal/conf"
 )
 
-// Cleanup removes what a run that was killed has left: every address of want, every one that carries our tag,
-// and every one of the state file that we added; addresses that an owner holds through this Addresses stay.
+// Cleanup removes what a run that was killed has left: every address of want, and every one of the state file that carries
+// our tag or, where the kernel keeps none, that we added; addresses that an owner holds through this Addresses stay.
+// The tag alone is not enough, because another vrrpd, with another state file, may run on this host.
 // An address that stood there before us, and is not in want, is not touched. It returns what it removed. It is
 // safe to repeat.
 func (a *Addresses) Cleanup(ctx context.Context, want []conf.Address) (removed []KernelAddress, err error) {
@@ -70,6 +71,10 @@ func (a *Addresses) leftovers(want []conf.Address) (victims []KernelAddress, err
 	for _, addr := range want {
 		listed[idOf(addr)] = true
 	}
+	file, complete := map[addressID]bool{}, false
+	if a.state != nil {
+		file, complete = a.state.listed()
+	}
 	added := map[addressID]bool{}
 	if a.state != nil && !tagsWork(present) {
 		// Where the kernel keeps tags, they say it better than a file written in advance.
@@ -78,7 +83,7 @@ func (a *Addresses) leftovers(want []conf.Address) (victims []KernelAddress, err
 	for _, k := range present {
 		k.Interface = names[k.Index]
 		id := addressID{k.Interface, k.Prefix}
-		if !held[id] && (k.Ours() || listed[id] || added[id]) {
+		if !held[id] && (listed[id] || added[id] || k.Ours() && (file[id] || !complete)) {
 			victims = append(victims, k)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,10 +39,12 @@ type stateFile struct {
 	entries []StateEntry
 	index   map[stateKey]bool // of entries
 	former  map[string]bool   // owners that only a former run knew
+	lost    bool              // what a former run had listed could not be read
 }
 
-// openStateFile reads the file of a former run; none is as good as an empty one.
-func openStateFile(path string) (*stateFile, error) {
+// openStateFile reads the file of a former run; none is as good as an empty one. One that makes no sense is put aside, so that
+// it keeps nobody from cleaning up, and reported; then our tag alone tells what is ours.
+func openStateFile(path string, log *slog.Logger) (*stateFile, error) {
 	s := &stateFile{path: path, former: map[string]bool{}}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -51,11 +54,16 @@ func openStateFile(path string) (*stateFile, error) {
 		return nil, fmt.Errorf("read state file: %w", err)
 	}
 	var st state
-	if err := json.Unmarshal(b, &st); err != nil {
-		return nil, fmt.Errorf("read state file %s: %w", path, err)
+	if err = json.Unmarshal(b, &st); err == nil && st.Version != stateVersion {
+		err = fmt.Errorf("version %d, want %d", st.Version, stateVersion)
 	}
-	if st.Version != stateVersion {
-		return nil, fmt.Errorf("read state file %s: version %d, want %d", path, st.Version, stateVersion)
+	if err != nil {
+		log.Warn("state file put aside", "file", path, "as", path+".bad", "error", err)
+		if err := os.Rename(path, path+".bad"); err != nil {
+			return nil, fmt.Errorf("put garbled state file aside: %w", err)
+		}
+		s.lost = true
+		return s, nil
 	}
 	s.entries, s.index = st.Addresses, indexOf(st.Addresses)
 	for _, e := range s.entries {
@@ -120,13 +128,26 @@ func (s *stateFile) declare(sets []Set, existed func(conf.Address) bool) error {
 	})
 }
 
-// forget takes an owner out.
-func (s *stateFile) forget(owner string) error {
-	entries := slices.DeleteFunc(slices.Clone(s.entries), func(e StateEntry) bool { return e.Owner == owner })
+// forget takes owners out.
+func (s *stateFile) forget(owners []string) error {
+	entries := slices.DeleteFunc(slices.Clone(s.entries), func(e StateEntry) bool { return slices.Contains(owners, e.Owner) })
 	if len(entries) == len(s.entries) {
 		return nil
 	}
-	return s.write(entries, func() { delete(s.former, owner) })
+	return s.write(entries, func() {
+		for _, o := range owners {
+			delete(s.former, o)
+		}
+	})
+}
+
+// listed are all addresses of the file, and whether it can be believed to list all.
+func (s *stateFile) listed() (all map[addressID]bool, complete bool) {
+	all = map[addressID]bool{}
+	for _, e := range s.entries {
+		all[e.id()] = true
+	}
+	return all, !s.lost
 }
 
 // forgetFormer takes out what only a former run knew.

@@ -1,6 +1,8 @@
 package system
 
 import (
+	"bytes"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,7 +20,7 @@ func vip(iface, prefix string) conf.Address {
 
 func TestStateFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vrrpd", "addresses.json")
-	s, err := openStateFile(path)
+	s, err := openStateFile(path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +69,7 @@ func TestStateFile(t *testing.T) {
 	}
 
 	// The next run, after a SIGKILL.
-	s, err = openStateFile(path)
+	s, err = openStateFile(path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +93,7 @@ func TestStateFile(t *testing.T) {
 	if len(s.entries) != 1 || s.entries[0].Owner != "VI_2" {
 		t.Errorf("got %v, want VI_2 alone", s.entries)
 	}
-	if err := s.forget("VI_2"); err != nil {
+	if err := s.forget([]string{"VI_2"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.removeIfEmpty(); err != nil {
@@ -115,9 +117,19 @@ func TestStateFileErrors(t *testing.T) {
 			if err := os.WriteFile(path, []byte(tt.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := openStateFile(path)
-			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path) {
-				t.Errorf("got %v, want %q and the path", err, tt.want)
+			var log bytes.Buffer
+			s, err := openStateFile(path, slog.New(slog.NewTextHandler(&log, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := log.String(); !strings.Contains(got, tt.want) || !strings.Contains(got, path) {
+				t.Errorf("got log %q, want %q and the path", got, tt.want)
+			}
+			if all, complete := s.listed(); len(all) != 0 || complete {
+				t.Errorf("got %v, complete %t, want nothing and incomplete", all, complete)
+			}
+			if kept, err := os.ReadFile(path + ".bad"); err != nil || string(kept) != tt.content {
+				t.Errorf("put aside: %q, %v", kept, err)
 			}
 		})
 	}

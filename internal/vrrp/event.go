@@ -38,12 +38,13 @@ const (
 	HookSucceeded                    // AddressesAfterNotify: the hook of transition Seq exited 0
 	HookFailed                       // AddressesAfterNotify: it failed or timed out; Reason says how
 	Release                          // give mastership away and stay off it for Hold; Hold 0 ends that
+	Stalled                          // we were stopped for so long that another has become Active: go without a word
 )
 
 // String is the event's name.
 func (k EventKind) String() string {
 	return name(uint8(k), "Tick", "Startup", "Shutdown", "Received", "PriorityChanged", "FaultRaised", "FaultCleared",
-		"SourceChanged", "AddressLost", "HookSucceeded", "HookFailed", "Release")
+		"SourceChanged", "AddressLost", "HookSucceeded", "HookFailed", "Release", "Stalled")
 }
 
 // Event is one thing that happened. Which fields count depends on Kind.

@@ -125,6 +125,8 @@ func (r *Router) Step(now time.Time, ev Event) []Action {
 		}
 	case Release:
 		r.release(now, ev)
+	case Stalled:
+		r.stalled(now, ev.Reason)
 	}
 	return r.actions[:r.n]
 }
@@ -410,6 +412,16 @@ func (r *Router) addressLost(now time.Time, reason string) {
 	r.advertise(PriorityLeaving)
 	r.leaveActive()
 	r.becomeBackup(now, 0, lost, or(reason, "a virtual address was lost"))
+}
+
+// stalled steps back without an advert: one of ours would be news to a peer that is Active by now, and by priority or
+// address could win against it.
+func (r *Router) stalled(now time.Time, reason string) {
+	if r.state != Active {
+		return
+	}
+	r.leaveActive()
+	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, or(reason, "stopped for a while"))
 }
 
 func (r *Router) hookFailed(now time.Time, reason string) {

@@ -104,7 +104,7 @@ func TestStatus(t *testing.T) {
 
 func TestEventsThatMakeNoSense(t *testing.T) {
 	m := newMachine(t, config())
-	for k := Tick; k <= Release+3; k++ {
+	for k := Tick; k <= Stalled+3; k++ {
 		if k != Startup && k != FaultRaised {
 			m.want(m.step(Event{Kind: k, From: ip3, Priority: 90, Hold: -1}))
 		}
@@ -205,6 +205,7 @@ func TestStrings(t *testing.T) {
 		State(9).String():      "unknown(9)",
 		Tick.String():          "Tick",
 		Release.String():       "Release",
+		Stalled.String():       "Stalled",
 		EventKind(99).String(): "unknown(99)",
 		SendAdvert.String():    "SendAdvert",
 		Contention.String():    "Contention",
@@ -265,7 +266,7 @@ func drawConfig(rt *rapid.T, name string) Config {
 
 func drawEvent(rt *rapid.T, m *machine) Event {
 	return Event{
-		Kind:     EventKind(rapid.IntRange(int(Tick), int(Release)+1).Draw(rt, "kind")),
+		Kind:     EventKind(rapid.IntRange(int(Tick), int(Stalled)+1).Draw(rt, "kind")),
 		From:     rapid.SampledFrom([]netip.Addr{{}, ip1, ip2, ip3}).Draw(rt, "from"),
 		Priority: rapid.SampledFrom([]uint8{0, 1, 50, 99, 100, 101, 254, 255}).Draw(rt, "priority"),
 		Interval: rapid.SampledFrom([]time.Duration{0, 10 * time.Millisecond, time.Second, 40950 * time.Millisecond}).Draw(rt, "interval"),
