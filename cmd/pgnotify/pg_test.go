@@ -28,15 +28,14 @@ import (
 
 // The cluster: three servers on 127.0.0.11 to .13 with one port, and a VIP, 127.0.0.100, that is a forwarder of ours.
 type cluster struct {
-	t       *testing.T
-	dir     string
-	bin     string // pgnotify
-	pgbin   string
-	port    int
-	cred    *syscall.Credential // nil: we are no root and own everything ourselves
-	nodes   map[string]*node
-	vip     *forwarder
-	counted map[string]int
+	t     *testing.T
+	dir   string
+	bin   string // pgnotify
+	pgbin string
+	port  int
+	cred  *syscall.Credential // nil: we are no root and own everything ourselves
+	nodes map[string]*node
+	vip   *forwarder
 }
 
 type node struct {

@@ -77,7 +77,7 @@ func Size(n int64) string {
 // ParseSize reads bytes with an optional unit B, kB, MB, GB, TB, KiB, MiB, GiB or TiB; as in PostgreSQL kB, MB, GB and TB
 // are powers of 1024.
 func ParseSize(s string) (int64, error) {
-	digits := strings.TrimRight(s, "BKMGTkiKB ")
+	digits := strings.TrimRight(s, "BKMGTki ")
 	unit := strings.ToLower(strings.TrimSpace(s[len(digits):]))
 	shift, ok := map[string]uint{"": 0, "b": 0, "kb": 10, "mb": 20, "gb": 30, "tb": 40, "kib": 10, "mib": 20, "gib": 30, "tib": 40}[unit]
 	var n int64

@@ -29,6 +29,7 @@ type Event struct {
 // Role is what the local server is at this moment.
 type Role string
 
+// The roles.
 const (
 	RoleUnknown    Role = "unknown"    // could not be observed
 	RoleDown       Role = "down"       // no postmaster
@@ -41,6 +42,7 @@ const (
 // Phase is how far a rebuild of the data directory has come; it is kept on disk.
 type Phase string
 
+// The phases.
 const (
 	PhaseNone      Phase = ""
 	PhaseDiverged  Phase = "diverged"  // holds WAL that the primary of the VIP does not have
@@ -67,6 +69,7 @@ type Local struct {
 // Reach is what a question to another server came to.
 type Reach string
 
+// What a question can come to.
 const (
 	NotProbed   Reach = ""            // nobody asked: no basis for a promotion
 	Unreachable Reach = "unreachable" // refused, no route, or no answer to the connection attempt in time: no server there that we could reach
@@ -126,6 +129,7 @@ type Step struct {
 // Wait says whether a refusal may pass by itself.
 type Wait int
 
+// What a refusal may wait for.
 const (
 	WaitNone     Wait = iota
 	WaitHandover      // another server is about to change: ask again for Timeouts.Handover

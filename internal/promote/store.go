@@ -562,8 +562,11 @@ func FinishSwap(stateDir, dataDir string) error {
 		return nil
 	}
 	s, err := OpenStore(stateDir, dataDir)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil // no state, no swap
+	}
+	if err != nil {
+		return err
 	}
 	dir, err := s.cloningDir()
 	if err != nil || dir == "" || filepath.Dir(dir) != filepath.Dir(filepath.Clean(dataDir)) {
@@ -573,8 +576,10 @@ func FinishSwap(stateDir, dataDir string) error {
 	if err != nil || r.Phase != PhaseRewound {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "standby.signal")); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "standby.signal")); errors.Is(err, fs.ErrNotExist) {
 		return nil
+	} else if err != nil {
+		return fmt.Errorf("finish a swap that was broken off: %w", err)
 	}
 	if err := os.Rename(dir, dataDir); err != nil {
 		return fmt.Errorf("finish a swap that was broken off: %w", err)

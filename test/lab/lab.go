@@ -404,7 +404,7 @@ func (l *Lab) close() error {
 		case <-time.After(20 * time.Second):
 			// Its death ends everything in its namespace.
 			errs = append(errs, errors.New("close lab: keeper did not leave, killed"), l.keeper.Process.Kill())
-			_ = <-gone // how it died was our doing
+			<-gone //nolint:errcheck // how it died was our doing
 		}
 	}
 	if l.dir != "" {

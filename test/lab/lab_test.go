@@ -457,7 +457,7 @@ func TestPowerLossSendsNothing(t *testing.T) {
 	err := Poll(ctx, 5*time.Millisecond, func() (bool, string, error) {
 		c, err := l.Client().Dial(ctx, "tcp", "10.77.0.1:7777")
 		if err != nil {
-			return false, err.Error(), nil
+			return false, err.Error(), nil //nolint:nilerr // not yet
 		}
 		t.Cleanup(func() { c.Close() })
 		conn = c

@@ -415,7 +415,7 @@ func (c *Cluster) WaitStreaming(ctx context.Context, primary string, standbys ..
 	err := Poll(ctx, 10*time.Millisecond, func() (bool, string, error) {
 		got, err := c.SQL(ctx, primary, "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' ORDER BY 1")
 		if err != nil {
-			return false, err.Error(), nil // it may be starting
+			return false, err.Error(), nil //nolint:nilerr // it may be starting
 		}
 		names := strings.Fields(got)
 		for _, s := range standbys {
