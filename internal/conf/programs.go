@@ -1,5 +1,7 @@
 package conf
 
+import "slices"
+
 // Program is a command of the configuration and the keyword that gives it.
 type Program struct {
 	Keyword string
@@ -10,28 +12,24 @@ type Program struct {
 // changed through the pointers.
 func (c *Config) Programs() []Program {
 	var all []Program
-	add := func(keyword string, command *Command) {
-		if len(command.Argv) > 0 {
-			all = append(all, Program{keyword, command})
-		}
-	}
 	for k := range c.Scripts {
-		add("script", &c.Scripts[k].Command)
-	}
-	hooks := func(h *Hooks) {
-		add("notify", &h.Notify)
-		add("notify_master", &h.Master)
-		add("notify_backup", &h.Backup)
-		add("notify_fault", &h.Fault)
-		add("notify_stop", &h.Stop)
-		add("notify_deleted", &h.Deleted)
-		add("notify_master_rx_lower_pri", &h.MasterRxLowerPri)
+		all = append(all, given(Program{"script", &c.Scripts[k].Command})...)
 	}
 	for k := range c.SyncGroups {
-		hooks(&c.SyncGroups[k].Hooks)
+		all = append(all, c.SyncGroups[k].Hooks.programs()...)
 	}
 	for k := range c.Instances {
-		hooks(&c.Instances[k].Hooks)
+		all = append(all, c.Instances[k].Hooks.programs()...)
 	}
 	return all
+}
+
+func (h *Hooks) programs() []Program {
+	return given(Program{"notify", &h.Notify}, Program{"notify_master", &h.Master}, Program{"notify_backup", &h.Backup},
+		Program{"notify_fault", &h.Fault}, Program{"notify_stop", &h.Stop}, Program{"notify_deleted", &h.Deleted},
+		Program{"notify_master_rx_lower_pri", &h.MasterRxLowerPri})
+}
+
+func given(all ...Program) []Program {
+	return slices.DeleteFunc(all, func(p Program) bool { return len(p.Argv) == 0 })
 }

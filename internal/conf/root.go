@@ -43,33 +43,20 @@ func (p *parser) finish() {
 	p.duplicates()
 	p.security()
 
-	user := func(c *Command) {
-		if len(c.Argv) > 0 && c.User == (User{}) {
-			c.User = p.cfg.Globals.ScriptUser
-		}
-	}
 	for _, s := range p.scripts {
 		if !s.used {
 			p.report(Lint, s.at, s.Name, "no vrrp_instance tracks this script, so that it is not run")
 		}
-		user(&s.Command)
 		p.cfg.Scripts = append(p.cfg.Scripts, s.Script)
 	}
 	for _, d := range p.instances {
-		for _, c := range d.Hooks.commands() {
-			user(c)
-		}
 		p.cfg.Instances = append(p.cfg.Instances, d.Instance)
 	}
-	for i := range p.cfg.SyncGroups {
-		for _, c := range p.cfg.SyncGroups[i].Hooks.commands() {
-			user(c)
+	for _, program := range p.cfg.Programs() {
+		if program.User == (User{}) {
+			program.User = p.cfg.Globals.ScriptUser
 		}
 	}
-}
-
-func (h *Hooks) commands() []*Command {
-	return []*Command{&h.Notify, &h.Master, &h.Backup, &h.Fault, &h.Stop, &h.Deleted, &h.MasterRxLowerPri}
 }
 
 // duplicates finds instances that would hear each other as one virtual router, and addresses claimed twice.
@@ -137,17 +124,13 @@ func (p *parser) security() {
 		}
 	}
 	for _, d := range p.instances {
-		for _, c := range d.Hooks.commands() {
-			if len(c.Argv) > 0 {
-				consider(c.Pos)
-			}
+		for _, c := range d.Hooks.programs() {
+			consider(c.Pos)
 		}
 	}
 	for i := range p.cfg.SyncGroups {
-		for _, c := range p.cfg.SyncGroups[i].Hooks.commands() {
-			if len(c.Argv) > 0 {
-				consider(c.Pos)
-			}
+		for _, c := range p.cfg.SyncGroups[i].Hooks.programs() {
+			consider(c.Pos)
 		}
 	}
 	if at != nil {

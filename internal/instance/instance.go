@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -105,37 +103,6 @@ type Instance struct {
 	mu     sync.Mutex // guards status and what feeds it
 	status status
 }
-
-// Surroundings are all that an instance must know of its host.
-type Surroundings struct {
-	Link    Link
-	Source  netip.Addr // where adverts are sent from; zero: there is no such address
-	Verdict Verdict
-}
-
-// Link is the state of the instance's own interface.
-type Link struct {
-	Present, Up bool
-	Trouble     string // why adverts cannot be sent or heard there; "" if they can
-}
-
-// Verdict is what everything tracked adds up to.
-type Verdict struct {
-	Priority uint8  // effective, before faults
-	Fault    string // names all that failed with weight 0; "" if nothing did
-	Pending  string // names the checks that have not reported yet; the instance does not start before
-	Trackers []control.Tracker
-}
-
-// setback is something that we do ourselves and that keeps failing: then another node should serve.
-type setback struct {
-	failures int
-	reason   string    // "" unless it is a fault
-	until    time.Time // when it is tried again
-}
-
-// setbackPause is how long a setback lasts before we take part again and see.
-const setbackPause = 10 * time.Second
 
 // New makes an instance that does nothing until Run.
 func New(opt Options) (*Instance, error) {
@@ -281,21 +248,6 @@ func (i *Instance) tick(now time.Time) {
 	i.evaluate(now)
 }
 
-// renewals is how often within one kernel lifetime it is restarted: two may be late or fail.
-const renewals = 4
-
-// renew restarts the lifetime of the addresses (vip_lifetime): while we live they stay, and no longer.
-func (i *Instance) renew(now time.Time) {
-	i.renewAt = time.Time{}
-	if i.cfg.VIPLifetime == 0 || len(i.want) == 0 {
-		return
-	}
-	i.renewAt = now.Add(i.cfg.VIPLifetime / renewals)
-	if err := i.opt.Network.RenewAddresses(); err != nil {
-		i.log.Error("renew virtual addresses", "error", err)
-	}
-}
-
 // arm sets the loop's one timer to the earliest deadline.
 func (i *Instance) arm() {
 	next := i.router.Deadline()
@@ -340,61 +292,6 @@ func (i *Instance) call(ctx context.Context, f func(now time.Time)) bool {
 	return false
 }
 
-// Surround tells all that the instance must know of its host, in one step, so that it never sees a state that never was.
-func (i *Instance) Surround(ctx context.Context, s Surroundings) {
-	i.call(ctx, func(now time.Time) {
-		moved := s.Source != i.around.Source
-		i.known, i.around = true, s
-		if moved {
-			if s.Source.IsValid() {
-				i.source = s.Source
-			}
-			i.receive.configure(&i.cfg, s.Source)
-			i.step(now, vrrp.Event{Kind: vrrp.SourceChanged, From: s.Source})
-		}
-		i.evaluate(now)
-	})
-}
-
-// An address that was put back so often within so long is fought over: then we give way, and retake after the skew time.
-const (
-	putBackLimit  = 5
-	putBackWindow = 10 * time.Second
-)
-
-// AddressesLost says that somebody else took addresses of ours off the interface. They are put back at once and counted; if
-// that happens again and again we give way, unless they are no_track addresses.
-func (i *Instance) AddressesLost(ctx context.Context, missing []netip.Prefix) {
-	i.call(ctx, func(now time.Time) {
-		var lost []string
-		tracked := false
-		for _, w := range i.want {
-			if slices.Contains(missing, w.Prefix) {
-				lost = append(lost, w.Prefix.String())
-				tracked = tracked || !w.NoTrack
-			}
-		}
-		if len(lost) == 0 {
-			return
-		}
-		i.mu.Lock()
-		i.status.counters.AddressesPutBack += uint64(len(lost))
-		i.mu.Unlock()
-		if now.Sub(i.putBackSince) > putBackWindow {
-			i.putBackSince, i.putBacks = now, 0
-		}
-		i.putBacks++
-		if i.putBacks > putBackLimit && tracked {
-			i.step(now, vrrp.Event{Kind: vrrp.AddressLost, Reason: fmt.Sprintf("another program removed %s, %d times within %s", strings.Join(lost, ", "), i.putBacks, putBackWindow)})
-			i.putBacks = 0
-			return
-		}
-		i.log.Warn("another program removed virtual addresses, putting them back", "addresses", strings.Join(lost, " "))
-		i.setAddresses(i.want)
-		i.opt.Network.AnnounceAgain()
-	})
-}
-
 // Release gives mastership away and stays off it for hold; 0 ends a running hold.
 func (i *Instance) Release(ctx context.Context, hold time.Duration) error {
 	done := make(chan struct{})
@@ -432,76 +329,6 @@ func (i *Instance) hookDone(now time.Time, seq uint64, err error) {
 		return
 	}
 	i.step(now, vrrp.Event{Kind: vrrp.HookFailed, Seq: seq, Reason: err.Error()})
-}
-
-// faults are all reasons why this instance must not take part.
-func (i *Instance) faults() string {
-	var all []string
-	link := i.around.Link
-	switch {
-	case !i.known:
-		return ""
-	case !link.Present:
-		all = append(all, "interface "+i.cfg.Interface+" does not exist")
-	case !link.Up && !i.cfg.DontTrackPrimary:
-		all = append(all, "interface "+i.cfg.Interface+" is down")
-	case link.Trouble != "":
-		all = append(all, link.Trouble)
-	case !i.around.Source.IsValid():
-		all = append(all, fmt.Sprintf("no %s address on %s to send adverts from", family(&i.cfg), i.cfg.Interface))
-	}
-	if len(i.destinations) == 0 {
-		all = append(all, "there is no unicast_peer")
-	}
-	for _, s := range []string{i.sending.reason, i.holding.reason, i.around.Verdict.Fault} {
-		if s != "" {
-			all = append(all, s)
-		}
-	}
-	// A check that a reload added has not proved anything yet. A master stays: it was proved before.
-	if p := i.around.Verdict.Pending; p != "" && i.started && i.router.State() != vrrp.Active {
-		all = append(all, p+" is awaited")
-	}
-	return strings.Join(all, "; ")
-}
-
-// evaluate tells the router of its faults and priority, and starts it when all is known.
-func (i *Instance) evaluate(now time.Time) {
-	fault, waiting := i.faults(), ""
-	switch {
-	case !i.known:
-		waiting = "the state of " + i.cfg.Interface
-	case i.around.Verdict.Pending != "" && fault == "":
-		waiting = i.around.Verdict.Pending
-	case !i.startAt.IsZero():
-		waiting = "vrrp_startup_delay"
-	}
-	i.mu.Lock()
-	i.status.trackers, i.status.source = i.around.Verdict.Trackers, i.around.Source
-	i.status.waiting = ""
-	if !i.started {
-		i.status.waiting = waiting
-	}
-	i.mu.Unlock()
-	if !i.started && waiting != "" {
-		return
-	}
-	if p := i.around.Verdict.Priority; p != i.priority && p != 0 {
-		i.priority = p
-		i.step(now, vrrp.Event{Kind: vrrp.PriorityChanged, Priority: p})
-	}
-	if fault != i.fault {
-		i.fault = fault
-		if fault != "" {
-			i.step(now, vrrp.Event{Kind: vrrp.FaultRaised, Reason: fault})
-		} else {
-			i.step(now, vrrp.Event{Kind: vrrp.FaultCleared, Reason: "nothing tracked is failed any more"})
-		}
-	}
-	if !i.started {
-		i.started = true
-		i.step(now, vrrp.Event{Kind: vrrp.Startup})
-	}
 }
 
 // StartAfter holds the instance in INIT until t. Call it before Run.
@@ -563,161 +390,4 @@ func (i *Instance) configure(now time.Time, c conf.Instance) error {
 		}
 	}
 	return nil
-}
-
-func (i *Instance) do(now time.Time, a vrrp.Action) {
-	switch a.Kind {
-	case vrrp.SendAdvert:
-		i.sendAdvert(a.Priority)
-	case vrrp.AddAddresses:
-		i.setAddresses(i.held())
-	case vrrp.RemoveAddresses:
-		i.opt.Network.StopAnnouncing()
-		i.setAddresses(nil)
-	case vrrp.Announce:
-		i.opt.Network.Announce(i.want)
-	case vrrp.AnnounceAgain:
-		i.opt.Network.AnnounceAgain()
-	case vrrp.Transition:
-		i.transition(now, a)
-	case vrrp.Contention:
-		i.opt.Hooks.Post(HookEvent{State: "MASTER_RX_LOWER_PRI", Seq: a.Seq, Priority: i.router.EffectivePriority(), At: now, Contention: true})
-	}
-}
-
-// held is every address that a master of this instance has.
-func (i *Instance) held() []conf.Address {
-	all := make([]conf.Address, 0, len(i.cfg.Addresses)+len(i.cfg.Excluded))
-	return append(append(all, i.cfg.Addresses...), i.cfg.Excluded...)
-}
-
-// addressRetry is how soon addresses that could not be set are tried again; after so many tries in a row without a single
-// address another node should serve.
-const (
-	addressRetry = time.Second
-	addressTries = 3
-)
-
-func (i *Instance) setAddresses(want []conf.Address) {
-	i.want = want
-	i.renewAt, i.againAt = time.Time{}, time.Time{}
-	if i.cfg.VIPLifetime > 0 && len(want) > 0 {
-		i.renewAt = time.Now().Add(i.cfg.VIPLifetime / renewals)
-	}
-	var missing []conf.Address
-	err := i.opt.Network.SetAddresses(want)
-	if err != nil {
-		i.log.Error("set virtual addresses", "error", err)
-		i.againAt = time.Now().Add(addressRetry)
-		var unseen error
-		if missing, unseen = i.opt.Network.Missing(); unseen != nil {
-			missing = want // unable to look is no proof of presence
-		}
-	}
-	if err == nil || len(want) == 0 || len(missing) < len(want) {
-		i.holding.failures = 0
-	} else if i.holding.failures++; i.holding.failures >= addressTries {
-		i.holding.reason, i.holding.until = err.Error(), time.Now().Add(setbackPause)
-	}
-	i.mu.Lock()
-	i.status.set(want, missing, err)
-	i.mu.Unlock()
-}
-
-// setAgain tries once more what failed.
-func (i *Instance) setAgain() {
-	i.setAddresses(i.want)
-	if i.againAt.IsZero() && len(i.want) > 0 {
-		i.log.Info("virtual addresses are set now")
-		i.opt.Network.Announce(i.want)
-	}
-}
-
-func (i *Instance) sendAdvert(priority uint8) {
-	i.advert.Version, i.advert.VRID, i.advert.Priority = vrrp.Version(i.cfg.Version), i.cfg.VRID, priority
-	i.advert.Interval = i.cfg.AdvertInterval
-	i.advert.AuthType = 0
-	if i.cfg.HasPassword {
-		i.advert.AuthType = vrrp.AuthPassword
-		i.advert.Auth = vrrp.Password(i.cfg.Password)
-	}
-	i.advert.Addrs = i.carried
-	form := vrrp.ChecksumPseudoHeader
-	if i.cfg.ChecksumPlain {
-		form = vrrp.ChecksumPlain
-	}
-	ttl := vrrp.TTL
-	if i.cfg.Unicast {
-		ttl = i.cfg.UnicastTTL
-	}
-	var failed error
-	sent := false
-	for _, dst := range i.destinations {
-		// A checksum with a pseudo header covers the destination, so each peer gets a packet of its own.
-		var err error
-		if i.packet, err = vrrp.AppendAdvert(i.packet[:0], &i.advert, i.source, dst, form); err == nil {
-			err = i.opt.Network.Send(i.packet, i.source, dst, ttl)
-		}
-		if err != nil {
-			failed = fmt.Errorf("to %s: %w", dst, err)
-		} else {
-			sent = true
-		}
-	}
-	if sent {
-		i.sending.failures = 0
-	} else if i.sending.failures++; i.sending.failures >= i.cfg.DownTimerAdverts && i.sending.reason == "" {
-		// Our peers have heard nothing for as long as they wait: one of them is master now. tick tells the router.
-		i.sending.reason, i.sending.until = fmt.Sprintf("adverts cannot be sent: %v", failed), time.Now().Add(setbackPause)
-	}
-	now := time.Now()
-	i.mu.Lock()
-	i.status.sendErr = ""
-	complain := false
-	if failed == nil {
-		i.status.counters.AdvertsSent++
-	} else {
-		i.status.counters.SendErrors++
-		i.status.sendErr = failed.Error()
-		if complain = i.status.complainedSend.IsZero() || now.Sub(i.status.complainedSend) >= complainEvery; complain {
-			i.status.complainedSend = now
-		}
-	}
-	i.mu.Unlock()
-	if complain {
-		i.log.Warn("send advert", "error", failed)
-	}
-}
-
-func (i *Instance) transition(now time.Time, a vrrp.Action) {
-	from, to := stateName(a.From), stateName(a.To)
-	if a.To == vrrp.Initialize {
-		to = control.StateStop
-	}
-	i.hookSeq, i.hookBy = 0, time.Time{}
-	i.log.Info("transition", "from", from, "to", to, "reason", a.Reason, "priority", a.Priority)
-	t := control.Transition{Seq: a.Seq, At: now, From: from, To: to, Priority: a.Priority, Reason: a.Reason}
-	i.mu.Lock()
-	i.status.transition(t)
-	i.mu.Unlock()
-	if i.opt.OnTransition != nil {
-		i.opt.OnTransition(control.Event{Instance: i.Name(), Transition: t})
-	}
-	ev := HookEvent{State: to, Seq: a.Seq, Priority: a.Priority, At: now}
-	if a.To == vrrp.Active && i.cfg.VIPAfterNotify > 0 {
-		i.hookSeq, i.hookBy, ev.Deadline = a.Seq, now.Add(i.cfg.VIPAfterNotify), i.cfg.VIPAfterNotify
-	}
-	i.opt.Hooks.Post(ev)
-}
-
-func stateName(s vrrp.State) string {
-	switch s {
-	case vrrp.Backup:
-		return control.StateBackup
-	case vrrp.Active:
-		return control.StateMaster
-	case vrrp.Fault:
-		return control.StateFault
-	}
-	return control.StateInit
 }

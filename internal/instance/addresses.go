@@ -1,0 +1,115 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/vrrp"
+)
+
+// held is every address that a master of this instance has.
+func (i *Instance) held() []conf.Address {
+	all := make([]conf.Address, 0, len(i.cfg.Addresses)+len(i.cfg.Excluded))
+	return append(append(all, i.cfg.Addresses...), i.cfg.Excluded...)
+}
+
+// addressRetry is how soon addresses that could not be set are tried again; after so many tries in a row without a single
+// address another node should serve.
+const (
+	addressRetry = time.Second
+	addressTries = 3
+)
+
+func (i *Instance) setAddresses(want []conf.Address) {
+	i.want = want
+	i.renewAt, i.againAt = time.Time{}, time.Time{}
+	if i.cfg.VIPLifetime > 0 && len(want) > 0 {
+		i.renewAt = time.Now().Add(i.cfg.VIPLifetime / renewals)
+	}
+	var missing []conf.Address
+	err := i.opt.Network.SetAddresses(want)
+	if err != nil {
+		i.log.Error("set virtual addresses", "error", err)
+		i.againAt = time.Now().Add(addressRetry)
+		var unseen error
+		if missing, unseen = i.opt.Network.Missing(); unseen != nil {
+			missing = want // unable to look is no proof of presence
+		}
+	}
+	if err == nil || len(want) == 0 || len(missing) < len(want) {
+		i.holding.failures = 0
+	} else if i.holding.failures++; i.holding.failures >= addressTries {
+		i.holding.reason, i.holding.until = err.Error(), time.Now().Add(setbackPause)
+	}
+	i.mu.Lock()
+	i.status.set(want, missing, err)
+	i.mu.Unlock()
+}
+
+// setAgain tries once more what failed.
+func (i *Instance) setAgain() {
+	i.setAddresses(i.want)
+	if i.againAt.IsZero() && len(i.want) > 0 {
+		i.log.Info("virtual addresses are set now")
+		i.opt.Network.Announce(i.want)
+	}
+}
+
+// renewals is how often within one kernel lifetime it is restarted: two may be late or fail.
+const renewals = 4
+
+// renew restarts the lifetime of the addresses (vip_lifetime): while we live they stay, and no longer.
+func (i *Instance) renew(now time.Time) {
+	i.renewAt = time.Time{}
+	if i.cfg.VIPLifetime == 0 || len(i.want) == 0 {
+		return
+	}
+	i.renewAt = now.Add(i.cfg.VIPLifetime / renewals)
+	if err := i.opt.Network.RenewAddresses(); err != nil {
+		i.log.Error("renew virtual addresses", "error", err)
+	}
+}
+
+// An address that was put back so often within so long is fought over: then we give way, and retake after the skew time.
+const (
+	putBackLimit  = 5
+	putBackWindow = 10 * time.Second
+)
+
+// AddressesLost says that somebody else took addresses of ours off the interface. They are put back at once and counted; if
+// that happens again and again we give way, unless they are no_track addresses.
+func (i *Instance) AddressesLost(ctx context.Context, missing []netip.Prefix) {
+	i.call(ctx, func(now time.Time) {
+		var lost []string
+		tracked := false
+		for _, w := range i.want {
+			if slices.Contains(missing, w.Prefix) {
+				lost = append(lost, w.Prefix.String())
+				tracked = tracked || !w.NoTrack
+			}
+		}
+		if len(lost) == 0 {
+			return
+		}
+		i.mu.Lock()
+		i.status.counters.AddressesPutBack += uint64(len(lost))
+		i.mu.Unlock()
+		if now.Sub(i.putBackSince) > putBackWindow {
+			i.putBackSince, i.putBacks = now, 0
+		}
+		i.putBacks++
+		if i.putBacks > putBackLimit && tracked {
+			i.step(now, vrrp.Event{Kind: vrrp.AddressLost, Reason: fmt.Sprintf("another program removed %s, %d times within %s", strings.Join(lost, ", "), i.putBacks, putBackWindow)})
+			i.putBacks = 0
+			return
+		}
+		i.log.Warn("another program removed virtual addresses, putting them back", "addresses", strings.Join(lost, " "))
+		i.setAddresses(i.want)
+		i.opt.Network.AnnounceAgain()
+	})
+}
