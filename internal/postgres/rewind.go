@@ -172,7 +172,8 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 	_, runErr := child.Run(ctx, cmd)
 	out.flush()
 	if runErr != nil && changed {
-		return fmt.Errorf("%w (%w: %s)", ErrRewindIncomplete, runErr, out.message())
+		// The configuration is this node's own and goes into the copy that takes the place of what is left.
+		return errors.Join(fmt.Errorf("%w (%w: %s)", ErrRewindIncomplete, runErr, out.message()), s.restoreConfig(saved, s.cfg.DataDir))
 	}
 	// Not changed, or done: the directory is whole.
 	if err := s.restoreConfig(saved, s.cfg.DataDir); err != nil {

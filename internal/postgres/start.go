@@ -154,7 +154,7 @@ func (s *Server) start(ctx context.Context) error {
 	}
 	logs := s.logPositions()
 	s.log.Info("starting PostgreSQL", "command", cmd.String())
-	_, runErr := child.Run(ctx, cmd)
+	runErr := s.runStart(ctx, cmd)
 	_, running, err = s.Process()
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
@@ -175,6 +175,38 @@ func (s *Server) start(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// runStart runs what starts the server. It isn't broken off before the postmaster shows in its lock file: until then nobody could tell whether one is
+// about to come up.
+func (s *Server) runStart(ctx context.Context, cmd child.Command) error {
+	deadline, _ := ctx.Deadline()
+	run, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-done:
+			return
+		case <-ctx.Done():
+		}
+		tick := time.NewTicker(readyPoll)
+		defer tick.Stop()
+		for {
+			if _, running, err := s.Process(); err == nil && running {
+				cancel()
+				return
+			}
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	_, err := child.Run(run, cmd)
+	return err
 }
 
 func withDefaultTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
@@ -353,6 +385,7 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 	}
 	tick := time.NewTicker(stopPoll)
 	defer tick.Stop()
+	var written time.Time // when the shutdown checkpoint was seen in pg_control
 	for {
 		// The postmaster goes last in an orderly stop; only then look through all processes.
 		if p, err := readProc(pid); procErr != nil || err != nil || p.dead || p.ticks != postmaster.ticks {
@@ -378,6 +411,37 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 				}
 			}
 		case <-tick.C:
+			if mode != Fast || !running {
+				continue
+			}
+			if c, err := s.Control(); err != nil || !c.State.Clean() {
+				continue
+			}
+			if written.IsZero() {
+				written = time.Now()
+			}
+			if time.Since(written) > walsenderGrace {
+				written = time.Now()
+				s.dismissWalsenders(pid)
+			}
+		}
+	}
+}
+
+// walsenderGrace is how long walsenders may take to send the shutdown checkpoint. One whose standby can't be reached any more, because the virtual
+// address has gone for instance, would hold the stop up for wal_sender_timeout.
+const walsenderGrace = 300 * time.Millisecond
+
+func (s *Server) dismissWalsenders(postmaster int) {
+	all, err := s.processes()
+	if err != nil {
+		return
+	}
+	for _, p := range all {
+		title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+		if err == nil && p.parent == postmaster && strings.Contains(string(title), "walsender ") {
+			s.log.Warn("a standby does not take the last WAL, going without it", "walsender", p.pid)
+			_ = syscall.Kill(p.pid, syscall.SIGTERM)
 		}
 	}
 }

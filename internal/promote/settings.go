@@ -500,8 +500,12 @@ func formatConninfo(pairs []pair) string {
 	return b.String()
 }
 
-func (s Settings) base(host string) []pair {
-	p := []pair{{"host", host}, {"port", fmt.Sprint(s.Port)}, {"user", s.User}, {"application_name", s.Node}}
+// helper is the application_name of every connection that is no standby's: under the node's name the WAL stream of
+// pg_basebackup would count as that synchronous standby, and confirm commits that a broken-off copy then throws away.
+const helper = "pgnotify"
+
+func (s Settings) base(host, application string) []pair {
+	p := []pair{{"host", host}, {"port", fmt.Sprint(s.Port)}, {"user", s.User}, {"application_name", application}}
 	if s.Passfile != "" {
 		p = append(p, pair{"passfile", s.Passfile})
 	}
@@ -518,7 +522,7 @@ func (s Settings) options() []pair {
 
 // Upstream is the primary_conninfo of a standby that streams from host. libpq rounds connect_timeout=1 up to 2 s.
 func (s Settings) Upstream(host string) string {
-	p := append(s.base(host), pair{"connect_timeout", "2"})
+	p := append(s.base(host, s.Node), pair{"connect_timeout", "2"})
 	defaults := []pair{{"keepalives_idle", "1"}, {"keepalives_interval", "1"}, {"keepalives_count", "2"}, {"tcp_user_timeout", "1500"}}
 	own := s.options()
 	for _, d := range defaults {
@@ -531,7 +535,7 @@ func (s Settings) Upstream(host string) string {
 
 // Source is the connection string of pg_basebackup and, with dbname, of pg_rewind.
 func (s Settings) Source(host, dbname string) string {
-	p := append(s.base(host), pair{"connect_timeout", "5"})
+	p := append(s.base(host, helper), pair{"connect_timeout", "5"})
 	if dbname != "" {
 		p = append(p, pair{"dbname", dbname})
 	}
@@ -540,7 +544,7 @@ func (s Settings) Source(host, dbname string) string {
 
 // Question is the connection string of a probe of host: without what only libpq understands.
 func (s Settings) Question(host string) string {
-	p := s.base(host)
+	p := s.base(host, helper)
 	for _, o := range s.options() {
 		if strings.HasPrefix(o.key, "ssl") || o.key == "options" || o.key == "password" || o.key == "channel_binding" {
 			p = append(p, o)
