@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -195,6 +196,8 @@ func (n fileNetwork) Ask(_ context.Context, conninfo string) (postgres.Remote, e
 	}
 	return postgres.Remote{}, errors.New("no pg_hba.conf entry")
 }
+
+func (fileNetwork) Holds(netip.Addr) (bool, error) { return false, nil }
 
 func (fileNetwork) History(context.Context, string, postgres.Timeline) (postgres.History, error) {
 	return nil, nil

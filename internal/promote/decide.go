@@ -100,6 +100,7 @@ type Facts struct {
 	Settled   bool   // the settle time has passed since the event was delivered
 	Local     Local
 	VIP       Answer
+	VIPHere   bool     // this host holds the VIP: what answers there is our own server
 	Peers     []Answer // every other node
 }
 

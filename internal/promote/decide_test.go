@@ -359,6 +359,8 @@ func TestRejoinPlan(t *testing.T) {
 		{"no primary", with(local(func(l *Local) { l.Streaming = false })), RejoinAuto, both, "refused: no primary answers at the VIP"},
 		{"another cluster", with(vip, local(func(l *Local) { l.SystemID = 1; l.Streaming = false })), RejoinAuto, both, "refused: VIP at 10.0.0.100 belongs to another cluster"},
 		{"we are it", with(vip, role(RolePrimary), local(func(l *Local) { l.Position = at(2, 300) })), RejoinAuto, both, "refused: n1 is the primary at the VIP itself"},
+		{"we are it, and are written to meanwhile", with(vip, role(RolePrimary), func(f *Facts) { f.VIPHere = true }), RejoinAuto, both, "refused: n1 is the primary at the VIP itself"},
+		{"we are it, reclone", with(vip, role(RolePrimary), func(f *Facts) { f.VIPHere = true }), RejoinReclone, both, "refused: n1 is the primary at the VIP itself"},
 		{"old primary", with(vip, role(RolePrimary)), RejoinAuto, both, "1. stop n1 fast"},
 		{"down, not diverged", with(vip, role(RoleDown)), RejoinAuto, both, "1. stream from the VIP 10.0.0.100, as a standby"},
 		{"down, diverged", with(vip, role(RoleDown), div), RejoinAuto, both, "pg_rewind once VIP at 10.0.0.100 has checkpointed, start it as a standby of the VIP; if that fails, clone it"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -211,6 +212,8 @@ func (n *fakeNetwork) Ask(ctx context.Context, conninfo string) (postgres.Remote
 func (n *fakeNetwork) History(_ context.Context, conninfo string, _ postgres.Timeline) (postgres.History, error) {
 	return n.host(conninfoHost(conninfo)).history, nil
 }
+
+func (n *fakeNetwork) Holds(netip.Addr) (bool, error) { return false, nil }
 
 func remote(standby bool, p postgres.Position) fakeHost {
 	return fakeHost{remote: postgres.Remote{InRecovery: standby, SystemID: cluster, Timeline: p.Timeline, LSN: p.LSN, Version: 150000}}

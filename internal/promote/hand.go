@@ -209,7 +209,7 @@ func RejoinPlan(f Facts, mode RejoinMode, s Settings) Plan {
 		return refuse(WaitNone, "no primary answers at the VIP %s (%s): there is nothing to rejoin", f.VIPAddr, strings.TrimSpace(string(f.VIP.Reach)+" "+f.VIP.Reason))
 	case l.SystemID != 0 && l.SystemID != f.VIP.SystemID:
 		return refuse(WaitNone, "%s belongs to another cluster: its system identifier is %d, ours %d", f.VIP.where(), f.VIP.SystemID, l.SystemID)
-	case l.Role == RolePrimary && l.Position == f.VIP.Position:
+	case f.VIPHere, l.Role == RolePrimary && l.Position == f.VIP.Position:
 		return refuse(WaitNone, "%s is the primary at the VIP itself", f.Node)
 	case mode == RejoinReclone:
 		return do(false, clone)

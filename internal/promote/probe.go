@@ -21,6 +21,7 @@ type Network interface {
 	Dial(ctx context.Context, address string) error // can a connection to host:port be made?
 	Ask(ctx context.Context, conninfo string) (postgres.Remote, error)
 	History(ctx context.Context, conninfo string, tli postgres.Timeline) (postgres.History, error)
+	Holds(addr netip.Addr) (bool, error) // is it an address of this host?
 }
 
 // RealNetwork is the network.
@@ -43,6 +44,18 @@ func (RealNetwork) Ask(ctx context.Context, conninfo string) (postgres.Remote, e
 // History is postgres.FetchHistory.
 func (RealNetwork) History(ctx context.Context, conninfo string, tli postgres.Timeline) (postgres.History, error) {
 	return postgres.FetchHistory(ctx, conninfo, tli)
+}
+
+// Holds looks through the addresses of all interfaces.
+func (RealNetwork) Holds(addr netip.Addr) (bool, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return false, fmt.Errorf("look for %s among our addresses: %w", addr, err)
+	}
+	return slices.ContainsFunc(all, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr().WithZone("") == addr
+	}), nil
 }
 
 // dialed says what a failed connection attempt means. Only what the network itself answers, or its silence, counts as

@@ -140,6 +140,10 @@ func (e *Engine) lookAtVIP(ctx context.Context) Facts {
 	f := e.facts()
 	f.Local = e.local(ctx)
 	f.VIP = e.askAll(ctx, map[string][]netip.Addr{vipName: {e.Settings.VIP}}).answers[vipName]
+	var err error
+	if f.VIPHere, err = e.Network.Holds(e.Settings.VIP); err != nil {
+		f.VIP.Reach, f.VIP.Reason = CantTell, err.Error()
+	}
 	f.Local.Diverged = e.diverged(ctx, f)
 	return f
 }
