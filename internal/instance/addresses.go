@@ -75,7 +75,7 @@ func (i *Instance) renew(now time.Time) {
 	}
 }
 
-// An address that was put back so often within so long is fought over: then we give way, and retake after the skew time.
+// An address that was put back so often within so long is fought over: then we give way, and retake if nobody else takes over.
 const (
 	putBackLimit  = 5
 	putBackWindow = 10 * time.Second

@@ -34,7 +34,7 @@ const (
 	FaultRaised                      // something tracked failed; Reason names all that is failed
 	FaultCleared                     // nothing tracked is failed any more
 	SourceChanged                    // our primary address is now From; the zero Addr: we have none
-	AddressLost                      // somebody removed a VIP: give way, retake after the skew time
+	AddressLost                      // somebody removes our VIPs again and again: give way, retake if nobody else takes over
 	HookSucceeded                    // AddressesAfterNotify: the hook of transition Seq exited 0
 	HookFailed                       // AddressesAfterNotify: it failed or timed out; Reason says how
 	Release                          // give mastership away and stay off it for Hold; Hold 0 ends that

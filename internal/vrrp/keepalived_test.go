@@ -231,9 +231,17 @@ func TestAddressLost(t *testing.T) {
 	m := newActive(t)
 	m.want(m.step(Event{Kind: AddressLost, Reason: "10.0.0.100 was removed from eth0"}),
 		"SendAdvert 0", "RemoveAddresses", "Active -> Backup (10.0.0.100 was removed from eth0)")
-	m.wantIn(609375 * time.Microsecond)
+	m.wantIn(3609375 * time.Microsecond)
 	m.want(m.tick(), "SendAdvert 100", "AddAddresses", "Announce",
-		"Backup -> Active (nobody took over for 609.4ms after a virtual address was lost)")
+		"Backup -> Active (nobody took over for 3.609s after a virtual address was lost)")
+}
+
+// TestAStalledActiveGoesWithoutAWord: another router has become Active while we were stopped.
+func TestAStalledActiveGoesWithoutAWord(t *testing.T) {
+	m := newActive(t)
+	m.want(m.step(Event{Kind: Stalled, Reason: "stopped for 10s"}), "RemoveAddresses", "Active -> Backup (stopped for 10s)")
+	m.wantIn(3609375 * time.Microsecond)
+	m.want(m.step(Event{Kind: Stalled}))
 }
 
 func TestAddressLostAndAPeerTookOver(t *testing.T) {

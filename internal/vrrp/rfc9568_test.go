@@ -224,7 +224,7 @@ func TestRFC9568_6_1_OwnerAlwaysPreempts(t *testing.T) {
 	m.step(Event{Kind: AddressLost}) // the way for an owner to be a Backup
 	m.wantState(Backup)
 	m.want(m.hear(ip3, 254))
-	m.wantIn(3906250)
+	m.wantIn(3003906250)
 	m.tick()
 	m.wantState(Active)
 }

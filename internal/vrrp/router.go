@@ -404,14 +404,15 @@ func (r *Router) faultCleared(now time.Time, reason string) {
 	}
 }
 
-// addressLost gives way to a peer that may be able to hold the addresses. If none comes, we retake them after the skew.
+// addressLost gives way to a peer that may be able to hold the addresses. If none comes, we retake them.
 func (r *Router) addressLost(now time.Time, reason string) {
 	if r.state != Active || r.waiting {
 		return
 	}
 	r.advertise(PriorityLeaving)
 	r.leaveActive()
-	r.becomeBackup(now, 0, lost, or(reason, "a virtual address was lost"))
+	// As long as for a release: with the skew alone we would be back before any peer of a lower priority.
+	r.becomeBackup(now, r.cfg.DownTimerAdverts, lost, or(reason, "a virtual address was lost"))
 }
 
 // stalled steps back without an advert: one of ours would be news to a peer that is Active by now, and by priority or
