@@ -236,6 +236,21 @@ func Explain(f Facts) []string {
 // Check says whether the server is healthy in its role (primary, standby, any); maxLag in bytes, negative: not looked at.
 // While a pgnotify promotes, rewinds or clones it is not judged.
 func (e *Engine) Check(ctx context.Context, role string, maxLag int64) (string, error) {
+	if at, err := e.atWork(); at != "" || err != nil {
+		return at, err
+	}
+	healthy, why := e.judge(ctx, role, maxLag)
+	if why != nil {
+		// It may have begun since.
+		if at, err := e.atWork(); at != "" && err == nil {
+			return at, nil
+		}
+	}
+	return healthy, why
+}
+
+// atWork says in words what a pgnotify does that keeps the server from being judged, "" if there is none.
+func (e *Engine) atWork() (string, error) {
 	if at := e.Store.activity(activityWork); at != "" {
 		return "pgnotify is at work: " + at, nil
 	}
@@ -246,6 +261,10 @@ func (e *Engine) Check(ctx context.Context, role string, maxLag int64) (string, 
 	if at := e.Store.activity(activityRejoin); at != "" && rebuild.Phase != PhaseNone {
 		return fmt.Sprintf("pgnotify is at work: %s (%s)", at, rebuild.Phase), nil
 	}
+	return "", nil
+}
+
+func (e *Engine) judge(ctx context.Context, role string, maxLag int64) (string, error) {
 	f, err := e.Server.Facts(ctx)
 	if err != nil {
 		return "", err

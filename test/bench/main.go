@@ -132,9 +132,13 @@ func (r router) kill(ctx context.Context, h *lab.Host) error {
 	if err != nil {
 		return err
 	}
-	for _, q := range processes {
-		if q.Name == r.name {
-			if err := h.Signal(ctx, q.PID, syscall.SIGKILL); err != nil {
+	// Stopped first, all of them: the death of keepalived's parent is a SIGTERM to its child, which would say goodbye.
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+		for _, q := range processes {
+			if q.Name != r.name {
+				continue
+			}
+			if err := h.Signal(ctx, q.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return err
 			}
 		}
