@@ -163,7 +163,6 @@ func (p procInfo) worksIn(dir string) (yes, known bool) {
 type verdict struct {
 	pid     int
 	running bool
-	taken   bool   // not running, but the number belongs to a process (another program, a zombie …), so that PostgreSQL would refuse to start
 	why     string // the reason, if not running
 }
 
@@ -180,7 +179,6 @@ func (s *Server) judge(f pidFile) (verdict, error) {
 	if err != nil {
 		return v, fmt.Errorf("look at process %d of %s: %w", pid, pidFileName, err)
 	}
-	v.taken = true
 	switch {
 	case p.dead:
 		v.why = fmt.Sprintf("process %d is a zombie", pid)
@@ -203,7 +201,7 @@ func (s *Server) judge(f pidFile) (verdict, error) {
 	if single {
 		return v, fmt.Errorf("process %d works on %s in single-user mode", pid, s.cfg.DataDir)
 	}
-	v.taken, v.running = false, true
+	v.running = true
 	return v, nil
 }
 
@@ -247,8 +245,9 @@ func (s *Server) processes() ([]procInfo, error) {
 	return all, nil
 }
 
-// clearStale removes a postmaster.pid, and the lock files of its sockets, whose process number now belongs to another process: PostgreSQL itself copes
-// only with numbers that nobody has. The file guards shared memory in which left-over processes could still work, so with any of those it stays.
+// clearStale removes a postmaster.pid, and the lock files of its sockets, whose process has gone. PostgreSQL itself copes only with numbers that nobody
+// has, and one that nobody has now may be pg_ctl's own in a moment: after a reboot numbers are given out in the same order again. The file guards shared
+// memory in which left-over processes could still work, so with any of those it stays.
 func (s *Server) clearStale() error {
 	path := filepath.Join(s.cfg.DataDir, pidFileName)
 	f, err := s.readPIDFile()
@@ -274,9 +273,6 @@ func (s *Server) clearStale() error {
 	}
 	if err := s.clearSocketLocks(f); err != nil {
 		return err
-	}
-	if !v.taken {
-		return nil
 	}
 	s.log.Warn("removing a stale postmaster.pid", "file", path, "reason", v.why)
 	if err := os.Remove(path); err != nil {
@@ -317,7 +313,7 @@ func (s *Server) clearSocketLocks(f pidFile) error {
 		if err != nil {
 			return err
 		}
-		if v.running || !v.taken {
+		if v.running {
 			continue
 		}
 		s.log.Warn("removing a stale socket lock", "file", path, "reason", v.why)
