@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	ufcli "github.com/urfave/cli/v2"
@@ -34,6 +36,11 @@ func checkCommand(h machine) *ufcli.Command {
 				return cli.Usagef("pgnotify check: --timeout: want more than 0 (got %s)", c.Duration("timeout"))
 			}
 			s, e, err := h.openEngine(c)
+			for i := 0; i < 10 && errors.Is(err, fs.ErrNotExist); i++ {
+				// Between the two renames that put a clone in place there is no data directory.
+				pause(c.Context, 10*time.Millisecond)
+				s, e, err = h.openEngine(c)
+			}
 			if err != nil {
 				return err
 			}
@@ -46,5 +53,14 @@ func checkCommand(h machine) *ufcli.Command {
 			fmt.Fprintln(s.stdout, words)
 			return nil
 		}),
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }

@@ -305,6 +305,11 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		return errors.Join(fmt.Errorf("clone from %s: %w", from, err), e.removeBeside(dir), e.Store.setCloning(""))
 	}
 	return e.work(ctx, "swap in the clone from "+from.String(), wanted, func() error {
+		before, err := e.Store.Rebuild()
+		if err != nil {
+			return err
+		}
+		was := e.local(ctx).Role
 		if err := e.stop(ctx); err != nil {
 			return err
 		}
@@ -314,7 +319,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		}
 		old, err := e.Server.Swap(dir)
 		if err != nil {
-			return err
+			return errors.Join(err, e.unswapped(context.WithoutCancel(ctx), dir, before, was))
 		}
 		e.Log.Info("data directory swapped", "old", old)
 		if err := errors.Join(e.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: why, Old: old}), e.Store.setCloning("")); err != nil {
@@ -325,6 +330,18 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		}
 		return e.act(ctx, ActStartStandby)
 	})
+}
+
+// unswapped leaves the old data as it was when a copy could not take its place: the copy goes, and a standby runs again.
+func (e *Engine) unswapped(ctx context.Context, dir string, before Rebuild, was Role) error {
+	if _, err := os.Lstat(e.Settings.DataDir); err != nil {
+		return err // the copy may be all there is
+	}
+	errs := []error{e.removeBeside(dir), e.Store.setCloning(""), e.Store.SetRebuild(before)}
+	if was == RoleStandby || was == RoleStarting {
+		errs = append(errs, e.act(ctx, ActStartStandby))
+	}
+	return errors.Join(errs...)
 }
 
 // AfterPromote is what goes behind a promotion: pg_switch_wal, so that the archive gets the last segment of the old

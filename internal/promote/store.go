@@ -568,6 +568,9 @@ func FinishSwap(stateDir, dataDir string) error {
 	if err != nil {
 		return err
 	}
+	if s.activity(activityWork) != "" {
+		return nil // it is being swapped at this moment
+	}
 	dir, err := s.cloningDir()
 	if err != nil || dir == "" || filepath.Dir(dir) != filepath.Dir(filepath.Clean(dataDir)) {
 		return err
