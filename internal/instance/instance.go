@@ -171,14 +171,17 @@ func (i *Instance) Run(ctx context.Context) error {
 			i.step(time.Now(), vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
 			return nil
 		case ev := <-i.adverts:
-			i.received(time.Now(), ev)
+			now := time.Now()
+			i.listenFirst(now) // the advert may be the first thing that we notice after a pause
+			i.received(now, ev)
 		case f := <-i.calls:
 			f(time.Now())
 		case <-i.timer.C:
+			late := i.listenFirst(time.Now())
 			i.drain()
-			if now := time.Now(); !i.listenFirst(now) {
+			if !late {
 				i.thawed = false
-				i.tick(now)
+				i.tick(time.Now())
 			}
 		}
 		i.arm()
@@ -195,7 +198,7 @@ const (
 // listenFirst puts a late timer off, once.
 func (i *Instance) listenFirst(now time.Time) bool {
 	late := now.Sub(i.due)
-	if i.listened || late < stalled {
+	if i.listened || i.due.IsZero() || late < stalled {
 		return false
 	}
 	i.listened = true

@@ -526,6 +526,25 @@ func TestAPausedMasterGoesQuietlyIfItWasReplaced(t *testing.T) {
 	}
 }
 
+// TestAPausedMasterMayHearOfItFirst: what was heard and the timer are both there when it goes on; either may be looked at first.
+func TestAPausedMasterMayHearOfItFirst(t *testing.T) {
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			c := config()
+			i, h, stop := begin(t, c)
+			defer stop()
+			time.Sleep(3700 * time.Millisecond)
+			synctest.Wait()
+			h.take()
+			i.call(t.Context(), func(time.Time) { time.Sleep(10 * time.Second) })
+			time.Sleep(5 * time.Second)
+			i.Receive(advert(t, c, 50), time.Now())
+			time.Sleep(5 * time.Second)
+			want(t, h, "13.700 stop announcing", "13.700 addresses []", "13.700 hook BACKUP 100 seq=3")
+		})
+	}
+}
+
 func TestAMasterThatCannotSendGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, h, stop := begin(t, config())

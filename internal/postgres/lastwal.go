@@ -205,5 +205,17 @@ func (w *progressWriter) take(line string) {
 	_, _ = w.text.Write([]byte(line + "\n"))
 }
 
-// message is the last words, for an error.
-func (w *progressWriter) message() string { return strings.TrimSpace(w.text.String()) }
+// message is why the program failed, on one line: what it calls an error, else all it said.
+func (w *progressWriter) message() string {
+	lines := strings.Split(strings.TrimSpace(w.text.String()), "\n")
+	var errs []string
+	for _, l := range lines {
+		if strings.Contains(l, "error: ") || strings.Contains(l, "fatal: ") {
+			errs = append(errs, strings.TrimSpace(l))
+		}
+	}
+	if len(errs) == 0 {
+		errs = lines
+	}
+	return strings.Join(errs, "; ")
+}

@@ -263,7 +263,7 @@ func (s *site) fullDisk() {
 				run(s.t, h, "sh", "-c", fill(40)) // for WAL
 			} else {
 				// So slow that the disk can be filled while it is copied.
-				run(s.t, h, "nft", "add table ip slow; add chain ip slow in { type filter hook input priority 0 ; }; add rule ip slow in tcp sport 5432 limit rate over 20 mbytes/second burst 1 mbytes drop")
+				run(s.t, h, "nft", "add table ip slow; add chain ip slow in { type filter hook input priority 0 ; }; add rule ip slow in tcp sport 5432 limit rate over 2 mbytes/second burst 500 kbytes drop")
 				spawn(s.t, h, "filler "+args[0], lab.Command{Argv: []string{"/bin/sh", "-c", "until [ -e " + s.pg.DataDir + ".new/base/1/PG_VERSION ]; do :; done; " + fill(1)}})
 			}
 			out := s.pgnotify("n3", 1, args...)
