@@ -18,7 +18,7 @@ import (
 
 // TestPGByHand is what an operator does on a live cluster: every command twice, every --dry-run, and what goes wrong.
 func TestPGByHand(t *testing.T) {
-	s := newSite(t, siteOptions{daemon: vrrpd})
+	s := newSite(t, siteOptions{daemon: vrrpd, more: busyBackup(t)})
 	s.step("begin", func(t *testing.T) {
 		s.begin("n1")
 		s.measure()
@@ -262,23 +262,14 @@ func (s *site) fullDisk() {
 			if when == "before" {
 				run(s.t, h, "sh", "-c", fill(40)) // for WAL
 			} else {
-				// So slow that the disk can be filled while it is copied.
-				run(s.t, h, "nft", "add table ip slow; add chain ip slow in { type filter hook input priority 0 ; }; add rule ip slow in tcp sport 5432 limit rate over 2 mbytes/second burst 500 kbytes drop")
-				spawn(s.t, h, "filler "+args[0], lab.Command{Argv: []string{"/bin/sh", "-c", "until [ -e " + s.pg.DataDir + ".new/base/1/PG_VERSION ]; do :; done; " + fill(1)}})
+				writeFile(s.t, h, beforeBackup, fill(3), 0o644)
 			}
 			out := s.pgnotify("n3", 1, args...)
 			if !strings.Contains(strings.ToLower(out), "no space left on device") {
 				s.t.Errorf("pgnotify %v on a disk that is full %s: %q, want the reason", args, when, out)
 			}
 			s.oneError(out)
-			if p := h.Proc("filler " + args[0]); p != nil {
-				if _, err := p.Wait(within(s.t, patience)); err != nil {
-					s.t.Fatal(err)
-				}
-			}
-			if when == "while" {
-				run(s.t, h, "nft", "delete", "table", "ip", "slow")
-			}
+			run(s.t, h, "rm", "-f", beforeBackup)
 			run(s.t, h, "rm", parent+"/filler")
 			s.asItWas(parent, listing, fmt.Sprintf("%v on a disk that is full %s", args, when))
 		}
@@ -299,6 +290,25 @@ func (s *site) fullDisk() {
 	run(s.t, h, "sh", "-c", fmt.Sprintf("umount -l %[1]s && rmdir %[1]s && mv %[2]s %[1]s", parent, aside))
 	s.pgnotify("n3", 0, "start")
 	s.streaming("n1", "n3")
+}
+
+// beforeBackup is a script in a host that is run, if it is there, between the look at the room for a copy and the copy.
+const beforeBackup = "/run/before-backup"
+
+// busyBackup has pg_basebackup run that script first.
+func busyBackup(t *testing.T) map[string]string {
+	t.Helper()
+	path := filepath.Join(serverPrograms(t), "pg_basebackup")
+	wrapper := filepath.Join(t.TempDir(), "pg_basebackup")
+	script := fmt.Sprintf("#!/bin/sh\nif [ -e %s ]; then . %[1]s; fi\nexec %s.real \"$@\"\n", beforeBackup, path)
+	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	program, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]string{path: wrapper, path + ".real": program}
 }
 
 // asItWas checks that n3 has what it had, and runs.

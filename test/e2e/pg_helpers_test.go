@@ -113,6 +113,22 @@ func newSite(t *testing.T, o siteOptions) *site {
 	return s
 }
 
+// sampleData is the data directory that the samples name.
+const sampleData = "/var/lib/postgresql/15/main"
+
+// serverPrograms is where the machine has the programs of the server under test.
+func serverPrograms(t *testing.T) string {
+	t.Helper()
+	version := envInt(t, "PG", 15)
+	for _, dir := range []string{fmt.Sprintf("/usr/lib/postgresql/%d/bin", version), fmt.Sprintf("/usr/pgsql-%d/bin", version)} {
+		if _, err := os.Stat(dir); err == nil {
+			return dir
+		}
+	}
+	t.Fatalf("the machine has no PostgreSQL %d server", version)
+	return ""
+}
+
 // serverLog keeps all that a server says in one file outside of the data directory, whoever starts it: the one that lies inside
 // without this is copied by rewinds and clones.
 var serverLog = map[string]string{
@@ -133,7 +149,7 @@ func (s *site) saidBy(host string) string {
 // install puts pgnotify's settings on a host, with a log of its own because keepalived throws away what hooks print.
 func (s *site) install(h *lab.Host, toml string) {
 	s.t.Helper()
-	writeFile(s.t, h, pgnotifyToml, withLog(toml), 0o644)
+	writeFile(s.t, h, pgnotifyToml, strings.ReplaceAll(withLog(toml), sampleData, s.pg.DataDir), 0o644)
 	// What the package's tmpfiles entry does.
 	run(s.t, h, "/usr/bin/install", "-d", "-o", "postgres", "-g", "postgres", "-m", "0700", pgnotifyState)
 }

@@ -26,14 +26,18 @@ func newSampleSite(t *testing.T, vrrp, rest string, hosts int) *site {
 		pg: lab.PostgresOptions{Stopped: true, Password: samplePassword},
 	})
 	for _, h := range s.l.Hosts() {
-		writeFile(t, h, pgnotifyToml, sampleFile(t, rest, "pgnotify.toml"), 0o644)
+		// Another version than the one that the samples name has another directory.
+		here := func(name string) string {
+			return strings.ReplaceAll(sampleFile(t, rest, name), sampleData, s.pg.DataDir)
+		}
+		writeFile(t, h, pgnotifyToml, here("pgnotify.toml"), 0o644)
 		path := h.DiskPath(s.pg.ConfDir + "/postgresql.conf")
 		fresh, _, _ := strings.Cut(readHostFile(t, path), "\n# the lab's\n")
 		own := "\n# our own\nunix_socket_directories = '/run/postgresql'\nshared_buffers = '32MB'\ncluster_name = '" + h.Name() + "'\n"
 		for _, key := range slices.Sorted(maps.Keys(serverLog)) {
 			own += key + " = '" + serverLog[key] + "'\n"
 		}
-		if err := os.WriteFile(path, []byte(fresh+own+sampleFile(t, rest, "postgresql.conf")), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(fresh+own+here("postgresql.conf")), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		hba := sampleFile(t, rest, "pg_hba.conf") + "# our own\nhost meter app 10.77.0.0/24 scram-sha-256\n"
