@@ -1,0 +1,63 @@
+package link
+
+import "fmt"
+
+// Reason is why a datagram was dropped or a connection refused. Status counts them by name.
+type Reason uint8
+
+// The reasons.
+const (
+	None             Reason = iota
+	Malformed               // no datagram or hello of ours, cut short, or with bytes too many
+	TooLarge                // above MaxPayload
+	OtherVersion            // of the protocol
+	BadMAC                  // forged, damaged, or sealed with another key
+	OtherKey                // the TLS handshake failed: another key file, or no voter at all
+	OtherCluster            // the cluster ids differ
+	NoCluster               // one side has not bootstrapped
+	UnknownVoter            // the sender is not in our configuration
+	OtherVoter              // addressed to another voter than this one, or a name that the certificate denies
+	OtherIncarnation        // addressed to another state directory of this voter
+	OtherRun                // addressed to an earlier run of this voter
+	Replay                  // its number is not above the last one: repeated, or overtaken on the way
+	OldStart                // from before the sender's newest start
+	TwoRuns                 // two runs claim to be the same start: a copied state directory
+	NotAdmitted             // the directory refuses this incarnation or start, or has not answered yet
+	NotReady                // nothing here takes such connections yet
+	Busy                    // too many connections that have not said who they are
+	Silent                  // no hello in time
+	numReasons
+)
+
+// String is the reason's name.
+func (r Reason) String() string {
+	names := [numReasons]string{
+		"none", "malformed", "too large", "other protocol version", "bad mac", "other key", "other cluster", "no cluster",
+		"unknown voter", "other voter", "other incarnation", "other run", "replay", "older start", "two runs of one start",
+		"not admitted", "not ready", "busy", "silent",
+	}
+	if r < numReasons {
+		return names[r]
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// RefusedError says that a voter was reached and one of the two sides does not talk to the other.
+type RefusedError struct {
+	Peer   string // "" if it could not say
+	ByPeer bool   // the peer refused us; else we refused it
+	Reason Reason
+	Detail string // a sentence for the operator
+}
+
+// Error says who refused whom, and why.
+func (e *RefusedError) Error() string {
+	peer := "voter " + e.Peer
+	if e.Peer == "" {
+		peer = "voter of unknown name"
+	}
+	if e.ByPeer {
+		return fmt.Sprintf("%s refuses this one: %s: %s", peer, e.Reason, e.Detail)
+	}
+	return fmt.Sprintf("refuse %s: %s: %s", peer, e.Reason, e.Detail)
+}

@@ -1,0 +1,403 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// local is one own address, or the socket of a family for which the routing table chooses one.
+type local struct {
+	index  int
+	addr   netip.Addr // invalid: any
+	is4    bool
+	needed atomic.Bool
+
+	socket   atomic.Pointer[socket]
+	rejected counters
+
+	mu  sync.Mutex
+	err string
+}
+
+// socket is what a local has bound. It is replaced as a whole.
+type socket struct {
+	udp  *net.UDPConn
+	raw  syscall.RawConn
+	tcp  *net.TCPListener // nil for a routed one
+	gone atomic.Bool
+}
+
+func newLocal(index int, addr netip.Addr, is4 bool) *local {
+	return &local{index: index, addr: addr, is4: is4}
+}
+
+var errNotBound = errors.New("own address is not bound")
+
+// bind opens the sockets of l: both or none.
+func (l *local) bind(port uint16) (err error) {
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.err = ""
+		if err != nil {
+			l.err = err.Error()
+		}
+	}()
+	s := &socket{}
+	family, at := "4", netip.AddrPortFrom(l.addr, port)
+	if !l.is4 {
+		family = "6"
+	}
+	if !l.addr.IsValid() {
+		at = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+		if l.is4 {
+			at = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+		}
+	}
+	lc := net.ListenConfig{Control: control, KeepAliveConfig: keepAlive()}
+	lc.SetMultipathTCP(false)
+	c, err := lc.ListenPacket(context.Background(), "udp"+family, at.String())
+	if err != nil {
+		return err
+	}
+	s.udp = c.(*net.UDPConn)
+	if s.raw, err = s.udp.SyscallConn(); err != nil {
+		_ = s.udp.Close()
+		return err
+	}
+	if l.addr.IsValid() {
+		t, err := lc.Listen(context.Background(), "tcp"+family, at.String())
+		if err != nil {
+			_ = s.udp.Close()
+			return err
+		}
+		s.tcp = t.(*net.TCPListener)
+	}
+	l.socket.Store(s)
+	return nil
+}
+
+// drop closes s, if it is still what l has bound, because of err.
+func (l *local) drop(s *socket, err error) {
+	if s == nil || !l.socket.CompareAndSwap(s, nil) {
+		return
+	}
+	s.gone.Store(true)
+	_ = s.udp.Close()
+	if s.tcp != nil {
+		_ = s.tcp.Close()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err.Error()
+}
+
+// send sends b and never waits: a full socket buffer is an error.
+func (l *local) send(b []byte, to netip.AddrPort) error {
+	s := l.socket.Load()
+	if s == nil {
+		return errNotBound
+	}
+	return s.send(b, to)
+}
+
+func (s *socket) send(b []byte, to netip.AddrPort) error {
+	sa, err := sockaddr(to)
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = s.raw.Write(func(fd uintptr) bool {
+		for {
+			sent = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, sa)
+			if !errors.Is(sent, unix.EINTR) {
+				return true
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return sent
+}
+
+func sockaddr(to netip.AddrPort) (unix.Sockaddr, error) {
+	if to.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}, nil
+	}
+	sa := &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+	if z := to.Addr().Zone(); z != "" {
+		if id, err := strconv.ParseUint(z, 10, 32); err == nil {
+			sa.ZoneId = uint32(id)
+		} else {
+			i, err := net.InterfaceByName(z)
+			if err != nil {
+				return nil, err
+			}
+			sa.ZoneId = uint32(i.Index)
+		}
+	}
+	return sa, nil
+}
+
+// Send sends payload to a voter, on every link, and never waits. Each copy has the same number, so that the voter takes
+// one of them. What cannot be sent is lost, as a datagram may be, and counted: before the bootstrap, to a voter whose
+// present run is not known yet (a ping tells it), above MaxPayload, or to who is no peer.
+func (n *Network) Send(to string, payload []byte) {
+	p := n.view.Load().peers[to]
+	if p == nil {
+		return
+	}
+	boot := n.sender(to).present().Boot
+	tag := n.tag()
+	if len(payload) > MaxPayload || boot == 0 || tag == (clusterTag{}) {
+		p.unsent.Add(1)
+		if len(payload) > MaxPayload {
+			n.warn("payload cannot be sent", to, TooLarge, "bytes", len(payload))
+		}
+		return
+	}
+	p.tx.Lock()
+	defer p.tx.Unlock()
+	p.buf = n.seal(p.buf[:0], datagram{kind: data, cluster: tag, toBoot: boot, to: []byte(to), payload: payload})
+	for _, l := range p.links {
+		if n.transmit(l, p.buf) {
+			l.sent.Add(1)
+		}
+	}
+}
+
+// seal adds a datagram of this voter with the next number to b.
+func (n *Network) seal(b []byte, d datagram) []byte {
+	d.starts, d.boot = n.o.Self.Starts, n.o.Self.Boot
+	d.from, d.incarnation = []byte(n.o.Self.ID), []byte(n.o.Self.Incarnation)
+	d.seq = n.seq.Add(1)
+	return n.sealer.Seal(d.append(b))
+}
+
+func (n *Network) transmit(l *peerLink, b []byte) bool {
+	err := l.local.send(b, l.remote)
+	if err != nil {
+		l.sendErrors.Add(1)
+	}
+	l.note(err)
+	return err == nil
+}
+
+// prober pings every link and says which are down.
+type prober struct {
+	n     *Network
+	buf   []byte
+	last  time.Duration // the tick before
+	awake time.Duration // when we last came back from a pause; no link is down before it had time to answer
+}
+
+func (p *prober) tick() {
+	n := p.n
+	now := n.o.Now()
+	if p.last == 0 || now-p.last > pingsLost*n.o.Ping {
+		p.awake = now
+	}
+	p.last = now
+	tag := n.tag()
+	var stamp [pingPayload]byte
+	for _, peer := range n.view.Load().order {
+		boot := n.sender(peer.id).present().Boot
+		for k, l := range peer.links {
+			if l.expire(now, p.awake, pingsLost*n.o.Ping) {
+				n.log.Info("link is down", "peer", peer.id, "address", l.remote.Addr())
+				n.abandon(peer, l)
+			}
+			binary.BigEndian.PutUint64(stamp[:], uint64(now))
+			p.buf = n.seal(p.buf[:0], datagram{
+				kind: ping, cluster: tag, toBoot: boot, stream: uint16(k + 1), to: []byte(peer.id), payload: stamp[:],
+			})
+			n.transmit(l, p.buf)
+		}
+	}
+}
+
+// expire makes l down if nothing answered for limit, and reports that it did.
+func (l *peerLink) expire(now, awake, limit time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.up || now-max(l.lastPong, awake) <= limit {
+		return false
+	}
+	l.up, l.since = false, now
+	return true
+}
+
+// abandon closes the connections that go by l, a link that is down, if another one is up: whoever uses them dials
+// again at once instead of waiting for TCP to give up.
+func (n *Network) abandon(p *peer, l *peerLink) {
+	other := false
+	for _, o := range p.links {
+		o.mu.Lock()
+		other = other || o.up
+		o.mu.Unlock()
+	}
+	if other {
+		n.closeConns(func(c *Conn) bool { return c.link == l })
+	}
+}
+
+// receive takes datagrams until the socket is closed. An error of the socket makes Run bind it anew.
+func (n *Network) receive(ctx context.Context, l *local, s *socket) {
+	buf := make([]byte, maxDatagram+1)
+	for {
+		size, from, err := s.udp.ReadFromUDPAddrPort(buf)
+		at := n.o.Now()
+		if err != nil {
+			if ctx.Err() == nil && !s.gone.Load() {
+				n.log.Warn("address is bound again", "error", err)
+				l.drop(s, err)
+			}
+			return
+		}
+		n.datagram(l, s, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), at, buf[:size])
+	}
+}
+
+// datagram takes one datagram. b is valid during the call.
+func (n *Network) datagram(l *local, s *socket, from netip.AddrPort, at time.Duration, b []byte) {
+	d, reason := openDatagram(n.sealer, b)
+	v := n.view.Load()
+	if reason == None {
+		reason = n.meant(v, &d)
+	}
+	if reason != None {
+		// Who sent it may be a lie, so it counts for the address that it came from.
+		n.reject(l, v.linkFrom("", from), from, reason)
+		return
+	}
+	p := v.peers[string(d.from)]
+	via := v.linkFrom(p.id, from)
+	fresh, reason, ask := n.sender(p.id).check(&d, n.o.Self.Boot, l.index, at)
+	if ask {
+		select {
+		case n.admissions <- Self{ID: p.id, Incarnation: string(d.incarnation), Starts: d.starts, Boot: d.boot}:
+		default:
+			// So many at once that the next ping may ask again.
+		}
+	}
+	switch {
+	case reason != None:
+		n.reject(l, via, from, reason)
+	case !fresh:
+		if via != nil {
+			via.duplicates.Add(1)
+		}
+	case d.kind == data:
+		if via != nil {
+			via.received.Add(1)
+		}
+		if n.o.OnDatagram != nil {
+			n.o.OnDatagram(p.id, d.boot, at, append([]byte(nil), d.payload...))
+		}
+	case d.kind == ping:
+		n.answer(p, s, from, &d)
+	default:
+		n.ponged(p, &d, at)
+	}
+}
+
+// meant says why an authentic datagram is none of our business.
+func (n *Network) meant(v *view, d *datagram) Reason {
+	own := n.tag()
+	switch {
+	case string(d.to) != n.o.Self.ID:
+		return OtherVoter
+	case v.peers[string(d.from)] == nil:
+		return UnknownVoter
+	case own != (clusterTag{}) && d.cluster != (clusterTag{}) && own != d.cluster:
+		return OtherCluster
+	case d.kind == data && (own == (clusterTag{}) || d.cluster == (clusterTag{})):
+		return NoCluster
+	}
+	return None
+}
+
+// answer sends a ping back to where it came from.
+func (n *Network) answer(p *peer, s *socket, from netip.AddrPort, d *datagram) {
+	var payload [pongPayload]byte
+	binary.BigEndian.PutUint16(payload[:], d.stream)
+	copy(payload[2:], d.payload)
+	b := n.seal(make([]byte, 0, 256), datagram{
+		kind: pong, cluster: n.tag(), toBoot: d.boot, stream: pongStream | d.stream, to: []byte(p.id), payload: payload[:],
+	})
+	// A failure shows at the other side, as a ping without answer.
+	_ = s.send(b, from)
+}
+
+// maxRTT is far above any link on which a lease could live; a clock that jumped shows as more.
+const maxRTT = 10 * time.Second
+
+// ponged takes the answer to a ping of ours.
+func (n *Network) ponged(p *peer, d *datagram, at time.Duration) {
+	k := int(binary.BigEndian.Uint16(d.payload)) - 1
+	rtt := at - time.Duration(binary.BigEndian.Uint64(d.payload[2:]))
+	if k < 0 || k >= len(p.links) || rtt < 0 || rtt > maxRTT {
+		return
+	}
+	l := p.links[k]
+	l.mu.Lock()
+	rose := !l.up
+	if rose {
+		l.up, l.since = true, at
+	}
+	l.lastPong = max(l.lastPong, at)
+	if l.rtt == 0 {
+		l.rtt = max(rtt, 1)
+	} else {
+		l.rtt += (rtt - l.rtt) / 8
+	}
+	l.mu.Unlock()
+	if rose {
+		n.log.Info("link is up", "peer", p.id, "address", l.remote.Addr(), "rtt", rtt)
+	}
+}
+
+// reject counts a datagram that was dropped, and logs it if an operator should know.
+func (n *Network) reject(l *local, via *peerLink, from netip.AddrPort, r Reason) {
+	peer := ""
+	if via != nil {
+		via.rejected[r].Add(1)
+		peer = via.peer
+	} else {
+		l.rejected[r].Add(1)
+	}
+	switch r {
+	case OtherRun, NoCluster, NotAdmitted:
+		// Normal after a start, and what the directory says is logged when it says it.
+		return
+	}
+	n.warn("datagram is refused", peer, r, "from", from)
+}
+
+// control sets what every socket of ours has. All of it is best effort: a refusal leaves a working socket.
+func control(network, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		// Internetwork control, as adverts have (RFC 2474 section 4.2.2.2), and the queueing discipline's first band.
+		const class, priority = 0xc0, 6
+		if network[len(network)-1] == '6' {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_TCLASS, class)
+		} else {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TOS, class)
+		}
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, priority)
+		if network[:3] == "tcp" {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+		}
+	})
+}
