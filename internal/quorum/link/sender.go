@@ -56,6 +56,16 @@ func (s *sender) check(d *datagram, self record.Boot, local int, at time.Duratio
 		}
 	}
 	if string(d.incarnation) != s.now.Incarnation || d.starts != s.now.Starts {
+		if s.now != (Self{}) && string(d.incarnation) != s.now.Incarnation {
+			// A later start tells by its number that it is later. Of two incarnations nothing tells which is, so the
+			// sender must show that it lives now: it knows this run of ours, and goes on with its numbers.
+			if d.toBoot != self {
+				return false, OtherRun, false
+			}
+			if r != nil && d.starts == r.starts && d.seq <= r.top[d.stream] {
+				return false, Replay, false
+			}
+		}
 		who := Self{ID: string(d.from), Incarnation: string(d.incarnation), Starts: d.starts, Boot: d.boot}
 		if last, ok := s.asked[who]; ok && at-last < askAgain {
 			return false, NotAdmitted, false

@@ -102,6 +102,22 @@ func TestSender(t *testing.T) {
 			{in: in{inc: "b", starts: 1, boot: 90, seq: 2}, want: fresh},
 			{in: in{inc: "a", seq: 500}, want: ask},
 		}},
+		{"other incarnation must know this run of ours", []step{
+			{in: in{kind: ping, stream: 1, toBoot: 76, seq: 1}, want: ask},
+			first,
+			{in: in{inc: "b", starts: 9, boot: 90, toBoot: 76, kind: ping, stream: 1, seq: 1}, want: reject(OtherRun)},
+			{in: in{inc: "b", starts: 9, boot: 90, kind: ping, stream: 1, seq: 2}, want: ask},
+			// A later start of the same one need not: its number tells.
+			{in: in{starts: 6, boot: 60, toBoot: 76, kind: ping, stream: 1, seq: 1}, want: ask},
+		}},
+		{"a replay brings no earlier incarnation back", []step{
+			first,
+			{in: in{kind: ping, stream: 1, seq: 100}, want: fresh},
+			admitted("b", 1, 90, None),
+			{in: in{kind: ping, stream: 1, seq: 100}, want: reject(Replay)},
+			{in: in{inc: "b", starts: 1, boot: 90, seq: 1}, want: fresh},
+			{in: in{kind: ping, stream: 1, seq: 101}, want: ask},
+		}},
 		{"numbers survive a change of incarnation and back", []step{
 			first,
 			{in: in{seq: 100}, want: fresh},

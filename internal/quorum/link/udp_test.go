@@ -692,3 +692,31 @@ func TestNewcomerIsKnownAtOnce(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+func TestVoterComesBack(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		next Self
+	}{
+		{"with its state directory", Self{ID: "n2", Incarnation: "inc-n2", Starts: 2, Boot: 2222}},
+		{"with an empty one", Self{ID: "n2", Incarnation: "inc-new", Starts: 1, Boot: 2222}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := newLab(t)
+			peers := l.peers(1, 1)
+			a, b := l.start(0, peers, nil), l.start(1, peers, nil)
+			known(t, a, b)
+			b.stop()
+			b = l.start(1, peers, func(o *Options) { o.Self = tc.next })
+			known(t, a, b)
+			b.Send("n1", []byte("back"))
+			if got, want := a.take(t), (got{"n2", 2222, "back"}); got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+			a.Send("n2", []byte("welcome"))
+			if got := b.take(t); got.payload != "welcome" {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
