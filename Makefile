@@ -62,7 +62,7 @@ clean: ## remove bin, build and dist
 	rm -rf bin build dist
 
 ## checks
-.PHONY: lint test-unit race test-netns test-interop test-pg test-e2e test-install fuzz bench
+.PHONY: lint test-unit race test-netns test-interop test-pg test-e2e test-install fuzz sim bench
 
 lint: ## gofmt, go vet, golangci-lint, govulncheck, go.mod
 	@GO='$(GO)' GOLANGCI_LINT='$(GOLANGCI_LINT)' GOVULNCHECK='$(GOVULNCHECK)' scripts/lint

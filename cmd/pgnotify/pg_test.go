@@ -172,6 +172,7 @@ hot_standby = on
 wal_keep_size = 256MB
 max_wal_senders = 20
 shared_buffers = 16MB
+dynamic_shared_memory_type = mmap
 wal_retrieve_retry_interval = 100ms
 wal_receiver_timeout = 2s
 wal_sender_timeout = 2s
@@ -411,7 +412,7 @@ type fakeVrrpd struct {
 	release func()
 }
 
-func (f *fakeVrrpd) Status() control.Status {
+func (f *fakeVrrpd) Status(context.Context) control.Status {
 	return control.Status{Instances: []control.Instance{{
 		Name: "VI_PG", State: control.StateMaster, Seq: 1, Addresses: []control.Address{{Address: vipAddress + "/24", Held: true}},
 	}}}
@@ -731,3 +732,5 @@ func TestByHand(t *testing.T) {
 	n3.has("two")
 	n2.run(1, "rejoin")
 }
+
+func (f *fakeVrrpd) Quorum() control.QuorumCalls { return nil }

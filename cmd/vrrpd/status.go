@@ -78,6 +78,10 @@ func printStatus(w io.Writer, s control.Status, now time.Time) error {
 	for _, i := range s.Instances {
 		printInstance(w, i, now)
 	}
+	if s.Quorum != nil {
+		fmt.Fprintln(w)
+		return printQuorum(w, s.Quorum)
+	}
 	return nil
 }
 

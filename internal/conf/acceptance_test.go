@@ -395,7 +395,7 @@ func TestInstance(t *testing.T) {
 		{"vip_after_notify without a hook", instance("vip_after_notify 30"), "30s 10s 0s", extensionsOf, []string{"fatal f:7:1: vip_after_notify: there is no hook to wait for, expected notify_master or notify"}},
 		{"notify_retry alone", instance("notify_retry 5"), "0s 5s 0s", extensionsOf, []string{"lint f:7:1: notify_retry: has no effect without vip_after_notify"}},
 		{"every error of our own file counts", instance("vip_lifetime 0", "priority 0"), "0s 10s 0s", extensionsOf, []string{"fatal f:8:10: priority: out of range"}},
-		{"quorum", instance("quorum pg"), "51", vridOf, []string{"fatal f:7:1: quorum: quorum mode is not part of this version"}},
+		{"quorum without its block", instance("quorum pg"), "0s 10s 2s", extensionsOf, []string{`fatal f:7:1: quorum: there is no quorum block, expected one in the file (got "pg")`}},
 		{"auth_hmac", instance("auth_hmac {", "key 1 x", "}", "priority 5"), "5 false", priorityOf, []string{"fatal f:7:1: auth_hmac: auth_hmac is not part of this version"}},
 		{"what is off needs no support", instance("strict_mode off", "notify_priority_changes no"), "51", vridOf, nil},
 	}

@@ -3,6 +3,7 @@ package conf
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 )
 
 // SameVirtualRouter says whether a and b are the same virtual router on the wire: VRID, address family, interface and
@@ -17,6 +18,47 @@ func (a *Instance) Equal(b *Instance) bool { return alike(reflect.ValueOf(*a), r
 // Equal says whether two scripts are configured alike; where they stand in their files does not count.
 func (s *Script) Equal(other *Script) bool {
 	return alike(reflect.ValueOf(*s), reflect.ValueOf(*other))
+}
+
+// Equal says whether two quorum blocks are alike, or both missing; where they stand in their files does not count.
+func (q *Quorum) Equal(other *Quorum) bool {
+	if q == nil || other == nil {
+		return q == other
+	}
+	return alike(reflect.ValueOf(*q), reflect.ValueOf(*other))
+}
+
+// NeedsRestart gives the keywords of what differs in next and cannot change while the daemon runs, in the order of the
+// documentation: quorum if only one of the two is there, witness if a name votes in another way, resource if one changes
+// its kind. Everything else can be applied by a reload: addresses, further or fewer voters and resources,
+// agent_user, no_quorum_policy, reboot_command, guard_port.
+func (q *Quorum) NeedsRestart(next *Quorum) (keys []string) {
+	if q == nil || next == nil {
+		if q != next {
+			keys = append(keys, "quorum")
+		}
+		return keys
+	}
+	differs := func(key string, yes bool) {
+		if yes {
+			keys = append(keys, key)
+		}
+	}
+	differs("node", q.Node != next.Node)
+	differs("key_file", q.KeyFile != next.KeyFile)
+	differs("state_dir", q.StateDir != next.StateDir)
+	differs("port", q.Port != next.Port)
+	differs("witness", slices.ContainsFunc(q.Voters, func(v Voter) bool {
+		other, ok := next.find(v.Name)
+		return ok && (v.Witness != other.Witness || v.Votes != other.Votes)
+	}))
+	differs("resource", slices.ContainsFunc(q.Resources, func(r Resource) bool {
+		other, ok := next.Resource(r.Name)
+		return ok && r.Kind != other.Kind
+	}))
+	differs("lease", q.Lease != next.Lease)
+	differs("guard", q.Guard != next.Guard)
+	return keys
 }
 
 var posType = reflect.TypeFor[Pos]()

@@ -55,7 +55,7 @@ func TestGolden(t *testing.T) {
 }
 
 func TestJSON(t *testing.T) {
-	for _, name := range []string{"v2-pass", "tracking", "extensions", "definitions", "sync-group", "include"} {
+	for _, name := range []string{"v2-pass", "tracking", "extensions", "definitions", "sync-group", "include", "quorum"} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join("testdata", name)
 			c, diags := Load(file+".conf", testdataOptions())

@@ -67,6 +67,11 @@ func wantDiags(t *testing.T, diags []Diagnostic, want ...string) {
 	}
 }
 
+// quorum is a correct quorum block with further lines, the first of them line 5.
+func quorum(lines ...string) string {
+	return "quorum {\nvoter n1 10.77.0.1\nvoter n2 10.77.0.2\nwitness w1 10.77.0.21\n" + strings.Join(lines, "\n") + "\nresource pg plain\n}\n"
+}
+
 // instance is a correct vrrp_instance with further lines.
 func instance(lines ...string) string {
 	return fmt.Sprintf("vrrp_instance VI_1 {\n interface eth0\n virtual_router_id 51\n virtual_ipaddress {\n  10.0.0.1\n }\n%s\n}\n",

@@ -218,6 +218,16 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 				d.VIPLifetime = time.Duration(v) * time.Second
 			}
 		})},
+		{name: "quorum", need: 1, max: -1, set: extension(func(s *statement, d *instanceDraft) {
+			if d.Quorum != "" {
+				s.bad(s.arg(0), "resource is %s already, expected one quorum line", d.Quorum)
+				return
+			}
+			s.nothingAfter(1)
+			if s.nodeName(s.arg(0)) {
+				d.Quorum = s.text(0)
+			}
+		})},
 	}
 	for i := range own {
 		own[i].set = noting(own[i].set)
@@ -244,7 +254,6 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 		not[instanceDraft](unsupported, false, "the interface's setting stays as it is", "promote_secondaries"),
 		not[instanceDraft](refused, true, "auth_hmac is not part of this version, and without it adverts would go out and be accepted unauthenticated",
 			"auth_hmac"),
-		not[instanceDraft](refused, true, "quorum mode is not part of this version", "quorum"),
 
 		not[instanceDraft](skipped, false, "only keepalived up to 1.3.6 computes that checksum", "old_unicast_checksum"),
 		not[instanceDraft](skipped, false, "vrrpd sends no e-mail; use notify", "smtp_alert"),
@@ -525,7 +534,8 @@ func (d *instanceDraft) finish(p *parser) {
 	d.authenticate(report)
 	d.Garp = d.timing()
 
-	if d.VIPAfterNotify > 0 && len(d.Hooks.Master.Argv) == 0 && len(d.Hooks.Notify.Argv) == 0 {
+	d.granted(p, report)
+	if _, given := d.seen["vip_after_notify"]; given && d.VIPAfterNotify > 0 && !d.Hooks.tellsMaster() {
 		report(Error, "vip_after_notify", "", "there is no hook to wait for, expected notify_master or notify")
 	}
 	if d.retryGiven && d.VIPAfterNotify == 0 {

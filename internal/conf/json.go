@@ -36,6 +36,12 @@ func encode(b *bytes.Buffer, v reflect.Value) error {
 		return encodeValue(b, x.String())
 	}
 	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			b.WriteString("null")
+			return nil
+		}
+		return encode(b, v.Elem())
 	case reflect.Struct:
 		b.WriteByte('{')
 		for i := range v.NumField() {

@@ -98,6 +98,7 @@ var badValues = map[string]map[string]struct{ line, want string }{
 		"vip_after_notify":           {"notify_master \"/bin/a\"\nvip_after_notify 0.05", "fatal f:8:18: vip_after_notify: out of range, expected 0.1 to 3600 seconds"},
 		"notify_retry":               {"notify_retry 0.5", "fatal f:7:14: notify_retry: out of range, expected 1 to 3600 seconds"},
 		"vip_lifetime":               {"vip_lifetime 3601", "fatal f:7:14: vip_lifetime: out of range, expected a whole number from 0 to 3600"},
+		"quorum":                     {"quorum a/b", "fatal f:7:8: quorum: invalid name, expected at most 63 letters, digits, . _ or -, the first a letter or digit"},
 	},
 	"authentication": {
 		"auth_type": {"auth_type pass", "error f:8:11: auth_type: unknown authentication, expected PASS"},
@@ -116,7 +117,24 @@ var badValues = map[string]map[string]struct{ line, want string }{
 		"vrrp_script":     {"vrrp_script {\n}", "fatal f:1:12: vrrp_script: value is missing, expected 1 after the keyword"},
 		"vrrp_instance":   {"vrrp_instance {\nx\n}", "error f:1:14: vrrp_instance: name is missing, expected vrrp_instance NAME; the block is skipped"},
 		"vrrp_sync_group": {"vrrp_sync_group {\nx\n}", "error f:1:16: vrrp_sync_group: name is missing"},
-		"quorum":          {"quorum {\nx\n}", "fatal f:1:1: quorum: quorum mode is not part of this version"},
+		"quorum":          {"quorum pg {\n}", "fatal f:1:8: quorum: surplus word, expected the end of the line"},
+	},
+	"quorum": {
+		"node":             {"node n9", `fatal f:5:1: node: no voter or witness line of this name, expected one of n1, n2, w1 (got "n9")`},
+		"key_file":         {"key_file quorum.key", `fatal f:5:10: key_file: not an absolute path, expected one that starts with / (got "quorum.key")`},
+		"state_dir":        {"state_dir ./vrrpd", "fatal f:5:11: state_dir: not an absolute path"},
+		"port":             {"port 65535", "fatal f:5:6: port: out of range, expected a whole number from 1 to 65534"},
+		"voter":            {"voter n3 10.77.0.256", `fatal f:5:10: voter: malformed address, expected an IPv4 or IPv6 unicast address (got "10.77.0.256")`},
+		"witness":          {"witness w2 10.77.0.22 votes 3", `fatal f:5:29: witness: out of range, expected a whole number from 1 to 2 (got "3")`},
+		"resource":         {"resource db mysql", `fatal f:5:13: resource: unknown kind of resource, expected postgresql or plain (got "mysql")`},
+		"agent_user":       {"agent_user postgres:postgres", "fatal f:5:12: agent_user: not a user's name, expected one without blank, : or /"},
+		"lease":            {"lease 0.05", "fatal f:5:7: lease: out of range, expected 0.1 to 10 seconds"},
+		"no_quorum_policy": {"no_quorum_policy halt", "fatal f:5:18: no_quorum_policy: unknown value, expected freeze, stop, ignore or suicide"},
+		"reboot_command":   {`reboot_command "/sbin/reboot 'now"`, "fatal f:5:16: reboot_command: unterminated quote in the command, expected a second '; nothing is run"},
+		"guard":            {"guard iptables", "fatal f:5:7: guard: unknown value, expected nftables, lifetime or none"},
+		"guard_port":       {"guard_port 0", "fatal f:5:12: guard_port: out of range, expected a whole number from 1 to 65535"},
+		"fencing":          {"fencing automatic", `fatal f:5:9: fencing: fencing is not part of this version, expected off (got "automatic")`},
+		"watchdog":         {"watchdog /dev/watchdog timeout 2", "fatal f:5:33: watchdog: a watchdog is not part of this version, expected mode off"},
 	},
 }
 
@@ -140,6 +158,8 @@ func inBlock(block, line string) string {
 		return line + "\n"
 	case "vrrp_instance":
 		return instance(line)
+	case "quorum":
+		return quorum(line)
 	case "authentication":
 		return instance("authentication {\n" + line + "\n}")
 	case "global_defs":
@@ -156,6 +176,7 @@ func TestEveryKeywordHasABadValue(t *testing.T) {
 		"vrrp_instance":   implementedKeywords(instanceKeywords()),
 		"authentication":  implementedKeywords(authKeywords()),
 		"vrrp_sync_group": implementedKeywords(groupKeywords()),
+		"quorum":          implementedKeywords(quorumKeywords()),
 	} {
 		if want := slices.Sorted(maps.Keys(badValues[block])); !slices.Equal(names, want) {
 			t.Errorf("keywords of %q: got %q, the table of bad values has %q", block, names, want)
@@ -189,6 +210,7 @@ func TestEveryMissingWord(t *testing.T) {
 	missing(t, check, "vrrp_instance", instanceKeywords())
 	missing(t, check, "authentication", authKeywords())
 	missing(t, check, "vrrp_sync_group", groupKeywords())
+	missing(t, check, "quorum", quorumKeywords())
 }
 
 func missing[T any](t *testing.T, check func(*testing.T, string, string), block string, lists [][]keyword[T]) {
@@ -207,6 +229,7 @@ func TestEveryOtherKeywordIsRecognised(t *testing.T) {
 	other(t, "global_defs", globalKeywords())
 	other(t, "vrrp_instance", instanceKeywords())
 	other(t, "vrrp_sync_group", groupKeywords())
+	other(t, "quorum", quorumKeywords())
 
 	for _, name := range []string{"smtp_server", "snmp_socket", "enable_snmp_vrrp", "nftables_priority", "lvs_flush", "checker_priority",
 		"bfd_rt_priority", "vrrp_netlink_cmd_rcv_bufs", "process_monitor_rcv_bufs", "vrrp_rx_bufs_policy", "iproute_etc_dir"} {
@@ -231,6 +254,8 @@ func other[T any](t *testing.T, block string, lists [][]keyword[T]) {
 			switch block {
 			case "vrrp_instance":
 				text = instance(line)
+			case "quorum":
+				text = quorum(line)
 			case "global_defs":
 				text = block + " {\n" + line + "\n}\n"
 			case "vrrp_sync_group":

@@ -19,6 +19,7 @@ type Config struct {
 	Scripts    []Script
 	SyncGroups []SyncGroup
 	Instances  []Instance
+	Quorum     *Quorum // nil: none
 }
 
 // Globals is global_defs.
@@ -150,9 +151,10 @@ type Instance struct {
 	TrackScripts    []Tracked
 
 	// our extensions
-	VIPAfterNotify time.Duration // 0: off
+	VIPAfterNotify time.Duration // 0: off; default 0, but 30 s with a resource of kind postgresql
 	NotifyRetry    time.Duration // default 10 s
-	VIPLifetime    time.Duration // kernel lifetime of the VIPs, renewed; 0 for ever
+	VIPLifetime    time.Duration // kernel lifetime of the VIPs, renewed; 0 for ever; default 0, but 2 s with Quorum
+	Quorum         string        // the resource that mastership needs a grant for; "" none
 }
 
 // SyncGroup is one vrrp_sync_group: parsed and checked, but its instances do not move together yet.
@@ -162,6 +164,58 @@ type SyncGroup struct {
 	Members []string
 	Hooks   Hooks
 }
+
+// Quorum is the quorum block.
+type Quorum struct {
+	Pos
+	Node              string        // which voter this host is; "": the one of the host's name, see Self
+	KeyFile, StateDir string        // absolute; default /etc/vrrpd/quorum.key and /var/lib/vrrpd
+	Port              int           // TCP and UDP, 1 to 65534, default 3741; a second vote uses Port+1
+	Voters            []Voter       // voter and witness lines, in their order
+	Resources         []Resource    // in their order
+	AgentUser         string        // who may speak for PostgreSQL on the control socket; default postgres
+	Lease             time.Duration // 0.1 to 10 s, default 0.4 s
+	Policy            string        // no_quorum_policy: freeze, stop, ignore or suicide; default freeze
+	RebootCommand     Command       // what suicide runs; empty Argv: none; without a user it is root's
+	Guard             string        // nftables, lifetime or none; default nftables
+	GuardPort         int           // 1 to 65535; 0: none
+}
+
+// Voter is a voter or witness line of the quorum block.
+type Voter struct {
+	Pos
+	Name    string       // at most 63 letters, digits, . _ - ; unique, also without regard to case
+	Addrs   []netip.Addr // at least one; each is a link of its own
+	Witness bool         // it votes and holds nothing
+	Votes   int          // 1, or 2 of a witness
+}
+
+// Kinds of a Resource.
+const (
+	KindPostgreSQL = "postgresql" // needs a connected agent
+	KindPlain      = "plain"      // any data node may hold it
+)
+
+// Resource is a resource line of the quorum block.
+type Resource struct {
+	Pos
+	Name, Kind string
+}
+
+// Values of Quorum.Policy: what a holder does that has lost its majority.
+const (
+	PolicyFreeze  = "freeze"
+	PolicyStop    = "stop"
+	PolicyIgnore  = "ignore"
+	PolicySuicide = "suicide"
+)
+
+// Values of Quorum.Guard: what keeps the VIPs shut when the lease has lapsed.
+const (
+	GuardNFTables = "nftables"
+	GuardLifetime = "lifetime"
+	GuardNone     = "none"
+)
 
 // Severity of a Diagnostic. Exit codes of check: Fatal 4, Error 5, Security 6; Lint counts only with --strict.
 type Severity uint8

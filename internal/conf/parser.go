@@ -64,10 +64,13 @@ type parser struct {
 	auth     table[instanceDraft]
 	group    table[groupDraft]
 
+	quorumWords table[quorumDraft]
+
 	g         globals
 	scripts   []*scriptDraft
 	instances []*instanceDraft
 	groups    []*groupDraft
+	quorum    *quorumDraft
 
 	scriptNames   map[string]*scriptDraft
 	instanceNames map[string]*instanceDraft
@@ -86,6 +89,7 @@ func Load(path string, opts Options) (*Config, []Diagnostic) {
 	p.instance = tableOf(instanceKeywords()...)
 	p.auth = tableOf(authKeywords()...)
 	p.group = tableOf(groupKeywords()...)
+	p.quorumWords = tableOf(quorumKeywords()...)
 	p.g = newGlobals()
 
 	fail := func(message string) { diags.add(Diagnostic{Pos: Pos{File: path}, Severity: Fatal, Message: message}) }
@@ -285,7 +289,7 @@ func (p *parser) values(opener *statement, each func(s *statement)) {
 func (p *parser) unknownKeyword(s *statement, opener *statement, here []string) {
 	w := s.words[0]
 	s.words[0].text = "" // it is no keyword: it stands behind "got"
-	block, expected := "at the top of the file", "expected global_defs, vrrp_script, vrrp_instance or vrrp_sync_group"
+	block, expected := "at the top of the file", "expected global_defs, vrrp_script, vrrp_instance, vrrp_sync_group or quorum"
 	if opener != nil {
 		block, expected = "in "+opener.name(), "expected one of that block's"
 	}
@@ -311,6 +315,7 @@ func (p *parser) hint(got string, here []string) string {
 		{"in vrrp_script", suggestions(p.script)},
 		{"in authentication", suggestions(p.auth)},
 		{"in vrrp_sync_group", suggestions(p.group)},
+		{"in quorum", suggestions(p.quorumWords)},
 		{"at the top of the file (is a } missing above?)", suggestions(p.root)},
 	}
 	for _, b := range blocks {

@@ -8,8 +8,8 @@ type Program struct {
 	*Command
 }
 
-// Programs are all commands of the configuration that are given: scripts, then the hooks of groups and instances. They may be
-// changed through the pointers.
+// Programs are all commands of the configuration that are given: scripts, then the hooks of groups and instances, then
+// reboot_command, which a host without instances never runs. They may be changed through the pointers.
 func (c *Config) Programs() []Program {
 	var all []Program
 	for k := range c.Scripts {
@@ -20,6 +20,9 @@ func (c *Config) Programs() []Program {
 	}
 	for k := range c.Instances {
 		all = append(all, c.Instances[k].Hooks.programs()...)
+	}
+	if c.Quorum != nil && len(c.Instances) > 0 {
+		all = append(all, given(Program{"reboot_command", &c.Quorum.RebootCommand})...)
 	}
 	return all
 }

@@ -15,12 +15,18 @@ func TestProgramsLeavesNoHookOut(t *testing.T) {
 			want++
 		}
 	}
-	c := &Config{Instances: []Instance{{Hooks: h}, {}}, SyncGroups: []SyncGroup{{Hooks: h}}, Scripts: []Script{{Command: h.Notify}, {}}}
-	if got, want := len(c.Programs()), 2*want+1; got != want {
+	c := &Config{Instances: []Instance{{Hooks: h}, {}}, SyncGroups: []SyncGroup{{Hooks: h}}, Scripts: []Script{{Command: h.Notify}, {}},
+		Quorum: &Quorum{RebootCommand: h.Notify}}
+	if got, want := len(c.Programs()), 2*want+2; got != want {
 		t.Errorf("%d programs, want %d", got, want)
 	}
 	c.Programs()[0].User.Name = "nobody"
 	if got := c.Scripts[0].Command.User.Name; got != "nobody" {
 		t.Errorf("user %q after a change through the pointer, want nobody", got)
+	}
+
+	witness := &Config{Quorum: c.Quorum}
+	if got := witness.Programs(); len(got) != 0 {
+		t.Errorf("%v on a host without instances, want nothing: it never reboots itself", got)
 	}
 }

@@ -11,11 +11,7 @@ func rootKeywords() [][]keyword[parser] {
 		{name: "vrrp_script", need: 1, max: 1, set: beginScript},
 		{name: "vrrp_instance", max: 1, set: beginInstance},
 		{name: "vrrp_sync_group", max: 1, set: beginGroup},
-		{name: "quorum", max: -1, set: func(s *statement, p *parser) {
-			p.cfg.Extended = true
-			s.report(Fatal, word{pos: s.words[0].pos}, "quorum mode is not part of this version")
-			p.skipBlock()
-		}},
+		{name: "quorum", max: -1, set: beginQuorum},
 	},
 		not[parser](unsupported, true, "no such address, route or rule is set; set it with the system's network configuration",
 			"static_ipaddress", "static_routes", "static_rules", "track_group"),
@@ -36,10 +32,12 @@ func rootKeywords() [][]keyword[parser] {
 // finish does what only the whole file tells.
 func (p *parser) finish() {
 	p.cfg.Globals = p.g.Globals
+	p.finishQuorum()
 	for _, d := range p.instances {
 		d.finish(p)
 	}
 	p.finishGroups()
+	p.finishGrants()
 	p.duplicates()
 	p.security()
 
@@ -132,6 +130,9 @@ func (p *parser) security() {
 		for _, c := range p.cfg.SyncGroups[i].Hooks.programs() {
 			consider(c.Pos)
 		}
+	}
+	if q := p.quorum; q != nil && len(p.instances) > 0 && len(q.RebootCommand.Argv) > 0 {
+		consider(q.RebootCommand.Pos)
 	}
 	if at != nil {
 		p.report(Security, origin{Pos: *at, keyword: "enable_script_security"}, "",

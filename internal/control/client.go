@@ -102,22 +102,7 @@ func (c *Client) Events(ctx context.Context, ready func(), f func(Event) error) 
 	if ready != nil {
 		ready()
 	}
-	dec := json.NewDecoder(resp.Body)
-	for {
-		var e Event
-		if err := dec.Decode(&e); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if errors.Is(err, io.EOF) {
-				return io.EOF
-			}
-			return fmt.Errorf("read events from vrrpd at %s: %w", c.socket, err)
-		}
-		if err := f(e); err != nil {
-			return err
-		}
-	}
+	return lines(ctx, c.socket, resp.Body, f)
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {

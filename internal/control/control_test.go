@@ -24,7 +24,7 @@ type daemon struct {
 	refuse   error
 }
 
-func (d *daemon) Status() control.Status { return d.status }
+func (d *daemon) Status(context.Context) control.Status { return d.status }
 
 func (d *daemon) Release(_ context.Context, instance string, hold time.Duration) error {
 	if d.refuse != nil {
@@ -211,3 +211,5 @@ func TestEventsOutliveTheReadTimeout(t *testing.T) {
 		t.Error("no event after six seconds of silence")
 	}
 }
+
+func (d *daemon) Quorum() control.QuorumCalls { return nil }

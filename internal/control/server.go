@@ -20,7 +20,9 @@ import (
 
 // Daemon is what the server shows to its callers.
 type Daemon interface {
-	Status() Status
+	Status(ctx context.Context) Status
+	// Quorum is the quorum extension; nil: the file has no quorum block.
+	Quorum() QuorumCalls
 	Release(ctx context.Context, instance string, hold time.Duration) error
 	// Subscribe returns the events from now on; the channel is closed when the reader is too slow or cancel is called.
 	Subscribe() (events <-chan Event, cancel func())
@@ -107,6 +109,7 @@ func (s *Server) Run(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/events", s.events)
 	mux.HandleFunc("POST /v1/release", s.release)
+	s.quorumCalls(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no such call: %s %s", r.Method, r.URL.Path))
 	})
@@ -161,22 +164,39 @@ func peerCred(c net.Conn) *unix.Ucred {
 
 // privileged lets root and the daemon's own user through and logs the call with its uid.
 func (s *Server) privileged(w http.ResponseWriter, r *http.Request, what string) bool {
+	_, ok := s.allowed(w, r, what, "only root may", func(uint32) bool { return false })
+	return ok
+}
+
+// allowed lets root, the daemon's own user and whom else accepts through, and logs the call with its uid.
+func (s *Server) allowed(w http.ResponseWriter, r *http.Request, what, who string, also func(uid uint32) bool) (*unix.Ucred, bool) {
 	cred, _ := r.Context().Value(credKey{}).(*unix.Ucred)
 	if cred == nil {
 		fail(w, http.StatusForbidden, fmt.Errorf("%s: caller's credentials unknown", what))
-		return false
+		return nil, false
 	}
-	if cred.Uid != 0 && int(cred.Uid) != syscall.Geteuid() {
+	if cred.Uid != 0 && int(cred.Uid) != syscall.Geteuid() && !also(cred.Uid) {
 		s.log.Warn("control call refused", "call", what, "uid", cred.Uid, "pid", cred.Pid)
-		fail(w, http.StatusForbidden, fmt.Errorf("%s: permission denied for uid %d, only root may", what, cred.Uid))
-		return false
+		fail(w, http.StatusForbidden, fmt.Errorf("%s: permission denied for uid %d, %s", what, cred.Uid, who))
+		return nil, false
 	}
 	s.log.Info("control call", "call", what, "uid", cred.Uid, "pid", cred.Pid)
-	return true
+	return cred, true
 }
 
-func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
-	reply(w, http.StatusOK, s.daemon.Status())
+func (s *Server) status(w http.ResponseWriter, r *http.Request) {
+	reply(w, http.StatusOK, s.daemon.Status(r.Context()))
+}
+
+// body reads the request's JSON; an unknown key is an error.
+func body(w http.ResponseWriter, r *http.Request, what string, into any) bool {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read %s request: %w", what, err))
+		return false
+	}
+	return true
 }
 
 func (s *Server) release(w http.ResponseWriter, r *http.Request) {
@@ -184,10 +204,7 @@ func (s *Server) release(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var q ReleaseRequest
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&q); err != nil {
-		fail(w, http.StatusBadRequest, fmt.Errorf("read release request: %w", err))
+	if !body(w, r, "release", &q) {
 		return
 	}
 	if q.Hold < 0 {
@@ -205,28 +222,39 @@ func (s *Server) release(w http.ResponseWriter, r *http.Request) {
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	events, cancel := s.daemon.Subscribe()
 	defer cancel()
-	rc := http.NewResponseController(w)
-	// The request has been read; its deadline would end the stream.
-	if err := rc.SetReadDeadline(time.Time{}); err != nil {
-		fail(w, http.StatusInternalServerError, fmt.Errorf("open event stream: %w", err))
+	send, ok := stream(w)
+	if !ok {
 		return
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
-	if rc.Flush() != nil {
-		return
-	}
-	enc := json.NewEncoder(w)
 	for {
 		select {
 		case <-r.Context().Done():
 			return
 		case e, open := <-events:
-			if !open || rc.SetWriteDeadline(time.Now().Add(eventTimeout)) != nil || enc.Encode(e) != nil || rc.Flush() != nil {
+			if !open || !send(e) {
 				return
 			}
 		}
 	}
+}
+
+// stream begins an answer of one line of JSON for each thing that happens; send is false once the reader is gone or too slow.
+func stream(w http.ResponseWriter) (send func(any) bool, ok bool) {
+	rc := http.NewResponseController(w)
+	// The request has been read; its deadline would end the stream.
+	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+		fail(w, http.StatusInternalServerError, fmt.Errorf("open event stream: %w", err))
+		return nil, false
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	if rc.Flush() != nil {
+		return nil, false
+	}
+	enc := json.NewEncoder(w)
+	return func(v any) bool {
+		return rc.SetWriteDeadline(time.Now().Add(eventTimeout)) == nil && enc.Encode(v) == nil && rc.Flush() == nil
+	}, true
 }
 
 func reply(w http.ResponseWriter, code int, v any) {

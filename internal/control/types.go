@@ -16,6 +16,7 @@ type Status struct {
 	Instances   []Instance `json:"instances"`
 	Scripts     []Script   `json:"scripts,omitempty"`
 	Links       []Link     `json:"links,omitempty"`
+	Quorum      *Quorum    `json:"quorum,omitempty"`
 }
 
 // The states as keepalived names them at its edge. INIT is before the first transition.
@@ -44,8 +45,9 @@ type Instance struct {
 	ConfiguredPriority uint8        `json:"configured_priority"`
 	AdvertInterval     float64      `json:"advert_interval_seconds"`
 	Preempt            bool         `json:"preempt"`
-	Master             string       `json:"master,omitempty"`  // address of the master last heard, while we are BACKUP
-	Waiting            string       `json:"waiting,omitempty"` // what a MASTER without addresses, or an INIT, waits for
+	Master             string       `json:"master,omitempty"`          // address of the master last heard, while we are BACKUP
+	Resource           string       `json:"quorum_resource,omitempty"` // whose grant it needs
+	Waiting            string       `json:"waiting,omitempty"`         // what a MASTER without addresses, or an INIT, waits for
 	HeldUntil          *time.Time   `json:"held_until,omitempty"`
 	Addresses          []Address    `json:"addresses"`
 	Peers              []Peer       `json:"peers"`

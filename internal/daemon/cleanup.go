@@ -20,7 +20,7 @@ type CleanupOptions struct {
 }
 
 // Cleanup removes the virtual addresses that a killed vrrpd left: those that carry our tag or stand in the run directory's
-// list or in the file. It refuses while a vrrpd runs there. It returns what it removed, or would remove.
+// list or in the file; and the guard in front of them. It refuses while a vrrpd runs there. It returns what it removed, or would remove.
 func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("clean up: %w", err)
@@ -49,5 +49,9 @@ func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	for _, k := range removed {
 		names = append(names, fmt.Sprintf("%s on %s", k.Prefix, k.Interface))
 	}
-	return names, errors.Join(err, unread, a.Close())
+	var guard error
+	if !o.DryRun {
+		guard = system.CleanupGuard()
+	}
+	return names, errors.Join(err, guard, unread, a.Close())
 }

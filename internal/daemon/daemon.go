@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -81,28 +82,46 @@ func Run(ctx context.Context, o Options) error {
 	if conf.ExitCode(found, false) == conf.ExitCannot {
 		return fmt.Errorf("cannot run %s: see its errors above", o.File)
 	}
-	prioritize(log, &config.Globals)
+	prioritize(log, config)
 	d, err := open(o, config)
 	if err != nil {
 		return err
 	}
 	defer d.close()
+	if d.monitor == nil {
+		return d.witness(ctx)
+	}
 	return d.run(ctx)
 }
 
-// prioritize does what vrrp_rt_priority and vrrp_no_swap ask. Without the right to, vrrpd runs on as it is and says so.
-func prioritize(log *slog.Logger, g *conf.Globals) {
-	if g.RealTimePriority > 0 {
-		if err := system.RealTime(g.RealTimePriority); err != nil {
-			log.Warn("vrrp_rt_priority not in force", "error", err)
+// quorumPriority is the real-time priority of a vrrpd that holds leases and has none in its file.
+const quorumPriority = 50
+
+// prioritize does what vrrp_rt_priority and vrrp_no_swap ask; a lease needs both. Without the right to, vrrpd runs on as it is
+// and says so.
+func prioritize(log *slog.Logger, config *conf.Config) {
+	g := &config.Globals
+	priority, noSwap := g.RealTimePriority, g.NoSwap
+	if config.Quorum != nil {
+		noSwap = noSwap || !witnessOnly(config) // a witness stays small instead, and one late vote is no failure
+		if priority == 0 {
+			priority = quorumPriority
 		}
 	}
-	if g.NoSwap {
+	if priority > 0 {
+		if err := system.RealTime(priority); err != nil {
+			log.Warn("real-time priority not in force", "error", err)
+		}
+	}
+	if noSwap {
 		if err := system.LockMemory(); err != nil {
-			log.Warn("vrrp_no_swap not in force", "error", err)
+			log.Warn("memory not locked", "error", err)
 		}
 	}
 }
+
+// witnessOnly reports whether there is nothing to do but vote.
+func witnessOnly(config *conf.Config) bool { return config.Quorum != nil && len(config.Instances) == 0 }
 
 // report logs every finding about the file with its place.
 func report(log *slog.Logger, found []conf.Diagnostic) {
@@ -129,6 +148,8 @@ type Daemon struct {
 	server    *control.Server
 	hub       hub
 	checks    *checks
+	grants    *grants // nil: no quorum block
+	unclean   bool    // an address may be left
 
 	wake       chan struct{}  // something changed that instances must hear of
 	candidates chan candidate // configurations read for a reload
@@ -157,6 +178,10 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if d.server, err = control.Listen(o.Socket, d, o.Log); err != nil {
 		return nil, err
 	}
+	if witnessOnly(config) {
+		d.grants, err = openGrants(o, config) // a witness: no socket, address or link of the host is its business
+		return d, err
+	}
 	if d.monitor, err = system.OpenMonitor(system.MonitorOptions{Log: o.Log}); err != nil {
 		return nil, err
 	}
@@ -170,10 +195,16 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	}
 	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log})
 	d.checks = newChecks(o.Log, d.poke)
+	if d.grants, err = openGrants(o, config); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 
 func (d *Daemon) close() {
+	if d.grants != nil {
+		d.grants.close(d.unclean)
+	}
 	if d.wire != nil {
 		d.wire.close()
 	}
@@ -224,6 +255,59 @@ func (d *Daemon) poke() {
 	}
 }
 
+// trimEvery is how often a witness gives back what it used once.
+const trimEvery = 10 * time.Second
+
+// witness runs without instances.
+func (d *Daemon) witness(ctx context.Context) error {
+	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	tasks, base := errgroup.WithContext(base)
+	tasks.Go(func() error { return d.server.Run(base) })
+	voting, leave := context.WithCancel(base)
+	defer leave()
+	tasks.Go(func() error { return d.grants.Run(voting) })
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	d.log.Info("vrrpd runs as a witness", "version", d.opt.Version, "file", d.opt.File)
+	d.tell(daemon.SdNotifyReady)
+	watchdog := d.watchdog()
+	defer watchdog.Stop()
+	// A vote is a datagram now and then: one processor does, and saves what waking a second one costs.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(50) // some megabytes less for some collections more
+	trim := time.NewTicker(trimEvery)
+	defer trim.Stop()
+	for {
+		select {
+		case <-trim.C:
+			if err := system.Trim(); err != nil {
+				d.log.Debug("memory not trimmed", "error", err)
+			}
+		case <-ctx.Done():
+			d.log.Info("vrrpd stops")
+			d.tell(daemon.SdNotifyStopping)
+			leave()
+			d.grants.Ended()
+			stop()
+			return tasks.Wait()
+		case <-base.Done():
+			return fmt.Errorf("vrrpd cannot go on: %w", tasks.Wait())
+		case <-hup:
+			d.reload()
+		case c := <-d.candidates:
+			d.reloaded(base, c)
+		case <-watchdog.C:
+			if late := d.grants.Late(); late > stuckAfter {
+				d.log.Error("the quorum's loop is stuck, the watchdog is not fed", "late", late)
+				continue
+			}
+			d.tell(daemon.SdNotifyWatchdog)
+		}
+	}
+}
+
 // run is the main task: the others hang below it. Instances stop first, while sockets and hooks still work.
 func (d *Daemon) run(ctx context.Context) error {
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -249,6 +333,12 @@ func (d *Daemon) run(ctx context.Context) error {
 	defer signal.Stop(hup)
 
 	d.sweep(ctx)
+	// Not before: a grant of a former run is given back in the log at once, so nothing of it may be left.
+	voting, leave := context.WithCancel(base)
+	defer leave()
+	if d.grants != nil {
+		tasks.Go(func() error { return d.grants.Run(voting) })
+	}
 	d.apply(base, d.config)
 	d.log.Info("vrrpd runs", "version", d.opt.Version, "file", d.opt.File, "instances", len(d.units))
 	d.tell(daemon.SdNotifyReady)
@@ -261,6 +351,10 @@ func (d *Daemon) run(ctx context.Context) error {
 			d.log.Info("vrrpd stops")
 			d.tell(daemon.SdNotifyStopping)
 			err := d.stopAll()
+			leave()
+			if d.grants != nil {
+				d.grants.Ended()
+			}
 			stop()
 			return errors.Join(err, tasks.Wait())
 		case <-base.Done():
@@ -312,6 +406,7 @@ func leftovers(config *conf.Config) []conf.Address {
 // stopAll stops every instance at once and waits for them, then for their last hooks.
 func (d *Daemon) stopAll() error {
 	err := d.stop(d.units)
+	d.unclean = err != nil
 	return errors.Join(err, finish(append(d.leaving, d.units...)))
 }
 
@@ -326,6 +421,12 @@ func (d *Daemon) feed() {
 	for _, u := range d.units {
 		if late := u.instance.Late(); late > stuckAfter {
 			d.log.Error("an instance's loop is stuck, the watchdog is not fed", "instance", u.config.Name, "late", late)
+			return
+		}
+	}
+	if d.grants != nil {
+		if late := d.grants.Late(); late > stuckAfter {
+			d.log.Error("the quorum's loop is stuck, the watchdog is not fed", "late", late)
 			return
 		}
 	}
@@ -381,15 +482,23 @@ func (d *Daemon) addressLost(owner string, missing []conf.Address) {
 }
 
 // Status is the whole daemon for the control socket.
-func (d *Daemon) Status() control.Status {
+func (d *Daemon) Status(ctx context.Context) control.Status {
+	s := control.Status{Node: hostName(), Version: d.opt.Version, PID: os.Getpid(), Started: d.started, ConfigFile: d.opt.File}
+	if d.grants != nil {
+		s.Quorum = d.grants.Node.Status(ctx)
+		s.Node = s.Quorum.Node
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := control.Status{
-		Node: hostName(), Version: d.opt.Version, PID: os.Getpid(), Started: d.started, ConfigFile: d.opt.File, ConfigError: d.configError,
-		Instances: make([]control.Instance, 0, len(d.units)), Scripts: d.checks.status(), Links: d.wire.status(d.monitor),
+	s.ConfigError = d.configError
+	s.Instances = make([]control.Instance, 0, len(d.units))
+	if d.monitor != nil {
+		s.Scripts, s.Links = d.checks.status(), d.wire.status(d.monitor)
 	}
 	for _, u := range d.units {
-		s.Instances = append(s.Instances, u.instance.Status())
+		i := u.instance.Status()
+		i.Resource = u.config.Quorum
+		s.Instances = append(s.Instances, i)
 	}
 	return s
 }

@@ -39,11 +39,41 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 		d.mu.Unlock()
 		return
 	}
+	if text := d.quorumReload(c.config); text != "" {
+		d.log.Error("reload refused, the former configuration runs on", "reason", text)
+		d.mu.Lock()
+		d.configError = text
+		d.mu.Unlock()
+		return
+	}
+	if d.monitor == nil {
+		d.mu.Lock()
+		d.config, d.configError = c.config, ""
+		d.mu.Unlock()
+		d.log.Info("reloaded", "file", d.opt.File)
+		return
+	}
 	d.apply(ctx, c.config)
 	d.mu.Lock()
 	d.configError = ""
 	d.mu.Unlock()
 	d.log.Info("reloaded", "file", d.opt.File, "instances", len(d.units))
+}
+
+// quorumReload puts a changed quorum block in force, or says why it cannot be.
+func (d *Daemon) quorumReload(config *conf.Config) string {
+	switch {
+	case d.grants == nil && config.Quorum == nil:
+		return ""
+	case d.grants == nil:
+		return "a quorum block cannot be added without a restart of vrrpd"
+	case d.monitor == nil && len(config.Instances) > 0:
+		return "a witness cannot get instances without a restart of vrrpd"
+	}
+	if err := d.grants.reconfigure(config); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // apply makes config the one that runs. Instances that stay the same virtual router keep their state; those that go give

@@ -22,6 +22,7 @@ type unit struct {
 	log      *slog.Logger
 	config   conf.Instance // with every address's interface filled in
 	instance *instance.Instance
+	gated    *gated // nil: mastership needs no grant
 	hooks    *hooks
 	network  *network
 	heard    bool // its adverts are listened for
@@ -34,12 +35,19 @@ type unit struct {
 
 func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit, error) {
 	c = withInterfaces(c)
+	if d.grants != nil && d.grants.kind == conf.GuardLifetime && c.Quorum != "" && c.VIPLifetime == 0 {
+		c.VIPLifetime = 2 * time.Second // the guard that is in force lives by it
+	}
 	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, off: make(chan struct{}), done: make(chan struct{})}
 	u.network = &network{d: d, name: c.Name, port: port{c.Interface, c.IPv6}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
 		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
 	u.hooks = newHooks(d, u, secure)
 	var err error
-	u.instance, err = instance.New(instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish})
+	o := instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish}
+	if u.gated = d.grants.join(&c); u.gated != nil {
+		o.Grants = u.gated
+	}
+	u.instance, err = instance.New(o)
 	if err != nil {
 		return nil, err
 	}
@@ -72,9 +80,15 @@ func held(c *conf.Instance) []conf.Address {
 func (u *unit) start(ctx context.Context) {
 	ctx, u.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	u.hooks.start()
+	if u.gated != nil {
+		u.gated.enter(u.instance)
+	}
 	go func() {
 		defer close(u.done)
 		_ = u.instance.Run(ctx) // its only end is stop's
+		if u.gated != nil {
+			u.gated.leave()
+		}
 		u.d.wire.forget(&u.config, u.instance)
 		close(u.off)
 		u.hooks.finish(u.deleted)

@@ -17,14 +17,22 @@ func (i *Instance) do(now time.Time, a vrrp.Action) {
 	case vrrp.RemoveAddresses:
 		i.opt.Network.StopAnnouncing()
 		i.setAddresses(nil)
+		if i.free() {
+			i.cleared()
+		}
 	case vrrp.Announce:
-		i.opt.Network.Announce(i.want)
+		i.announce()
 	case vrrp.AnnounceAgain:
 		i.opt.Network.AnnounceAgain()
 	case vrrp.Transition:
 		i.transition(now, a)
 	case vrrp.Contention:
 		i.opt.Hooks.Post(HookEvent{State: "MASTER_RX_LOWER_PRI", Seq: a.Seq, Priority: i.router.EffectivePriority(), At: now, Contention: true})
+	case vrrp.Request:
+		i.log.Debug("ask for mastership", "reason", a.Reason)
+		i.opt.Grants.Request(a.Reason)
+	case vrrp.GiveUp:
+		i.giveUp(now, a.Reason)
 	}
 }
 

@@ -25,7 +25,12 @@ const (
 	addressTries = 3
 )
 
+// setAddresses has the kernel hold want, or nothing new for a gated instance whose lease has lapsed: then, and if it lapses
+// meanwhile, the caller's next is lapse.
 func (i *Instance) setAddresses(want []conf.Address) {
+	if i.refused = i.lapsedFor(want); i.refused {
+		return
+	}
 	i.want = want
 	i.renewAt, i.againAt = time.Time{}, time.Time{}
 	if i.cfg.VIPLifetime > 0 && len(want) > 0 {
@@ -49,14 +54,35 @@ func (i *Instance) setAddresses(want []conf.Address) {
 	i.mu.Lock()
 	i.status.set(want, missing, err)
 	i.mu.Unlock()
+	i.refused = i.lapsedFor(want)
+}
+
+// lapsedFor reports whether there is no lease to hold addresses under. To hold none needs none.
+func (i *Instance) lapsedFor(want []conf.Address) bool {
+	return i.Gated() && len(want) > 0 && !i.opt.Grants.Live()
+}
+
+// announce tells the LAN of the addresses, and Grants that they are served if all of them are there.
+func (i *Instance) announce() {
+	if i.refused {
+		return
+	}
+	i.opt.Network.Announce(i.want)
+	if i.againAt.IsZero() {
+		i.serve(true)
+	}
 }
 
 // setAgain tries once more what failed.
-func (i *Instance) setAgain() {
+func (i *Instance) setAgain(now time.Time) {
 	i.setAddresses(i.want)
-	if i.againAt.IsZero() && len(i.want) > 0 {
+	switch {
+	case i.lapse(now) || !i.againAt.IsZero():
+	case len(i.want) > 0:
 		i.log.Info("virtual addresses are set now")
-		i.opt.Network.Announce(i.want)
+		i.announce()
+	case i.router.State() != vrrp.Active:
+		i.cleared()
 	}
 }
 
@@ -67,6 +93,9 @@ const renewals = 4
 func (i *Instance) renew(now time.Time) {
 	i.renewAt = time.Time{}
 	if i.cfg.VIPLifetime == 0 || len(i.want) == 0 {
+		return
+	}
+	if i.refused = i.lapsedFor(i.want); i.lapse(now) {
 		return
 	}
 	i.renewAt = now.Add(i.cfg.VIPLifetime / renewals)
@@ -109,7 +138,8 @@ func (i *Instance) AddressesLost(ctx context.Context, missing []netip.Prefix) {
 			return
 		}
 		i.log.Warn("another program removed virtual addresses, putting them back", "addresses", strings.Join(lost, " "))
-		i.setAddresses(i.want)
-		i.opt.Network.AnnounceAgain()
+		if i.setAddresses(i.want); !i.lapse(now) {
+			i.opt.Network.AnnounceAgain()
+		}
 	})
 }

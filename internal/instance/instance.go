@@ -56,6 +56,8 @@ type Options struct {
 	Log     *slog.Logger
 	// OnTransition is called on the loop for each transition; it must not block.
 	OnTransition func(control.Event)
+	// Grants decides mastership; nil: plain VRRP does.
+	Grants Grants
 }
 
 // advertQueue is how many adverts may wait while the loop is in a system call; more are counted and dropped.
@@ -95,6 +97,19 @@ type Instance struct {
 	sending      setback
 	holding      setback
 
+	// gated, owned by the loop
+	refused   bool         // addresses were not set because the lease has lapsed
+	serving   bool         // what Grants was told last
+	reported  eligibility  // likewise
+	leaving   string       // a GiveUp that waits for the addresses to go; empty: none
+	freed     []chan error // revocations that wait for the same
+	heldUntil time.Time    // when a hold ends and we may be granted mastership again; zero: not held
+
+	ordersMu sync.Mutex
+	orders   []order
+	ended    bool          // no more orders are taken
+	ordered  chan struct{} // orders has some
+
 	timer    *time.Timer
 	due      time.Time // what the timer is set to
 	listened bool      // a late timer has been put off once already
@@ -106,7 +121,7 @@ type Instance struct {
 
 // New makes an instance that does nothing until Run.
 func New(opt Options) (*Instance, error) {
-	router, err := vrrp.NewRouter(routerConfig(&opt.Config, netip.Addr{}))
+	router, err := vrrp.NewRouter(routerConfig(&opt.Config, netip.Addr{}, opt.Grants != nil))
 	if err != nil {
 		return nil, fmt.Errorf("vrrp_instance %s: %w", opt.Config.Name, err)
 	}
@@ -116,6 +131,7 @@ func New(opt Options) (*Instance, error) {
 		adverts:  make(chan vrrp.Event, advertQueue),
 		calls:    make(chan func(time.Time), 16),
 		done:     make(chan struct{}),
+		ordered:  make(chan struct{}, 1),
 		cfg:      opt.Config,
 		router:   router,
 		priority: opt.Config.Priority,
@@ -131,7 +147,7 @@ func New(opt Options) (*Instance, error) {
 // Name is the vrrp_instance's name.
 func (i *Instance) Name() string { return i.opt.Config.Name }
 
-func routerConfig(c *conf.Instance, source netip.Addr) vrrp.Config {
+func routerConfig(c *conf.Instance, source netip.Addr, gated bool) vrrp.Config {
 	return vrrp.Config{
 		Version:              vrrp.Version(c.Version),
 		VRID:                 c.VRID,
@@ -145,6 +161,7 @@ func routerConfig(c *conf.Instance, source netip.Addr) vrrp.Config {
 		Source:               source,
 		AddressesAfterNotify: c.VIPAfterNotify > 0,
 		NotifyRetry:          c.NotifyRetry,
+		Gated:                gated,
 	}
 }
 
@@ -164,19 +181,29 @@ func (i *Instance) Run(ctx context.Context) error {
 	defer close(i.done)
 	i.timer = time.NewTimer(time.Hour)
 	defer i.timer.Stop()
+	i.report(time.Now())
 	i.arm()
 	for {
 		select {
 		case <-ctx.Done():
-			i.step(time.Now(), vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
+			now := time.Now()
+			i.step(now, vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
+			i.report(now)
+			i.finish()
 			return nil
+		case <-i.ordered:
+			i.obey(time.Now())
 		case ev := <-i.adverts:
 			now := time.Now()
+			i.lapse(now)
 			i.listenFirst(now) // the advert may be the first thing that we notice after a pause
 			i.received(now, ev)
 		case f := <-i.calls:
-			f(time.Now())
+			now := time.Now()
+			i.lapse(now)
+			f(now)
 		case <-i.timer.C:
+			i.lapse(time.Now()) // before a single advert more
 			late := i.listenFirst(time.Now())
 			i.drain()
 			if !late {
@@ -184,6 +211,7 @@ func (i *Instance) Run(ctx context.Context) error {
 				i.tick(time.Now())
 			}
 		}
+		i.report(time.Now())
 		i.arm()
 	}
 }
@@ -202,7 +230,8 @@ func (i *Instance) listenFirst(now time.Time) bool {
 		return false
 	}
 	i.listened = true
-	i.thawed = i.router.State() == vrrp.Active && late >= time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval
+	// A gated master that was replaced meanwhile has no lease any more: that says it, and not an advert.
+	i.thawed = !i.Gated() && i.router.State() == vrrp.Active && late >= time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval
 	return true
 }
 
@@ -240,7 +269,7 @@ func (i *Instance) tick(now time.Time) {
 		i.renew(now)
 	}
 	if !i.againAt.IsZero() && !now.Before(i.againAt) {
-		i.setAgain()
+		i.setAgain(now)
 	}
 	i.step(now, vrrp.Event{Kind: vrrp.Tick})
 	for _, s := range []*setback{&i.sending, &i.holding} {
@@ -254,7 +283,7 @@ func (i *Instance) tick(now time.Time) {
 // arm sets the loop's one timer to the earliest deadline.
 func (i *Instance) arm() {
 	next := i.router.Deadline()
-	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt, i.againAt, i.sending.until, i.holding.until} {
+	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt, i.againAt, i.heldUntil, i.sending.until, i.holding.until} {
 		if !d.IsZero() && (next.IsZero() || d.Before(next)) {
 			next = d
 		}
@@ -349,6 +378,9 @@ func (i *Instance) step(now time.Time, ev vrrp.Event) {
 	for _, a := range i.router.Step(now, ev) {
 		i.do(now, a)
 	}
+	if i.refused {
+		i.lapse(now)
+	}
 	i.mu.Lock()
 	i.status.priority, i.status.heldUntil = i.router.EffectivePriority(), i.router.HeldUntil()
 	i.status.addressesWait, i.status.fault = i.router.AddressesWait(), i.router.FaultReason()
@@ -360,6 +392,9 @@ func (i *Instance) step(now time.Time, ev vrrp.Event) {
 func (i *Instance) Configure(ctx context.Context, c conf.Instance) error {
 	if !c.SameVirtualRouter(&i.opt.Config) || c.Version != i.opt.Config.Version {
 		return fmt.Errorf("reconfigure %s: it would be another virtual router", i.Name())
+	}
+	if c.Quorum != i.opt.Config.Quorum {
+		return fmt.Errorf("reconfigure %s: its quorum resource can't change while it runs", i.Name())
 	}
 	result := make(chan error, 1)
 	if !i.call(ctx, func(now time.Time) { result <- i.configure(now, c) }) {
@@ -374,7 +409,7 @@ func (i *Instance) Configure(ctx context.Context, c conf.Instance) error {
 }
 
 func (i *Instance) configure(now time.Time, c conf.Instance) error {
-	if err := i.router.Reconfigure(routerConfig(&c, i.around.Source)); err != nil {
+	if err := i.router.Reconfigure(routerConfig(&c, i.around.Source, i.Gated())); err != nil {
 		return err
 	}
 	i.cfg = c
@@ -385,9 +420,11 @@ func (i *Instance) configure(now time.Time, c conf.Instance) error {
 	i.mu.Unlock()
 	i.priority = c.Priority // what Reconfigure set; evaluate tells the router of the trackers again
 	if i.router.State() == vrrp.Active && !i.router.AddressesWait() {
-		i.setAddresses(i.held())
+		if i.setAddresses(i.held()); i.lapse(now) {
+			return nil
+		}
 		if len(i.want) > 0 {
-			i.opt.Network.Announce(i.want)
+			i.announce()
 		} else {
 			i.opt.Network.StopAnnouncing()
 		}

@@ -18,7 +18,7 @@ type fakeDaemon struct {
 	seq   uint64
 }
 
-func (d fakeDaemon) Status() control.Status {
+func (d fakeDaemon) Status(context.Context) control.Status {
 	return control.Status{Instances: []control.Instance{{Name: "VI_PG", State: d.state, Seq: d.seq}}}
 }
 
@@ -65,3 +65,5 @@ func TestAskVrrpd(t *testing.T) {
 		t.Error("without vrrpd's environment there is nobody to ask")
 	}
 }
+
+func (fakeDaemon) Quorum() control.QuorumCalls { return nil }

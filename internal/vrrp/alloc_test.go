@@ -50,6 +50,34 @@ func TestNoAllocations(t *testing.T) {
 		active.r.Step(active.now, Event{Kind: Received, From: ip1, Priority: 1, Interval: time.Second})
 	})
 
+	granted := newGranted(t)
+	mustNotAllocate(t, "gated Active ticks", func() {
+		granted.now = granted.r.Deadline()
+		if n := len(granted.r.Step(granted.now, Event{Kind: Tick})); n != 1 {
+			t.Fatalf("got %d actions, want an advert", n)
+		}
+	})
+	for name, priority := range map[string]uint8{"a higher": 200, "a lower": 50, "a leaving": 0} {
+		mustNotAllocate(t, "gated Active hears "+name, func() {
+			granted.wait(time.Second)
+			if n := len(granted.r.Step(granted.now, Event{Kind: Received, From: ip3, Priority: priority, Interval: time.Second})); n == 0 {
+				t.Fatal("got no answer")
+			}
+		})
+	}
+
+	waits := newBackup(t, gated)
+	for name, priority := range map[string]uint8{"a higher": 200, "a lower": 50} {
+		mustNotAllocate(t, "gated Backup hears "+name, func() {
+			waits.wait(time.Millisecond)
+			if n := len(waits.r.Step(waits.now, Event{Kind: Received, From: ip3, Priority: priority, Interval: time.Second})); n != 0 {
+				t.Fatalf("got %d actions, want none", n)
+			}
+			waits.r.Step(waits.now, Event{Kind: Tick})
+			waits.r.Deadline()
+		})
+	}
+
 	backup := newBackup(t)
 	for name, priority := range map[string]uint8{"follows": 200, "discards": 50, "hears priority 0": 0} {
 		mustNotAllocate(t, "Backup "+name, func() {

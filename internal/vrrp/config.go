@@ -25,6 +25,8 @@ type Config struct {
 
 	AddressesAfterNotify bool          // vip_after_notify: the VIPs wait for the hook's exit code 0
 	NotifyRetry          time.Duration // Fault for so long after a failed hook
+
+	Gated bool // mastership needs a grant: Granted and Revoked decide, adverts are hints; not for an owner
 }
 
 // check names everything that is wrong with c.
@@ -50,6 +52,9 @@ func (c Config) check() error {
 	}
 	if c.NotifyRetry < 0 {
 		bad("notify retry %v: want 0s or more", c.NotifyRetry)
+	}
+	if c.Gated && c.Priority == PriorityOwner {
+		bad("priority 255: an address owner takes mastership without asking, so it can't need a grant")
 	}
 	if c.Version == 2 && c.Source.IsValid() && !c.Source.Unmap().Is4() {
 		bad("source %v: version 2 knows IPv4 only", c.Source)

@@ -39,12 +39,15 @@ const (
 	HookFailed                       // AddressesAfterNotify: it failed or timed out; Reason says how
 	Release                          // give mastership away and stay off it for Hold; Hold 0 ends that
 	Stalled                          // we were stopped for so long that another has become Active: go without a word
+	Granted                          // gated: mastership is ours now; Reason says under what
+	Revoked                          // gated: it is ours no more; Reason says why
 )
 
 // String is the event's name.
 func (k EventKind) String() string {
 	return name(uint8(k), "Tick", "Startup", "Shutdown", "Received", "PriorityChanged", "FaultRaised", "FaultCleared",
-		"SourceChanged", "AddressLost", "HookSucceeded", "HookFailed", "Release", "Stalled")
+		"SourceChanged", "AddressLost", "HookSucceeded", "HookFailed", "Release", "Stalled",
+		"Granted", "Revoked")
 }
 
 // Event is one thing that happened. Which fields count depends on Kind.
@@ -70,11 +73,14 @@ const (
 	AnnounceAgain                     // the same after a lower-priority advert was heard while Active (contention)
 	Transition                        // From -> To with Reason: log, status and notify hooks
 	Contention                        // Active heard a lower priority: notify_master_rx_lower_pri
+	Request                           // gated: the Active router seems gone, for Reason; whoever grants mastership may look
+	GiveUp                            // gated: give the grant back, for Reason; the VIPs are off
 )
 
 // String is the action's name.
 func (k ActionKind) String() string {
-	return name(uint8(k), "SendAdvert", "AddAddresses", "RemoveAddresses", "Announce", "AnnounceAgain", "Transition", "Contention")
+	return name(uint8(k), "SendAdvert", "AddAddresses", "RemoveAddresses", "Announce", "AnnounceAgain", "Transition", "Contention",
+		"Request", "GiveUp")
 }
 
 // Action is one thing to do. Which fields count depends on Kind.
@@ -93,6 +99,8 @@ func (a Action) String() string {
 		return fmt.Sprintf("SendAdvert %d", a.Priority)
 	case Transition:
 		return fmt.Sprintf("%v -> %v (%s)", a.From, a.To, a.Reason)
+	case Request, GiveUp:
+		return fmt.Sprintf("%v (%s)", a.Kind, a.Reason)
 	default:
 		return a.Kind.String()
 	}

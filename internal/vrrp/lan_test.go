@@ -139,6 +139,8 @@ func (l *lan) host(name string) (*host, error) {
 //	lost NAME REASON                          an address was taken away by others
 //	hook NAME ok|fail [REASON] · hook NAME late   end of the hook of the last, or of the last but one takeover
 //	release NAME D
+//	grant NAME [REASON] · revoke NAME [REASON]   of a gated router; the story says who is granted what
+//	stalled NAME                              the machine was stopped for long, and found it out
 //	reload NAME OPTIONS                       new configuration, as in router
 //	source NAME ADDRESS
 //	adverts                                   show the periodic adverts too
@@ -226,6 +228,12 @@ func (l *lan) command(verb string, args []string) error {
 			return err
 		}
 		l.m(h, Event{Kind: Release, Hold: d})
+	case "grant":
+		l.m(h, Event{Kind: Granted, Reason: rest})
+	case "revoke":
+		l.m(h, Event{Kind: Revoked, Reason: rest})
+	case "stalled":
+		l.m(h, Event{Kind: Stalled, Reason: rest})
 	case "source":
 		addr, err := netip.ParseAddr(rest)
 		if err != nil {
@@ -289,7 +297,7 @@ func (h *host) configure(args []string) error {
 		args = args[1:]
 		value, err := "", error(nil)
 		switch option {
-		case "nopreempt", "higher_prio_send_advert", "lower_prio_no_advert", "vip_after_notify", "ipv6", "v3_checksum_as_v2", "owner_ignore_adverts":
+		case "nopreempt", "higher_prio_send_advert", "lower_prio_no_advert", "vip_after_notify", "ipv6", "v3_checksum_as_v2", "owner_ignore_adverts", "gated":
 		default:
 			if len(args) == 0 {
 				return fmt.Errorf("%s: want a value", option)
@@ -327,6 +335,8 @@ func (h *host) configure(args []string) error {
 			c.AddressesAfterNotify = true
 		case "notify_retry":
 			c.NotifyRetry = duration()
+		case "gated":
+			c.Gated = true
 		case "address":
 			c.Source, err = netip.ParseAddr(value)
 		case "ipv6":
@@ -481,6 +491,9 @@ func (l *lan) status(h *host) {
 	}
 	if until := r.HeldUntil(); until.After(l.now) {
 		s += fmt.Sprintf(", held until %.3fs", until.Sub(epoch).Seconds())
+		if r.cfg.Gated {
+			s += " (" + r.HoldReason() + ")"
+		}
 	}
 	l.print(h, "%s", s)
 }

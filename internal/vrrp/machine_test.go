@@ -34,6 +34,7 @@ func owner(c *Config)                { c.Priority = PriorityOwner }
 func noPreempt(c *Config)            { c.Preempt = false }
 func afterNotify(c *Config)          { c.AddressesAfterNotify = true }
 func lastAdvert(c *Config)           { c.HigherPrioSendAdvert = true }
+func gated(c *Config)                { c.Gated = true }
 func noAnswer(c *Config)             { c.LowerPrioNoAdvert = true }
 func priority(p uint8) func(*Config) { return func(c *Config) { c.Priority = p } }
 func every(d time.Duration) func(*Config) {
@@ -54,8 +55,11 @@ type machine struct {
 	r     *Router
 	now   time.Time
 	added bool // the addresses are on the interface
+	grant bool // gated: mastership was granted, and neither revoked nor given up
 	seq   uint64
 	did   []Action // by the last step
+
+	requests int
 }
 
 func newMachine(t testingT, c Config) *machine {
@@ -151,8 +155,19 @@ func (m *machine) wantIn(want time.Duration) {
 	}
 }
 
+// newGranted is a gated machine that has just been granted mastership.
+func newGranted(t testingT, change ...func(*Config)) *machine {
+	t.Helper()
+	m := newBackup(t, append(change, gated)...)
+	m.step(Event{Kind: Granted})
+	if m.r.State() != Active {
+		t.Fatalf("after Granted: got %v, want Active", m.r.State())
+	}
+	return m
+}
+
 // orders are all sequences of actions that one step may give: s SendAdvert, 0 the same with priority 0, a AddAddresses,
-// r RemoveAddresses, n Announce, N AnnounceAgain, t Transition, c Contention.
+// r RemoveAddresses, n Announce, N AnnounceAgain, t Transition, c Contention, q Request, g GiveUp.
 var orders = map[string]string{
 	"":     "nothing to do",
 	"s":    "Adver_Timer, or an answer to priority 0",
@@ -169,14 +184,38 @@ var orders = map[string]string{
 	"t":    "between Initialize, Backup and Fault",
 }
 
+// gatedOrders are those of a gated router.
+var gatedOrders = map[string]string{
+	"":     "nothing to do",
+	"s":    "Adver_Timer, or an answer to priority 0, or to a higher one while the addresses wait",
+	"sant": "Granted",
+	"st":   "Granted, the addresses wait for the hook",
+	"an":   "the hook succeeded",
+	"g":    "Granted, and no use for it",
+	"q":    "asks for mastership",
+	"r0gt": "leaves Active on its own and says so",
+	"rgt":  "Stalled",
+	"r0t":  "Revoked",
+	"rt":   "Shutdown of a Backup",
+	"sN":   "hears a higher priority",
+	"sNc":  "hears a lower priority",
+	"sc":   "the same while the addresses wait",
+	"Nc":   "the same without an answer",
+	"c":    "the same with neither",
+	"t":    "between Initialize, Backup and Fault",
+}
+
+// letters are those of the orders, by ActionKind.
+const letters = "sarnNtcqg"
+
 func order(actions []Action) string {
 	var s strings.Builder
 	for _, a := range actions {
 		switch {
 		case a.Kind == SendAdvert && a.Priority == PriorityLeaving:
 			s.WriteByte('0')
-		case int(a.Kind) < len("sarnNtc"):
-			s.WriteByte("sarnNtc"[a.Kind])
+		case int(a.Kind) < len(letters):
+			s.WriteByte(letters[a.Kind])
 		default:
 			s.WriteByte('?')
 		}
@@ -192,10 +231,16 @@ func (m *machine) check(before State, ev Event, actions []Action) {
 		m.t.Helper()
 		m.t.Errorf("%v in %v gave %q and %v: "+format, append([]any{ev.Kind, before, order(actions), after}, args...)...)
 	}
-	if _, ok := orders[order(actions)]; !ok {
+	contract := orders
+	if m.r.cfg.Gated {
+		contract = gatedOrders
+		m.checkGrant(before, ev, actions, fail)
+	}
+	if _, ok := contract[order(actions)]; !ok {
 		fail("not an order of the contract")
 	}
-	if before == Initialize && ev.Kind != Startup && len(actions) > 0 {
+	refusal := m.r.cfg.Gated && ev.Kind == Granted && order(actions) == "g"
+	if before == Initialize && ev.Kind != Startup && len(actions) > 0 && !refusal {
 		fail("actions before Startup")
 	}
 	moved := false
@@ -270,6 +315,50 @@ func (m *machine) check(before State, ev Event, actions []Action) {
 		if again := m.r.Step(m.now, Event{Kind: Tick}); len(again) > 0 || m.r.State() != after {
 			fail("a Tick before the deadline did %q", order(again))
 		}
+	}
+}
+
+// checkGrant is what holds for a gated router besides: Active only between a grant and its end, each grant has one end, and
+// the addresses are the first to go.
+func (m *machine) checkGrant(before State, ev Event, actions []Action, fail func(string, ...any)) {
+	m.t.Helper()
+	after := m.r.State()
+	switch ev.Kind {
+	case Granted:
+		m.grant = true
+	case Revoked:
+		m.grant = false
+	}
+	for _, a := range actions {
+		switch a.Kind {
+		case GiveUp:
+			if !m.grant {
+				fail("gives up what it wasn't granted")
+			}
+			m.grant = false
+		case Request:
+			m.requests++
+			if before != Backup || after != Backup {
+				fail("asks for mastership")
+			}
+			if m.now.Before(m.r.HeldUntil()) {
+				fail("asks for mastership while it is held")
+			}
+		default:
+			continue
+		}
+		if a.Reason == "" {
+			fail("%v without a reason", a.Kind)
+		}
+	}
+	if (after == Active) != m.grant {
+		fail("mastership is granted: %v", m.grant)
+	}
+	if before != Active && after == Active && ev.Kind != Granted {
+		fail("took mastership without a grant")
+	}
+	if before == Active && after != Active && actions[0].Kind != RemoveAddresses {
+		fail("leaves, and the addresses don't go first")
 	}
 }
 

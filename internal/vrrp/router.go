@@ -21,6 +21,19 @@ import (
 //
 // The advert goes first in a takeover, so that a peer whose timer is about to fire hears of it; the addresses are gone
 // before a hook learns that they are.
+//
+// A gated router (Config.Gated) never takes mastership: it becomes Active by Granted alone, and asks with Request when
+// Active_Down_Timer fires, again each time that it fires, or when it hears priority 0. Neither priority, Preempt nor
+// PreemptDelay move it: adverts feed the timer in Backup and are answered in Active. Its orders are
+//
+//	Granted                      SendAdvert, AddAddresses, Announce, Transition, or as above when addresses wait
+//	Granted, but not in Backup or held by a Release      GiveUp; nothing in Active
+//	leaving Active on our own    RemoveAddresses, [SendAdvert 0], GiveUp, Transition
+//	Revoked                      RemoveAddresses, SendAdvert 0, Transition
+//	hearing another, any priority     [SendAdvert], [AnnounceAgain], [Contention if lower]; twice in an interval at most
+//	Shutdown of a Backup         RemoveAddresses, Transition
+//
+// The addresses are gone before anybody, be it by an advert or by the grant given back, is told that they are free.
 type Router struct {
 	cfg      Config
 	state    State
@@ -34,6 +47,8 @@ type Router struct {
 	down           downTimer     // Backup: Active_Down_Timer
 	preemptAt      time.Time     // Backup: end of the preempt delay; zero if it doesn't run
 	holdUntil      time.Time     // no takeover before; zero if not released
+	holdReason     string        // why not
+	requestedAt    time.Time     // gated Backup: the last Request
 
 	faulty    bool      // something tracked is failed
 	fault     string    // what
@@ -64,13 +79,17 @@ func NewRouter(c Config) (*Router, error) {
 
 // Reconfigure puts c in the place of the configuration without a change of state: timers that run keep their start and
 // take the new durations. Effective priority and source become those of c until they are changed again. Another version or
-// VRID would be another virtual router: an error, as is a field out of range, and nothing changes.
+// VRID would be another virtual router, and who decides on mastership can't change either: an error, as is a field out of
+// range, and nothing changes.
 func (r *Router) Reconfigure(c Config) error {
 	if err := c.check(); err != nil {
 		return err
 	}
 	if c.Version != r.cfg.Version || c.VRID != r.cfg.VRID {
 		return fmt.Errorf("configure virtual router %d: version %d and virtual router id %d: can't change while it runs", r.cfg.VRID, c.Version, c.VRID)
+	}
+	if c.Gated != r.cfg.Gated {
+		return fmt.Errorf("configure virtual router %d: whether it needs a grant: can't change while it runs", r.cfg.VRID)
 	}
 	c.Source = plain(c.Source)
 	learned := r.activeInterval != r.cfg.AdvertInterval
@@ -127,6 +146,14 @@ func (r *Router) Step(now time.Time, ev Event) []Action {
 		r.release(now, ev)
 	case Stalled:
 		r.stalled(now, ev.Reason)
+	case Granted:
+		if r.cfg.Gated {
+			r.granted(now, ev.Reason)
+		}
+	case Revoked:
+		if r.cfg.Gated && r.state == Active {
+			r.revoked(now, ev.Reason)
+		}
 	}
 	return r.actions[:r.n]
 }
@@ -164,8 +191,12 @@ func (r *Router) MasterInterval() time.Duration { return r.activeInterval }
 // LastHeard is the last advert received in any state.
 func (r *Router) LastHeard() Heard { return r.heard }
 
-// HeldUntil is the end of a Release; it may have passed. Zero: none.
+// HeldUntil is the end of a Release, or of the time for which a gated router that lost an address lets others have the
+// grant; it may have passed. Zero: none.
 func (r *Router) HeldUntil() time.Time { return r.holdUntil }
+
+// HoldReason is why there is a HeldUntil.
+func (r *Router) HoldReason() string { return r.holdReason }
 
 // AddressesWait reports whether we are Active and the addresses wait for the hook.
 func (r *Router) AddressesWait() bool { return r.waiting }
@@ -213,7 +244,11 @@ func (r *Router) tick(now time.Time) {
 			r.advertAt = now.Add(r.cfg.AdvertInterval)
 		}
 	case Backup:
-		r.becomeActive(now, r.takeoverReason(now))
+		if r.cfg.Gated {
+			r.request(now)
+		} else {
+			r.becomeActive(now, r.takeoverReason(now))
+		}
 	case Fault:
 		r.begin(now, fmt.Sprintf("tries again %s after the hook failed", short(r.cfg.NotifyRetry)))
 	}
@@ -249,7 +284,8 @@ func (r *Router) begin(now time.Time, reason string) {
 func (r *Router) becomeActive(now time.Time, reason string) {
 	r.waiting = r.cfg.AddressesAfterNotify
 	r.activeInterval = r.cfg.AdvertInterval
-	r.holdUntil, r.contendedAt = time.Time{}, time.Time{}
+	r.hold(time.Time{}, "")
+	r.contendedAt = time.Time{}
 	r.advertAt = now.Add(r.cfg.AdvertInterval)
 
 	r.advertise(r.priority)
@@ -273,16 +309,55 @@ func (r *Router) leaveActive() {
 	r.do(RemoveAddresses)
 }
 
+// goodbye leaves Active on our own, with priority 0. Under a grant the addresses are off before anybody hears of it.
+func (r *Router) goodbye(reason string) {
+	if !r.cfg.Gated {
+		r.advertise(PriorityLeaving)
+		r.leaveActive()
+		return
+	}
+	r.leaveActive()
+	r.advertise(PriorityLeaving)
+	r.giveUp(reason)
+}
+
+func (r *Router) giveUp(reason string) { r.add(Action{Kind: GiveUp, Reason: reason}) }
+
 func (r *Router) shutdown(reason string) {
 	if r.state == Initialize {
 		return
 	}
+	reason = or(reason, "shut down")
 	if r.state == Active {
-		r.advertise(PriorityLeaving)
+		r.goodbye(reason)
+	} else {
+		r.leaveActive() // in every state: nothing may stay behind, whatever we believe
 	}
-	r.leaveActive() // in every state: nothing may stay behind, whatever we believe
-	r.retryAt, r.hookError, r.holdUntil = time.Time{}, "", time.Time{}
-	r.transition(Initialize, or(reason, "shut down"))
+	r.retryAt, r.hookError = time.Time{}, ""
+	r.hold(time.Time{}, "")
+	r.transition(Initialize, reason)
+}
+
+// granted takes over if we can. A grant that we can't use goes back at once, for somebody else.
+func (r *Router) granted(now time.Time, reason string) {
+	switch {
+	case r.state == Active:
+	case r.state == Initialize:
+		r.giveUp("not started")
+	case r.state == Fault:
+		r.giveUp(r.FaultReason())
+	case r.held(now):
+		r.giveUp(r.holdReason)
+	default:
+		r.becomeActive(now, or(reason, "mastership was granted"))
+	}
+}
+
+// revoked leaves Active because mastership is gone already. Whether somebody else has it, the adverts will show.
+func (r *Router) revoked(now time.Time, reason string) {
+	r.leaveActive()
+	r.advertise(PriorityLeaving)
+	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, or(reason, "mastership was revoked"))
 }
 
 func (r *Router) received(now time.Time, ev Event) {
@@ -304,6 +379,11 @@ func (r *Router) receivedBackup(now time.Time, ev Event) {
 	switch {
 	case ev.Priority == PriorityLeaving:
 		r.startDown(now, 0, left, ev.From)
+		// Who comes next isn't for timers to decide, so there is no skew to wait for; but one who repeats it is answered
+		// no more than twice in an interval, and after the skew.
+		if r.cfg.Gated && !r.held(now) && (r.requestedAt.IsZero() || now.Sub(r.requestedAt) >= r.cfg.AdvertInterval/2) {
+			r.request(now)
+		}
 	case r.follows(now, ev.Priority):
 		r.learn(ev.Interval)
 		r.startDown(now, r.cfg.DownTimerAdverts, silence, netip.Addr{})
@@ -316,7 +396,7 @@ func (r *Router) receivedBackup(now time.Time, ev Event) {
 // timer to fire and preempt it.
 func (r *Router) follows(now time.Time, priority uint8) bool {
 	switch {
-	case priority >= r.priority || r.held(now):
+	case priority >= r.priority || r.held(now) || r.cfg.Gated:
 		r.preemptAt = time.Time{}
 		return true
 	case r.owner():
@@ -344,6 +424,13 @@ func (r *Router) receivedActive(now time.Time, ev Event) {
 	switch {
 	case ev.Priority == PriorityLeaving:
 		r.advertiseNow(now)
+	case r.cfg.Gated && (ev.Priority > r.priority || greater):
+		// The grant decides, not the priority: this is one whose mastership is over, or who knows nothing of grants.
+		if r.mayContend(now) {
+			r.contendedAt = now
+			r.advertiseNow(now)
+			r.announceAgain()
+		}
 	case ev.Priority > r.priority || greater:
 		reason := ""
 		if greater {
@@ -357,22 +444,31 @@ func (r *Router) receivedActive(now time.Time, ev Event) {
 		r.leaveActive()
 		r.learn(ev.Interval)
 		r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
-	case r.contendedAt.IsZero() || now.Sub(r.contendedAt) >= r.cfg.AdvertInterval/2:
+	case r.mayContend(now):
 		r.contend(now)
 	}
 }
 
-// contend answers a lower priority at once, but a flood of them (a socket full after a stall) no more than twice in an
-// interval: the one answer reaches all.
+// mayContend lets us answer at once, but a flood (a socket full after a stall) no more than twice in an interval: the one
+// answer reaches all.
+func (r *Router) mayContend(now time.Time) bool {
+	return r.contendedAt.IsZero() || now.Sub(r.contendedAt) >= r.cfg.AdvertInterval/2
+}
+
+// contend answers a lower priority.
 func (r *Router) contend(now time.Time) {
 	r.contendedAt = now
 	if !r.cfg.LowerPrioNoAdvert {
 		r.advertiseNow(now)
 	}
+	r.announceAgain()
+	r.add(Action{Kind: Contention, Seq: r.seq})
+}
+
+func (r *Router) announceAgain() {
 	if !r.waiting {
 		r.do(AnnounceAgain)
 	}
-	r.add(Action{Kind: Contention, Seq: r.seq})
 }
 
 // advertiseNow answers somebody, and starts the interval anew.
@@ -385,8 +481,7 @@ func (r *Router) faultRaised(reason string) {
 	r.faulty, r.fault = true, or(reason, "a tracked object failed")
 	switch r.state {
 	case Active:
-		r.advertise(PriorityLeaving)
-		r.leaveActive()
+		r.goodbye(r.fault)
 		r.transition(Fault, r.fault)
 	case Backup:
 		r.transition(Fault, r.fault)
@@ -409,10 +504,13 @@ func (r *Router) addressLost(now time.Time, reason string) {
 	if r.state != Active || r.waiting {
 		return
 	}
-	r.advertise(PriorityLeaving)
-	r.leaveActive()
+	reason = or(reason, "a virtual address was lost")
+	r.goodbye(reason)
 	// As long as for a release: with the skew alone we would be back before any peer of a lower priority.
-	r.becomeBackup(now, r.cfg.DownTimerAdverts, lost, or(reason, "a virtual address was lost"))
+	r.becomeBackup(now, r.cfg.DownTimerAdverts, lost, reason)
+	if r.cfg.Gated { // otherwise the grant that we gave back would come back to us before any other has looked
+		r.hold(r.downAt(), reason)
+	}
 }
 
 // stalled steps back without an advert: one of ours would be news to a peer that is Active by now, and by priority or
@@ -421,8 +519,12 @@ func (r *Router) stalled(now time.Time, reason string) {
 	if r.state != Active {
 		return
 	}
+	reason = or(reason, "stopped for a while")
 	r.leaveActive()
-	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, or(reason, "stopped for a while"))
+	if r.cfg.Gated {
+		r.giveUp(reason)
+	}
+	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
 }
 
 func (r *Router) hookFailed(now time.Time, reason string) {
@@ -431,29 +533,29 @@ func (r *Router) hookFailed(now time.Time, reason string) {
 		r.hookError += ": " + reason
 	}
 	r.retryAt = now.Add(r.cfg.NotifyRetry)
-	r.advertise(PriorityLeaving)
-	r.leaveActive()
+	r.goodbye(r.hookError)
 	r.transition(Fault, r.hookError)
 }
 
 // release keeps us off until Hold is over. A Backup or Fault router is held in the same way, without a transition.
 func (r *Router) release(now time.Time, ev Event) {
 	if ev.Hold <= 0 {
-		r.holdUntil = time.Time{}
-		return
-	}
-	r.holdUntil = now.Add(ev.Hold)
-	if r.state != Active {
+		r.hold(time.Time{}, "")
 		return
 	}
 	reason := "released for " + short(ev.Hold)
 	if ev.Reason != "" {
 		reason += ": " + ev.Reason
 	}
-	r.advertise(PriorityLeaving)
-	r.leaveActive()
+	r.hold(now.Add(ev.Hold), reason)
+	if r.state != Active {
+		return
+	}
+	r.goodbye(reason)
 	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
 }
+
+func (r *Router) hold(until time.Time, reason string) { r.holdUntil, r.holdReason = until, reason }
 
 func (r *Router) held(now time.Time) bool { return now.Before(r.holdUntil) }
 

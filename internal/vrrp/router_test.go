@@ -26,6 +26,7 @@ func TestNewRouterErrors(t *testing.T) {
 		{"preempt delay", func(c *Config) { c.PreemptDelay = 1001 * time.Second }, "preempt delay 16m41s: want 0s to 16m40s"},
 		{"negative preempt delay", func(c *Config) { c.PreemptDelay = -1 }, "preempt delay -1ns"},
 		{"notify retry", func(c *Config) { c.NotifyRetry = -1 }, "notify retry -1ns: want 0s or more"},
+		{"an owner that needs a grant", func(c *Config) { c.Priority, c.Gated = PriorityOwner, true }, "priority 255: an address owner takes mastership without asking"},
 		{"version 2 on IPv6", func(c *Config) { c.Version, c.Source = 2, link1 }, "source fe80::1: version 2 knows IPv4 only"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -104,7 +105,7 @@ func TestStatus(t *testing.T) {
 
 func TestEventsThatMakeNoSense(t *testing.T) {
 	m := newMachine(t, config())
-	for k := Tick; k <= Stalled+3; k++ {
+	for k := Tick; k <= Revoked+3; k++ {
 		if k != Startup && k != FaultRaised {
 			m.want(m.step(Event{Kind: k, From: ip3, Priority: 90, Hold: -1}))
 		}
@@ -181,6 +182,7 @@ func TestReconfigure(t *testing.T) {
 			"priority 0: want":        priority(0),
 			"can't change while":      version2,
 			"virtual router id 52: c": func(c *Config) { c.VRID = 52 },
+			"whether it needs a gran": gated,
 		} {
 			if err := m.r.Reconfigure(config(f)); err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("got %v, want … %s …", err, name)
@@ -191,7 +193,7 @@ func TestReconfigure(t *testing.T) {
 }
 
 func TestActionOrderLegend(t *testing.T) {
-	for k := SendAdvert; k <= Contention; k++ {
+	for k := SendAdvert; k <= GiveUp; k++ {
 		if s := order([]Action{{Kind: k, Priority: 1}}); s == "?" {
 			t.Errorf("%v has no letter", k)
 		}
@@ -209,7 +211,11 @@ func TestStrings(t *testing.T) {
 		EventKind(99).String(): "unknown(99)",
 		SendAdvert.String():    "SendAdvert",
 		Contention.String():    "Contention",
-		ActionKind(7).String(): "unknown(7)",
+		Granted.String():       "Granted",
+		Revoked.String():       "Revoked",
+		Request.String():       "Request",
+		GiveUp.String():        "GiveUp",
+		ActionKind(9).String(): "unknown(9)",
 	} {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
@@ -219,21 +225,37 @@ func TestStrings(t *testing.T) {
 
 // TestRandomEvents: whatever happens in whatever order, the invariants of machine.check hold.
 func TestRandomEvents(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { randomEvents(t, false) })
+	t.Run("gated", func(t *testing.T) { randomEvents(t, true) })
+}
+
+func randomEvents(t *testing.T, gated bool) {
 	rapid.Check(t, func(rt *rapid.T) {
-		m := newMachine(rt, drawConfig(rt, "config"))
+		draw := func() Config {
+			c := drawConfig(rt, "config")
+			if c.Gated = gated; gated {
+				c.Priority = min(c.Priority, 254)
+			}
+			return c
+		}
+		m := newMachine(rt, draw())
 		for range rapid.IntRange(1, 60).Draw(rt, "events") {
 			m.wait(time.Duration(rapid.Int64Range(0, int64(5*time.Second)).Draw(rt, "wait")))
 			if rapid.IntRange(0, 2).Draw(rt, "at the deadline") == 0 && m.r.Deadline().After(m.now) {
 				m.now = m.r.Deadline()
 			}
 			if rapid.IntRange(0, 30).Draw(rt, "reconfigure") == 0 {
-				c := drawConfig(rt, "config")
+				c := draw()
 				c.Version, c.AdvertInterval = m.r.cfg.Version, time.Duration(rapid.IntRange(1, 40).Draw(rt, "interval"))*time.Second
 				if err := m.r.Reconfigure(c); err != nil {
 					rt.Fatalf("Reconfigure: %v", err)
 				}
 			}
-			m.step(drawEvent(rt, m))
+			ev := drawEvent(rt, m)
+			if gated && m.r.State() != Active && rapid.IntRange(0, 3).Draw(rt, "grant") == 0 {
+				ev.Kind = Granted
+			}
+			m.step(ev)
 		}
 		m.step(Event{Kind: Shutdown})
 		if m.r.State() != Initialize || m.added {
@@ -266,7 +288,7 @@ func drawConfig(rt *rapid.T, name string) Config {
 
 func drawEvent(rt *rapid.T, m *machine) Event {
 	return Event{
-		Kind:     EventKind(rapid.IntRange(int(Tick), int(Stalled)+1).Draw(rt, "kind")),
+		Kind:     EventKind(rapid.IntRange(int(Tick), int(Revoked)+1).Draw(rt, "kind")),
 		From:     rapid.SampledFrom([]netip.Addr{{}, ip1, ip2, ip3}).Draw(rt, "from"),
 		Priority: rapid.SampledFrom([]uint8{0, 1, 50, 99, 100, 101, 254, 255}).Draw(rt, "priority"),
 		Interval: rapid.SampledFrom([]time.Duration{0, 10 * time.Millisecond, time.Second, 40950 * time.Millisecond}).Draw(rt, "interval"),

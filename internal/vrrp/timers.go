@@ -9,6 +9,7 @@ import (
 // downTimer is Active_Down_Timer. It keeps what it was made of, so that a changed priority or interval moves its end.
 type downTimer struct {
 	from    time.Time // when it was set
+	since   time.Time // gated: when what it waits for began; a Request sets the timer anew and not this
 	adverts int       // Skew_Time and so many intervals of the Active router; 0: skew alone
 	cause   cause
 	peer    netip.Addr // the router that the cause is about
@@ -46,12 +47,12 @@ func (r *Router) downAt() time.Time {
 
 // startDown sets Active_Down_Timer to so many adverts of the Active router and the skew.
 func (r *Router) startDown(now time.Time, adverts int, why cause, peer netip.Addr) {
-	r.down = downTimer{from: now, adverts: adverts, cause: why, peer: peer}
+	r.down = downTimer{from: now, since: now, adverts: adverts, cause: why, peer: peer}
 }
 
-// takeoverReason tells what let Active_Down_Timer fire.
+// takeoverReason tells what let Active_Down_Timer fire, or what a Request is about.
 func (r *Router) takeoverReason(now time.Time) string {
-	waited := short(now.Sub(r.down.from))
+	waited := short(now.Sub(r.down.since))
 	switch r.down.cause {
 	case preempting:
 		return fmt.Sprintf("preempted %v: it has priority %d, ours is %d", r.down.peer, r.down.prio, r.priority)
@@ -62,6 +63,13 @@ func (r *Router) takeoverReason(now time.Time) string {
 	default:
 		return fmt.Sprintf("no advert for %s (Active_Down_Timer)", waited)
 	}
+}
+
+// request asks for mastership, and sets Active_Down_Timer anew: nobody may be there to answer.
+func (r *Router) request(now time.Time) {
+	r.requestedAt = now
+	r.add(Action{Kind: Request, Reason: r.takeoverReason(now)})
+	r.down.from, r.down.adverts = now, r.cfg.DownTimerAdverts
 }
 
 // short is d as an operator reads it: milliseconds, and tenths of them below one second.

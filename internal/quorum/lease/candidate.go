@@ -130,8 +130,8 @@ func (c *Candidate) stored(now time.Duration, ev Event) {
 
 // peerRenew lets a frozen holder live on, unless a higher epoch is known here.
 func (c *Candidate) peerRenew(now time.Duration, from string, m *Message) {
-	if m.Epoch < c.promise || c.rec == nil || m.Epoch < c.rec.Epoch {
-		return
+	if m.Epoch < c.promise || c.rec == nil || m.Epoch < c.rec.Epoch || from == c.o.Self.Node {
+		return // our own lease ends with Idle, and needs no waiting for
 	}
 	if m.Hold > c.longest {
 		if !c.holding {

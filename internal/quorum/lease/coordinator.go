@@ -344,7 +344,7 @@ func (c *Coordinator) elect(now time.Duration) {
 			continue
 		}
 		if !c.good(now, x) {
-			missing = missing || x.ok
+			missing = missing || x.ok && now-x.at < c.o.Params.Lease // one that has just gone silent will not pledge
 			continue
 		}
 		if best == nil || c.better(x, best) {

@@ -171,13 +171,16 @@ func (h *Holder) Step(now time.Duration, ev Event) []Action {
 func (h *Holder) expire(now time.Duration) {
 	if h.live && now >= h.deadline {
 		active := h.rec != nil && h.rec.Epoch == h.epoch && h.rec.Phase == record.Active
-		h.lapse(h.lost())
+		h.lapse(h.lost(now))
 		h.out[len(h.out)-1].Lost = active
 	}
 }
 
 // lost tells why there was no renewal.
-func (h *Holder) lost() string {
+func (h *Holder) lost(now time.Duration) string {
+	if late := now - h.deadline; late > h.o.Params.Every() {
+		return fmt.Sprintf("the lease ran out %v ago, while this process did not run", late.Round(time.Millisecond))
+	}
 	var from []string
 	for _, r := range h.rounds {
 		if r.seq != 0 && r.seq+1 >= h.seq && r.count > 0 {

@@ -1,0 +1,163 @@
+package core
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Kind is what an action does.
+type Kind uint8
+
+// The actions of the queue. They are carried out strictly one after the other, in the order in which they came; each ends with a
+// Done.
+const (
+	// PersistPromise fsyncs Epoch as the promise, PersistAttempt as the attempted one.
+	PersistPromise Kind = iota + 1
+	PersistAttempt
+	// PersistMarker fsyncs Marker. With NoMarker the server streams: the mark becomes Pos, and a data directory that was kept may go.
+	PersistMarker
+	// PersistMark fsyncs Pos as the LSN mark.
+	PersistMark
+	// Hold writes the SSN that acknowledges nothing (include file: write, fsync, rename, fsync the directory; reload) and drops
+	// whatever looser one was under way.
+	Hold
+	// Fence cuts a standby off from any upstream: the pass file goes, primary_conninfo and restore_command are cleared in the
+	// include file, reload; then it waits, in one and the same postmaster, until no walreceiver is there and the startup process
+	// has replayed what is on disk. Result: SystemID, Pos.
+	Fence
+	// Reserve writes a comment-only history file for every number of Numbers that pg_wal lacks. It fails if PostgreSQL would
+	// not choose TLI.
+	Reserve
+	// Unreserve removes comment-only history files above the highest real timeline.
+	Unreserve
+	// PromoteTo calls pg_promote(false) and polls until the server is out of recovery. Result: TLI, SwitchLSN, EndLSN.
+	PromoteTo
+	// WriteSSN writes SSN, reloads, and is done once a fresh session sees it.
+	WriteSSN
+	// ProveSSN waits, for 200 ms at most, until every walsender shows the sync_priority that SSN gives it, 0 if unlisted; with
+	// Probe until a write of its own is seen waiting in SyncRep instead. Result: Barrier.
+	ProveSSN
+	// Nudge writes a little WAL, so that waiting commits are looked at.
+	Nudge
+	// Follow writes the pass file and primary_conninfo for Node, and reloads.
+	Follow
+	// StartStandby removes comment-only history files above the highest real timeline, writes standby.signal, the hold, and the
+	// connection to Node ("": none), then starts the server and waits until it answers or, with a Node, lives.
+	StartStandby
+	// Stop stops the server, Fast or immediately. Result: Pos, Clean.
+	Stop
+	// Rewind runs pg_rewind from Node.
+	Rewind
+	// Clone copies Node's server into a new directory, which takes the old one's place; the old one is kept.
+	Clone
+	// DropVIP has the address taken off before a planned stop.
+	DropVIP
+)
+
+// The calls. They begin in their order, beside the queue; each ends with a Done, but for Say, Eligible, Left and Cancel.
+const (
+	// ReportPledge tells vrrpd {Epoch, SystemID, Pos}.
+	ReportPledge Kind = iota + 64
+	// SetRule proposes S=Names on version Ver of the rule as the holder of Epoch, with TLI and where it branched off (LSN).
+	SetRule
+	// Release gives Epoch back, for Text; Node is preferred next.
+	Release
+	// Look asks Node's server over a replication connection. Result: Source.
+	Look
+	// Checkpoint makes one.
+	Checkpoint
+	// AfterPromote does pg_switch_wal and CHECKPOINT; from then on the server is RewindReady.
+	AfterPromote
+	// Leave tells the holder Node that this standby is about to go (On), or is back; with On it is done when the holder's SSN is
+	// without it.
+	Leave
+	// Left answers the Leave of Node.
+	Left
+	// Open: the SSN of epoch Epoch's rule is in force. The hook may exit 0, the address may come up.
+	Open
+	// Eligible is the newest verdict: On, or Text says why not.
+	Eligible
+	// Cancel stops the Clone with the id Ref.
+	Cancel
+	// Say is for the log file.
+	Say
+)
+
+// Call reports whether k runs beside the queue.
+func (k Kind) Call() bool { return k >= ReportPledge }
+
+var kindNames = map[Kind]string{
+	PersistPromise: "promise", PersistAttempt: "attempt", PersistMarker: "marker", PersistMark: "mark", Hold: "hold", Fence: "fence", Reserve: "reserve",
+	Unreserve: "unreserve", PromoteTo: "promote", WriteSSN: "write SSN", ProveSSN: "prove SSN", Nudge: "nudge", Follow: "follow", StartStandby: "start",
+	Stop: "stop", Rewind: "rewind", Clone: "clone", DropVIP: "drop VIP", ReportPledge: "report pledge", SetRule: "set rule", Release: "release", Look: "look at",
+	Checkpoint: "checkpoint", AfterPromote: "after promote", Leave: "leave", Left: "left", Open: "open", Eligible: "eligible", Cancel: "cancel", Say: "say",
+}
+
+// String is the kind in words.
+func (k Kind) String() string {
+	if s, ok := kindNames[k]; ok {
+		return s
+	}
+	return fmt.Sprintf("action %d", uint8(k))
+}
+
+// Action is one thing that the agent must do. Which fields count depends on Kind.
+type Action struct {
+	ID       uint64
+	Kind     Kind
+	Epoch    uint64
+	Node     string
+	SystemID uint64
+	TLI      uint32
+	LSN      uint64
+	Pos      Position
+	Ver      uint64
+	Names    []string
+	Numbers  []uint32
+	SSN      SSN
+	Marker   Marker
+	Fast     bool
+	Probe    bool
+	On       bool
+	Ref      uint64
+	Text     string
+}
+
+// String is the action in a line of a trace.
+func (a Action) String() string {
+	var b strings.Builder
+	b.WriteString(a.Kind.String())
+	switch a.Kind {
+	case PersistPromise, PersistAttempt, Open:
+		fmt.Fprintf(&b, " %d", a.Epoch)
+	case PersistMarker:
+		fmt.Fprintf(&b, " %q", string(a.Marker))
+	case PersistMark:
+		fmt.Fprintf(&b, " %v", a.Pos)
+	case ReportPledge:
+		fmt.Fprintf(&b, " %d: %v", a.Epoch, a.Pos)
+	case Reserve, PromoteTo:
+		fmt.Fprintf(&b, " to timeline %d", a.TLI)
+	case WriteSSN, ProveSSN:
+		fmt.Fprintf(&b, " %q", a.SSN.String())
+		if a.Probe {
+			b.WriteString(" by a write")
+		}
+	case SetRule:
+		fmt.Fprintf(&b, " epoch %d version %d S=%v", a.Epoch, a.Ver, a.Names)
+	case Release:
+		fmt.Fprintf(&b, " %d: %s", a.Epoch, a.Text)
+	case Stop:
+		if a.Fast {
+			b.WriteString(" fast")
+		}
+	case Eligible:
+		fmt.Fprintf(&b, " %t %s", a.On, a.Text)
+	case Say:
+		b.WriteString(": " + a.Text)
+	}
+	if a.Node != "" {
+		b.WriteString(" " + a.Node)
+	}
+	return b.String()
+}

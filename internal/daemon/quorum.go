@@ -1,0 +1,352 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"pgvrrp/internal/child"
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/instance"
+	"pgvrrp/internal/quorum"
+	"pgvrrp/internal/system"
+)
+
+// grants is the daemon's side of the quorum extension: it joins the instances that share a resource to one, and the kernel's
+// guard to the lease.
+type grants struct {
+	*quorum.Node
+	log    *slog.Logger
+	guard  *system.Guard // nil: none, or none that works
+	kind   string        // the guard in force
+	reboot func(reason string)
+
+	mu        sync.Mutex
+	file      *conf.Quorum
+	resources map[string]*shared
+}
+
+// shared is a resource and the instances that need its grant.
+type shared struct {
+	name    string
+	vips    []netip.Addr
+	members map[string]*gated // by instance
+	granted bool
+	reason  string
+}
+
+// gated is one instance as its resource sees it.
+type gated struct {
+	g        *grants
+	resource string
+	instance *instance.Instance
+	eligible bool
+	why      string
+	priority uint8
+}
+
+// openGrants opens the quorum extension with the guard shut. It returns nil if the file has no quorum block.
+func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
+	if config.Quorum == nil {
+		return nil, nil
+	}
+	self, err := config.Node(hostName())
+	if err != nil {
+		return nil, err
+	}
+	g := &grants{log: o.Log, file: config.Quorum, kind: config.Quorum.Guard, resources: map[string]*shared{}}
+	g.reboot = g.runReboot
+	g.collect(config)
+	var trouble string
+	var guard quorum.Guard
+	if len(config.Instances) == 0 {
+		g.kind = conf.GuardNone
+	} else if g.kind == conf.GuardNFTables {
+		g.guard, err = system.OpenGuard(system.GuardOptions{Log: o.Log, Addresses: g.all(), Port: uint16(config.Quorum.GuardPort), Exempt: exempt(config.Quorum)})
+		if err == nil {
+			guard = kernelGuard{g}
+		} else {
+			g.kind, trouble = conf.GuardLifetime, fmt.Sprintf("guard nftables does not work here, in force is lifetime: %v", err)
+			o.Log.Error("guard", "error", err, "in_force", g.kind)
+		}
+	}
+	defer func() {
+		if err != nil {
+			g.close(false)
+		}
+	}()
+	g.Node, err = quorum.Open(quorum.Options{File: config.Quorum, Self: self, Now: system.BootTime, Log: o.Log, Host: g, Guard: guard, Kind: g.kind, Trouble: trouble})
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// close takes the guard away, unless addresses may be left behind it.
+func (g *grants) close(unclean bool) {
+	if g.Node != nil {
+		g.Node.Close()
+	}
+	if g.guard == nil {
+		return
+	}
+	if unclean {
+		g.log.Error("the guard stays: virtual addresses may be left behind it; vrrpd cleanup removes both")
+		return
+	}
+	if err := g.guard.Close(); err != nil {
+		g.log.Error("remove the guard", "error", err)
+	}
+}
+
+// exempt are the voters, which reach the guarded port always.
+func exempt(q *conf.Quorum) []netip.Addr {
+	var all []netip.Addr
+	for _, v := range q.Voters {
+		all = append(all, v.Addrs...)
+	}
+	return all
+}
+
+// collect notes which addresses belong to which resource.
+func (g *grants) collect(config *conf.Config) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range config.Quorum.Resources {
+		if g.resources[r.Name] == nil {
+			g.resources[r.Name] = &shared{name: r.Name, members: map[string]*gated{}}
+		}
+		g.resources[r.Name].vips = nil
+	}
+	for k := range config.Instances {
+		c := &config.Instances[k]
+		if s := g.resources[c.Quorum]; s != nil && gates(config.Quorum) {
+			for _, a := range held(c) {
+				s.vips = append(s.vips, a.Prefix.Addr())
+			}
+		}
+	}
+}
+
+// gates reports whether mastership needs a grant at all.
+func gates(q *conf.Quorum) bool { return q != nil && q.Policy != conf.PolicyIgnore }
+
+func (g *grants) all() []netip.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var all []netip.Addr
+	for _, s := range g.resources {
+		all = append(all, s.vips...)
+	}
+	return all
+}
+
+func (g *grants) vips(resource string) []netip.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.resources[resource]; s != nil {
+		return s.vips
+	}
+	return nil
+}
+
+// kernelGuard is the guard by resource.
+type kernelGuard struct{ g *grants }
+
+// Open implements quorum.Guard.
+func (k kernelGuard) Open(resource string, deadline time.Duration) error {
+	return k.g.guard.Open(k.g.vips(resource), deadline)
+}
+
+// Refresh implements quorum.Guard.
+func (k kernelGuard) Refresh(resource string, deadline time.Duration) error {
+	return k.g.guard.Refresh(k.g.vips(resource), deadline)
+}
+
+// Shut implements quorum.Guard.
+func (k kernelGuard) Shut(resource string) error { return k.g.guard.Shut(k.g.vips(resource)) }
+
+// reconfigure takes over what a reload may change.
+func (g *grants) reconfigure(config *conf.Config) error {
+	if config.Quorum == nil {
+		return fmt.Errorf("reload: the quorum block cannot be removed without a restart of vrrpd")
+	}
+	if err := g.Reconfigure(config.Quorum); err != nil {
+		return err
+	}
+	g.collect(config)
+	g.mu.Lock()
+	g.file = config.Quorum
+	g.mu.Unlock()
+	if g.guard != nil {
+		return g.guard.Configure(g.all())
+	}
+	return nil
+}
+
+// join makes the Grants of an instance; nil if it needs none.
+func (g *grants) join(c *conf.Instance) *gated {
+	if g == nil || c.Quorum == "" || !gates(g.file) {
+		return nil
+	}
+	return &gated{g: g, resource: c.Quorum, why: "it has not started"}
+}
+
+// enter makes the instance count from now on, leave no longer.
+func (m *gated) enter(i *instance.Instance) {
+	m.instance = i
+	m.g.mu.Lock()
+	m.g.resources[m.resource].members[i.Name()] = m
+	m.g.mu.Unlock()
+	m.g.judge(m.resource)
+}
+
+func (m *gated) leave() {
+	m.g.mu.Lock()
+	s := m.g.resources[m.resource]
+	if s.members[m.instance.Name()] == m {
+		delete(s.members, m.instance.Name())
+	}
+	m.g.mu.Unlock()
+	m.g.judge(m.resource)
+}
+
+// judge tells the quorum whether this node may be granted a resource: if every instance that shares it may be master.
+func (g *grants) judge(resource string) {
+	g.mu.Lock()
+	s := g.resources[resource]
+	ok, priority := len(s.members) > 0, uint8(0)
+	why := []string{}
+	for name, m := range s.members {
+		if !m.eligible {
+			ok = false
+			why = append(why, name+": "+m.why)
+		}
+		if priority == 0 || m.priority < priority {
+			priority = m.priority
+		}
+	}
+	slices.Sort(why)
+	if len(s.members) == 0 {
+		why = append(why, "no instance of this node uses it")
+	}
+	g.mu.Unlock()
+	g.Node.Eligible(resource, ok, strings.Join(why, "; "), priority)
+}
+
+// Request implements instance.Grants.
+func (m *gated) Request(reason string) {
+	m.g.log.Debug("master missed", "resource", m.resource, "reason", reason)
+	m.g.Node.Request(m.resource)
+}
+
+// GiveUp implements instance.Grants.
+func (m *gated) GiveUp(reason string) { m.g.Node.GiveUp(m.resource, reason, "") }
+
+// Eligible implements instance.Grants. An instance that comes while its resource is held here joins in.
+func (m *gated) Eligible(ok bool, reason string, priority uint8) {
+	m.g.mu.Lock()
+	s := m.g.resources[m.resource]
+	joins := ok && !m.eligible && s.granted && m.instance != nil
+	m.eligible, m.why, m.priority = ok, reason, priority
+	granted := s.reason
+	m.g.mu.Unlock()
+	m.g.judge(m.resource)
+	if joins {
+		m.instance.PostGrant(granted)
+	}
+}
+
+// Serving implements instance.Grants.
+func (m *gated) Serving(bool) {}
+
+// Live implements instance.Grants.
+func (m *gated) Live() bool { return m.g.Node.Live(m.resource) }
+
+// instances are those of a resource, which becomes granted or not.
+func (g *grants) instances(resource string, granted bool, reason string) []*instance.Instance {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.resources[resource]
+	if s == nil {
+		return nil
+	}
+	s.granted, s.reason = granted, reason
+	var all []*instance.Instance
+	for _, m := range s.members {
+		all = append(all, m.instance)
+	}
+	return all
+}
+
+// Grant implements quorum.Host.
+func (g *grants) Grant(resource, reason string) {
+	for _, i := range g.instances(resource, true, reason) {
+		i.PostGrant(reason)
+	}
+}
+
+// Revoke implements quorum.Host.
+func (g *grants) Revoke(resource, reason string, done func()) {
+	var off []<-chan error
+	for _, i := range g.instances(resource, false, "") {
+		off = append(off, i.PostRevoke(reason))
+	}
+	go func() { // ends with the instances, whose addresses the kernel may refuse to take off for a while
+		for _, c := range off {
+			if err := <-c; err != nil {
+				// Then the lease must stay ours in the log: the kernel's guard alone keeps the address from answering.
+				g.log.Error("revoke", "resource", resource, "error", err)
+				return
+			}
+		}
+		done()
+	}()
+}
+
+// Lost implements quorum.Host.
+func (g *grants) Lost(resource, reason string) {
+	g.reboot(fmt.Sprintf("resource %s: %s", resource, reason))
+}
+
+// rebootTimeout bounds reboot_command.
+const rebootTimeout = time.Minute
+
+// runReboot carries out no_quorum_policy suicide: the file's command, never a system call of ours.
+func (g *grants) runReboot(reason string) {
+	g.mu.Lock()
+	c := g.file.RebootCommand
+	g.mu.Unlock()
+	g.log.Error("no_quorum_policy suicide: running reboot_command", "reason", reason, "command", strings.Join(c.Argv, " "))
+	go func() {
+		_, err := child.Run(context.Background(), child.Command{Argv: c.Argv, User: c.User.Name, Group: c.User.Group, Timeout: rebootTimeout})
+		if err != nil {
+			g.log.Error("reboot_command", "error", err)
+		}
+	}()
+}
+
+// AgentUser implements control.QuorumCalls.
+func (g *grants) AgentUser(uid uint32) bool {
+	g.mu.Lock()
+	name := g.file.AgentUser
+	g.mu.Unlock()
+	u, err := user.Lookup(name)
+	return err == nil && u.Uid == strconv.FormatUint(uint64(uid), 10)
+}
+
+// Quorum implements control.Daemon.
+func (d *Daemon) Quorum() control.QuorumCalls {
+	if d.grants == nil {
+		return nil
+	}
+	return d.grants
+}

@@ -1,0 +1,202 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/quorum/lease"
+	"pgvrrp/internal/quorum/raftlog"
+	"pgvrrp/internal/quorum/record"
+)
+
+// Attach takes the connection of an agent: until detach, it speaks for what stands behind the resource. A second one is refused.
+func (n *Node) Attach(h control.AgentHello, pid int32) (detach func(), err error) {
+	m, r, err := n.dataResource(h.Resource)
+	if err != nil {
+		return nil, err
+	}
+	if h.Node != n.o.Self.Name {
+		return nil, fmt.Errorf("attach agent of node %s: this node is %s", h.Node, n.o.Self.Name)
+	}
+	if r.kind != record.PostgreSQL {
+		return nil, fmt.Errorf("attach agent: resource %s is %s, and needs none", r.name, r.kind)
+	}
+	a := &agent{ok: h.Eligible, why: h.Reason, hello: control.Agent{Node: h.Node, SystemID: h.SystemID, Version: h.Version, Port: h.Port, PID: pid, Since: time.Now()}}
+	err = m.ask(func(now time.Duration) error {
+		if r.agent != nil {
+			return fmt.Errorf("attach agent: process %d speaks for resource %s already", r.agent.hello.PID, r.name)
+		}
+		if r.rec != nil && r.rec.SystemID != 0 && r.rec.SystemID != h.SystemID {
+			a.ok, a.why = false, fmt.Sprintf("its data directory has system identifier %d, the cluster's is %d", h.SystemID, r.rec.SystemID)
+		}
+		r.agent = a
+		m.judge(now, r)
+		m.n.watch.notify()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		m.post(func(now time.Duration) {
+			if r.agent == a {
+				r.agent, r.gone = nil, now
+				m.stand(now, r, lease.Event{Kind: lease.Pledged})
+				m.judge(now, r)
+				m.n.watch.notify()
+				time.AfterFunc(agentReturns, func() {
+					m.post(func(now time.Duration) {
+						if r.agent == nil {
+							m.judge(now, r)
+						}
+					})
+				})
+			}
+		})
+	}, nil
+}
+
+// AgentEligible is the agent's newest verdict on its server.
+func (n *Node) AgentEligible(resource string, ok bool, reason string) error {
+	m, r, err := n.dataResource(resource)
+	if err != nil {
+		return err
+	}
+	return m.ask(func(now time.Duration) error {
+		if r.agent == nil {
+			return fmt.Errorf("report for resource %s: no agent is connected", resource)
+		}
+		r.agent.ok, r.agent.why = ok, reason
+		m.judge(now, r)
+		return nil
+	})
+}
+
+// Pledge takes an agent's pledge.
+func (n *Node) Pledge(p control.PledgeReport) error {
+	m, r, err := n.dataResource(p.Resource)
+	if err != nil {
+		return err
+	}
+	return m.ask(func(now time.Duration) error {
+		switch {
+		case r.agent == nil:
+			return fmt.Errorf("pledge for resource %s: no agent is connected", p.Resource)
+		case r.rec == nil || p.Epoch > r.rec.Epoch:
+			return fmt.Errorf("pledge for resource %s: no epoch %d is known here", p.Resource, p.Epoch)
+		}
+		m.stand(now, r, lease.Event{Kind: lease.Pledged, Pledge: lease.Pledge{Epoch: p.Epoch, SystemID: p.SystemID, TLI: p.TLI, LSN: p.LSN}})
+		return nil
+	})
+}
+
+// Init makes the resource of a PostgreSQL cluster with this node's data as the truth.
+func (n *Node) Init(ctx context.Context, q control.InitRequest) error {
+	m, r, err := n.dataResource(q.Resource)
+	if err != nil {
+		return err
+	}
+	if r.kind != record.PostgreSQL {
+		return fmt.Errorf("init resource %s: it is %s, and makes itself", q.Resource, r.kind)
+	}
+	return m.apply(ctx, record.Command{Op: record.Init, Resource: q.Resource, Kind: record.PostgreSQL, SystemID: q.SystemID,
+		Rule: record.Rule{Holder: m.self()}, SyncNum: q.SyncNum, MinCopies: q.MinCopies, Why: "made from the data of " + n.o.Self.Name})
+}
+
+// SetRule replaces the rule, as the holder of the epoch. Until the outcome is known, every node that either rule names counts.
+func (n *Node) SetRule(ctx context.Context, q control.RuleRequest) error {
+	m, r, err := n.dataResource(q.Resource)
+	if err != nil {
+		return err
+	}
+	c := record.Command{Op: record.SetRule, Resource: q.Resource, Epoch: q.Epoch, Member: m.self(), Boot: n.boot, Ver: q.Version, TLI: q.TLI, SwitchLSN: q.SwitchLSN}
+	for _, name := range q.S {
+		k := slices.IndexFunc(m.log.Members(), func(v raftlog.Member) bool { return v.ID == name && v.Incarnation != "" })
+		if k < 0 {
+			return fmt.Errorf("set the rule of %s: %s is not a member of the quorum", q.Resource, name)
+		}
+		c.S = append(c.S, record.Member{Node: name, Incarnation: m.log.Members()[k].Incarnation})
+	}
+	if err := m.ask(func(now time.Duration) error {
+		if !r.holder.Live(now) {
+			return fmt.Errorf("set the rule of %s: this node's lease does not run", q.Resource)
+		}
+		m.hold(now, r, lease.Event{Kind: lease.Ruling, Names: q.S, Ver: q.Version})
+		return nil
+	}); err != nil {
+		return err
+	}
+	return m.apply(ctx, c)
+}
+
+// GiveBack ends the epoch that this node holds.
+func (n *Node) GiveBack(q control.GiveBackRequest) error {
+	m, r, err := n.dataResource(q.Resource)
+	if err != nil {
+		return err
+	}
+	return m.ask(func(now time.Duration) error {
+		if r.rec == nil || r.rec.Epoch != q.Epoch || !r.rec.Holds(n.o.Self.Name, n.boot) {
+			return fmt.Errorf("release resource %s: this node does not hold epoch %d", q.Resource, q.Epoch)
+		}
+		m.hold(now, r, lease.Event{Kind: lease.GiveUp, Reason: q.Reason, Prefer: q.Prefer})
+		return nil
+	})
+}
+
+// AddVoter and RemoveVoter change the membership, at the log's leader.
+func (n *Node) AddVoter(ctx context.Context, id string) error { return n.change(ctx, call{Add: id}) }
+
+// RemoveVoter takes a voter out.
+func (n *Node) RemoveVoter(ctx context.Context, id string) error {
+	return n.change(ctx, call{Remove: id})
+}
+
+func (n *Node) change(ctx context.Context, q call) error {
+	m := n.members[0]
+	a, err := m.lead(ctx, q, func() error {
+		if q.Add != "" {
+			return m.log.Add(ctx, q.Add)
+		}
+		return m.log.Remove(ctx, q.Remove)
+	})
+	if err != nil {
+		return err
+	}
+	if text := a.Error + a.Conflict; text != "" {
+		return errors.New(text)
+	}
+	return nil
+}
+
+func (n *Node) dataResource(name string) (*member, *machines, error) {
+	m := n.data()
+	if m == nil {
+		return nil, nil, fmt.Errorf("resource %s: this node is a witness", name)
+	}
+	r := m.machines[name]
+	if r == nil {
+		return nil, nil, fmt.Errorf("resource %s: not in the quorum block of the file", name)
+	}
+	return m, r, nil
+}
+
+func (m *member) self() record.Member {
+	return record.Member{Node: m.n.o.Self.Name, Incarnation: m.store.Identity().Incarnation}
+}
+
+// ask has f run on the loop and waits for its answer.
+func (m *member) ask(f func(now time.Duration) error) error {
+	got := make(chan error, 1)
+	m.post(func(now time.Duration) { got <- f(now) })
+	select {
+	case err := <-got:
+		return err
+	case <-m.done:
+		return errors.New("the quorum extension has stopped")
+	}
+}

@@ -1,0 +1,242 @@
+package quorum
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/quorum/trust"
+)
+
+// bootTime is CLOCK_BOOTTIME.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// cluster is a set of voters in this process, each with two addresses on the loopback interface.
+type cluster struct {
+	t     *testing.T
+	file  *conf.Quorum
+	dir   string
+	nodes map[string]*running
+}
+
+type running struct {
+	node *Node
+	host *testHost
+	stop context.CancelFunc
+	done chan error
+}
+
+// testHost is a data node whose instances do at once what they are told.
+type testHost struct {
+	mu      sync.Mutex
+	granted map[string]bool
+	changed chan struct{}
+	lost    []string
+}
+
+func (h *testHost) set(resource string, on bool) {
+	h.mu.Lock()
+	h.granted[resource] = on
+	h.mu.Unlock()
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+func (h *testHost) Grant(resource, _ string)               { h.set(resource, true) }
+func (h *testHost) Revoke(resource, _ string, done func()) { h.set(resource, false); go done() }
+func (h *testHost) Lost(resource, reason string)           { h.lost = append(h.lost, resource+": "+reason) }
+func (h *testHost) holds(resource string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.granted[resource]
+}
+
+// freePort is a port that no address of the loopback interface uses, with its successor.
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 50 {
+		l, err := net.Listen("tcp", "0.0.0.0:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		m, err := net.Listen("tcp", fmt.Sprintf("0.0.0.0:%d", port+1))
+		l.Close()
+		if err == nil {
+			m.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+// newCluster has data nodes n1… and witnesses w1…; one with two votes is written "w1*2".
+func newCluster(t *testing.T, resources []conf.Resource, names ...string) *cluster {
+	t.Helper()
+	dir := t.TempDir()
+	key := filepath.Join(dir, "quorum.key")
+	if err := trust.WriteKey(key); err != nil {
+		t.Fatal(err)
+	}
+	q := &conf.Quorum{KeyFile: key, Port: freePort(t), Lease: 400 * time.Millisecond, Policy: conf.PolicyFreeze, Guard: conf.GuardNone, AgentUser: "postgres", Resources: resources}
+	for k, name := range names {
+		name, two := strings.CutSuffix(name, "*2")
+		v := conf.Voter{Name: name, Witness: strings.HasPrefix(name, "w"), Votes: 1, Addrs: []netip.Addr{
+			netip.AddrFrom4([4]byte{127, 1, 7, byte(k + 1)}), netip.AddrFrom4([4]byte{127, 2, 7, byte(k + 1)}),
+		}}
+		if two {
+			v.Votes = 2
+		}
+		q.Voters = append(q.Voters, v)
+	}
+	c := &cluster{t: t, file: q, dir: dir, nodes: map[string]*running{}}
+	t.Cleanup(func() {
+		for name := range c.nodes {
+			c.stop(name)
+		}
+	})
+	return c
+}
+
+func (c *cluster) start(name string) *running {
+	c.t.Helper()
+	file := *c.file
+	file.StateDir = filepath.Join(c.dir, name)
+	k := slices.IndexFunc(file.Voters, func(v conf.Voter) bool { return v.Name == name })
+	h := &testHost{granted: map[string]bool{}, changed: make(chan struct{}, 1)}
+	level := slog.LevelInfo
+	log := slog.New(slog.NewTextHandler(logWriter{c.t, name}, &slog.HandlerOptions{Level: level}))
+	n, err := Open(Options{File: &file, Self: file.Voters[k], Now: bootTime, Log: log, Host: h, Kind: conf.GuardNone})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{node: n, host: h, stop: cancel, done: make(chan error, 1)}
+	go func() { r.done <- n.Run(ctx) }()
+	for _, res := range file.Resources {
+		n.Eligible(res.Name, true, "", uint8(100-k))
+	}
+	c.nodes[name] = r
+	return r
+}
+
+func (c *cluster) stop(name string) {
+	c.t.Helper()
+	r := c.nodes[name]
+	if r == nil {
+		return
+	}
+	delete(c.nodes, name)
+	for _, res := range c.file.Resources {
+		r.node.GiveUp(res.Name, "stopped", "")
+	}
+	r.stop()
+	select {
+	case err := <-r.done:
+		if err != nil {
+			c.t.Errorf("%s: %v", name, err)
+		}
+	case <-time.After(10 * time.Second):
+		c.t.Fatalf("%s does not stop", name)
+	}
+}
+
+// await waits until ok, looking again whenever a node has changed.
+func (c *cluster) await(what string, ok func() bool) {
+	c.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(deadline) {
+			for name, r := range c.nodes {
+				c.t.Logf("%s: %+v", name, r.node.Status(context.Background()))
+			}
+			c.t.Fatalf("not within 20 s: %s", what)
+		}
+		<-tick.C
+	}
+}
+
+// holder is the one node that serves the resource; it fails the test if there are two.
+func (c *cluster) holder(resource string) string {
+	var all []string
+	for name, r := range c.nodes {
+		if r.host.holds(resource) && r.node.Live(resource) {
+			all = append(all, name)
+		}
+	}
+	if len(all) > 1 {
+		c.t.Fatalf("two holders: %v", all)
+	}
+	if len(all) == 1 {
+		return all[0]
+	}
+	return ""
+}
+
+func (c *cluster) resource(name, resource string) control.Resource {
+	r, err := c.nodes[name].node.Resource(resource)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}
+
+type logWriter struct {
+	t    *testing.T
+	name string
+}
+
+func (w logWriter) Write(b []byte) (int, error) {
+	if testing.Verbose() {
+		fmt.Printf("%s %s", w.name, b)
+	}
+	return len(b), nil
+}
+
+var plain = []conf.Resource{{Name: "vip", Kind: conf.KindPlain}}
+
+func TestOneHolder(t *testing.T) {
+	c := newCluster(t, plain, "n1", "n2", "n3", "w1", "w2")
+	for _, v := range c.file.Voters {
+		c.start(v.Name)
+	}
+	c.await("somebody holds the resource", func() bool { return c.holder("vip") != "" })
+	first := c.holder("vip")
+	if first != "n1" {
+		t.Errorf("first holder: got %s, want n1, which has the highest priority", first)
+	}
+	c.await("both standbys are in the rule", func() bool { return len(c.resource(first, "vip").Rule.S) == 2 })
+
+	began := time.Now()
+	c.stop(first)
+	c.await("another one holds it", func() bool { return c.holder("vip") != "" })
+	t.Logf("clean stop to the next holder: %v", time.Since(began))
+	second := c.holder("vip")
+	c.start(first)
+	c.await("the first is back in the rule", func() bool { return slices.Contains(c.resource(second, "vip").Rule.S, first) })
+	if got := c.holder("vip"); got != second {
+		t.Errorf("holder after the return of %s: got %q, want %s: the epoch decides, not the priority", first, got, second)
+	}
+}

@@ -1,0 +1,196 @@
+package raftlog
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"pgvrrp/internal/quorum/record"
+)
+
+// transferAgain is how long after a try the leadership is not moved again.
+const transferAgain = 2 * time.Second
+
+// watch takes raft's word of each change of leadership, for which raft waits, and passes the newest on.
+func (l *Log) watch(ctx context.Context, r *raft.Raft, led <-chan bool, states chan bool) {
+	seen := make(chan raft.Observation, 16)
+	o := raft.NewObserver(seen, false, func(o *raft.Observation) bool { _, ok := o.Data.(raft.LeaderObservation); return ok })
+	r.RegisterObserver(o)
+	defer r.DeregisterObserver(o)
+	leader := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case on := <-led:
+			l.leading.Store(false) // until the barrier
+			select {
+			case <-states:
+			default:
+			}
+			states <- on
+		case <-seen:
+			if id, _ := l.Leader(); id != leader && id != "" {
+				l.log.Info("leader of the log", "leader", id)
+				leader = id
+			}
+		}
+	}
+}
+
+// lead says that we lead once we have all of the log, and that we don't as soon as we know.
+func (l *Log) lead(ctx context.Context, r *raft.Raft, states <-chan bool) {
+	told := false
+	tell := func(on bool) {
+		if on != told {
+			told = on
+			l.o.OnLeading(on)
+		}
+	}
+	defer tell(false)
+	defer l.leading.Store(false)
+	var again <-chan time.Time
+	on := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case on = <-states:
+			l.leading.Store(false)
+			tell(false)
+		case <-again:
+		}
+		again = nil
+		if !on {
+			continue
+		}
+		switch err := r.Barrier(0).Error(); {
+		case err == nil && len(states) == 0:
+			l.mu.Lock()
+			clear(l.added)
+			l.mu.Unlock()
+			l.leadFrom.Store(int64(l.o.Now()))
+			l.leading.Store(true)
+			tell(true)
+		case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+			again = time.After(l.o.Timeout / 4)
+		}
+	}
+}
+
+// StepDown has another voter lead if we do, and returns when we don't any more, or ctx ends.
+func (l *Log) StepDown(ctx context.Context) {
+	r := l.raft.Load()
+	if r == nil {
+		return
+	}
+	tick := time.NewTicker(l.o.Timeout / 4)
+	defer tick.Stop()
+	for r.State() == raft.Leader {
+		m, _, _ := l.members.settled()
+		for _, s := range l.heirs(m.c, r.LastIndex()) {
+			if err := l.move(ctx, r, s); err == nil || ctx.Err() != nil || r.State() != raft.Leader {
+				break
+			}
+		}
+		others := slices.ContainsFunc(m.c.Servers, func(s raft.Server) bool {
+			return s.Suffrage == raft.Voter && s.ID != l.self && l.alive(s.ID)
+		})
+		if r.State() != raft.Leader || !others {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *Log) move(ctx context.Context, r *raft.Raft, to raft.Server) error {
+	done := make(chan error, 1)
+	go func() { done <- r.LeadershipTransferToServer(to.ID, to.Address).Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// holders are the nodes that hold an active resource.
+func (l *Log) holders() map[string]bool {
+	nodes := map[string]bool{}
+	if h := l.o.Holder(); h != "" {
+		nodes[h] = true
+	}
+	for _, r := range l.State().Resources {
+		if r.Phase == record.Active {
+			nodes[r.Holder.Node] = true
+		}
+	}
+	return nodes
+}
+
+// heirs are the voters that may lead in our place, the best first: a witness, then the standby with the lowest priority;
+// never a holder, if there is another.
+func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
+	file, holders := l.file(), l.holders()
+	at := func(s raft.Server) int {
+		id, _ := splitID(s.ID)
+		return slices.IndexFunc(file, func(v Voter) bool { return v.ID == id })
+	}
+	var all []raft.Server
+	for _, s := range c.Servers {
+		if s.Suffrage == raft.Voter && s.ID != l.self && at(s) >= 0 && l.alive(s.ID) && l.caughtUp(s.ID, last) {
+			all = append(all, s)
+		}
+	}
+	rank := func(s raft.Server) (int, int, int) {
+		v := file[at(s)]
+		kind := 1
+		switch {
+		case v.Witness:
+			kind = 0
+		case holders[v.Node]:
+			kind = 2
+		}
+		return kind, v.Priority, at(s)
+	}
+	slices.SortFunc(all, func(a, b raft.Server) int {
+		ak, ap, ai := rank(a)
+		bk, bp, bi := rank(b)
+		return cmp.Or(cmp.Compare(ak, bk), cmp.Compare(ap, bp), cmp.Compare(ai, bi))
+	})
+	return all
+}
+
+// leave moves the leadership off a node that holds an active resource: with it the node would take both away at once.
+func (l *Log) leave(ctx context.Context, r *raft.Raft, m membership) {
+	holders := l.holders()
+	now := l.o.Now()
+	if !holders[l.o.Self.Node] || now < l.transfer {
+		return
+	}
+	heirs := l.heirs(m.c, r.LastIndex())
+	if len(heirs) == 0 {
+		return
+	}
+	id, _ := splitID(heirs[0].ID)
+	for _, v := range l.file() {
+		if v.ID == id && holders[v.Node] {
+			return // they all are
+		}
+	}
+	err := l.move(ctx, r, heirs[0])
+	l.transfer = l.o.Now() + transferAgain
+	if err != nil {
+		l.log.Warn("give the leadership of the log away", "to", id, "error", err)
+		return
+	}
+	l.log.Info("leadership of the log given away", "to", id, "reason", "this node holds a resource")
+}

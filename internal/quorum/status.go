@@ -1,0 +1,200 @@
+package quorum
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/quorum/record"
+)
+
+// missingTime bounds what status asks of the log's leader.
+const missingTime = 300 * time.Millisecond
+
+// Status is the quorum as this node sees it. It asks the leader of the log what a blocked resource waits for.
+func (n *Node) Status(ctx context.Context) *control.Quorum {
+	m := n.members[0]
+	file := n.current()
+	identity := m.store.Identity()
+	s := &control.Quorum{Node: n.o.Self.Name, Witness: n.o.Self.Witness, Cluster: identity.Cluster, Incarnation: identity.Incarnation,
+		Guard: n.o.Kind, GuardError: n.o.Trouble, Policy: file.Policy, Lease: file.Lease.Seconds()}
+	s.Leader, _ = m.log.Leader()
+	members := map[string]string{}
+	for _, v := range m.log.Members() {
+		if v.Voter {
+			members[v.ID] = v.Incarnation
+			s.Votes++
+		}
+	}
+	s.Needed = s.Votes/2 + 1
+	links := map[string][]control.VoterLink{}
+	for _, l := range m.net.Status() {
+		links[l.Peer] = append(links[l.Peer], control.VoterLink{Local: addrText(l.Local), Remote: l.Remote.String(), Up: l.Up, RTT: l.RTT.Seconds(), Error: l.LastError})
+	}
+	for _, v := range file.Voters {
+		for _, id := range voterIDs(v) {
+			x := control.Voter{ID: id, Node: v.Name, Witness: v.Witness, Self: v.Name == n.o.Self.Name, Links: links[id]}
+			x.Incarnation, x.Member = members[id]
+			x.Heard = x.Self
+			for _, l := range x.Links {
+				x.Heard = x.Heard || l.Up
+			}
+			s.Voters = append(s.Voters, x)
+		}
+	}
+	s.Trouble = n.trouble(m, s)
+	for _, r := range m.order {
+		x, blocked := m.resource(r)
+		if blocked && x.Missing == "" {
+			x.Missing = n.missing(ctx, m, s, r.name)
+		}
+		s.Resources = append(s.Resources, x)
+	}
+	return s
+}
+
+func (n *Node) trouble(m *member, s *control.Quorum) []string {
+	var all []string
+	if s.Cluster == "" {
+		all = append(all, "this voter is not part of the quorum yet: "+m.log.Waiting())
+	}
+	if s.Guard != "nftables" && !s.Witness {
+		all = append(all, fmt.Sprintf("guard %s: the kernel does not shut the virtual addresses at the lease's end", s.Guard))
+	}
+	for _, v := range s.Voters {
+		switch {
+		case !v.Heard:
+			all = append(all, fmt.Sprintf("voter %s is not heard", v.ID))
+		case !v.Member && s.Cluster != "":
+			all = append(all, fmt.Sprintf("voter %s does not count: it is not in the membership", v.ID))
+		}
+		for _, l := range v.Links {
+			if v.Heard && !l.Up {
+				all = append(all, fmt.Sprintf("link %s - %s to voter %s is down", l.Local, l.Remote, v.ID))
+			}
+		}
+	}
+	if err := m.log.Trouble(); err != nil {
+		all = append(all, err.Error())
+	}
+	return all
+}
+
+// resource is one of them as its loop sees it; blocked means that nobody is known to be its active holder.
+func (m *member) resource(r *machines) (x control.Resource, blocked bool) {
+	got := make(chan struct{})
+	m.post(func(now time.Duration) {
+		defer close(got)
+		x, blocked = m.view(now, r)
+	})
+	select {
+	case <-got:
+		return x, blocked
+	case <-m.done:
+		return control.Resource{Name: r.name, Kind: string(r.kind)}, false
+	}
+}
+
+func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {
+	x := control.Resource{Name: r.name, Kind: string(r.kind), Rule: control.Rule{S: []string{}}}
+	if rec := r.rec; rec != nil {
+		x.SystemID, x.Epoch, x.Phase, x.Timeline, x.Why, x.Paused = rec.SystemID, rec.Epoch, rec.Phase.String(), rec.TLI, rec.Why, rec.Paused
+		x.SyncNum, x.MinCopies = rec.SyncNum, rec.MinCopies
+		if rec.Phase == record.Granted || rec.Phase == record.Active {
+			x.Holder = rec.Holder.Node
+		}
+		x.Rule.Holder, x.Rule.Version = rec.Rule.Holder.Node, rec.RuleVer
+		for _, s := range rec.Rule.S {
+			x.Rule.S = append(x.Rule.S, s.Node)
+		}
+		for _, t := range rec.Ledger {
+			x.Ledger = append(x.Ledger, control.Timeline(t))
+		}
+		x.Mine = rec.Holds(m.n.o.Self.Name, m.n.boot)
+	}
+	if r.holder != nil {
+		_, deadline, by := r.holder.Deadline()
+		if x.Live = r.holder.Live(now); x.Live {
+			x.Left, x.By = (deadline - now).Seconds(), by.String()
+		}
+		x.Eligible, x.Ineligible = r.told.On, r.told.Reason
+		x.Pledged = r.candidate.Promised()
+		if r.agent != nil {
+			a := r.agent.hello
+			x.Agent = &a
+		}
+	}
+	if m.leading {
+		x.Missing = r.coordinator.Missing(now)
+	}
+	return x, x.Phase != record.Active.String() || x.Mine && !x.Live
+}
+
+// missing asks the leader what a resource waits for, or says what the log itself does.
+func (n *Node) missing(ctx context.Context, m *member, s *control.Quorum, resource string) string {
+	if s.Cluster == "" {
+		return m.log.Waiting()
+	}
+	if s.Leader == "" {
+		var heard []string
+		for _, v := range s.Voters {
+			if v.Heard && v.Member {
+				heard = append(heard, v.ID)
+			}
+		}
+		return fmt.Sprintf("no leader of the log: %d of %d votes are needed, heard %s", s.Needed, s.Votes, strings.Join(heard, ", "))
+	}
+	ctx, cancel := context.WithTimeout(ctx, missingTime)
+	defer cancel()
+	return m.missing(ctx, resource)
+}
+
+// missing is the coordinator's word, here or at the leader.
+func (m *member) missing(ctx context.Context, resource string) string {
+	r := m.machines[resource]
+	if r == nil {
+		return "no such resource in the file of " + m.id
+	}
+	id, ours := m.log.Leader()
+	if !ours {
+		if id == "" {
+			return "the log has no leader"
+		}
+		a, err := m.rpc.call(ctx, id, call{Missing: resource})
+		if err != nil {
+			return fmt.Sprintf("the log's leader %s does not answer: %v", id, err)
+		}
+		return a.Text
+	}
+	text := make(chan string, 1)
+	m.post(func(now time.Duration) { text <- r.coordinator.Missing(now) })
+	select {
+	case t := <-text:
+		return t
+	case <-ctx.Done():
+		return ""
+	case <-m.done:
+		return ""
+	}
+}
+
+// Resource is one resource as this node sees it, without asking anybody.
+func (n *Node) Resource(name string) (control.Resource, error) {
+	m := n.members[0]
+	r := m.machines[name]
+	if r == nil {
+		return control.Resource{}, fmt.Errorf("resource %s: not in the quorum block of the file", name)
+	}
+	x, _ := m.resource(r)
+	return x, nil
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "" // the routing table chooses
+	}
+	return a.String()
+}

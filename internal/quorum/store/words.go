@@ -1,0 +1,179 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"pgvrrp/internal/quorum/record"
+)
+
+// words are what the voter said and must keep to, as they are on disk.
+type words struct {
+	mu               sync.RWMutex
+	sealed, promised map[string]uint64
+	longest          time.Duration
+}
+
+func (w *words) load(tx *bbolt.Tx) error {
+	var err error
+	if w.sealed, err = loadEpochs(tx.Bucket(sealedBucket)); err != nil {
+		return err
+	}
+	if w.promised, err = loadEpochs(tx.Bucket(promisedBucket)); err != nil {
+		return err
+	}
+	longest, err := getUint(tx.Bucket(metaBucket), longestKey)
+	w.longest = time.Duration(longest)
+	return err
+}
+
+func loadEpochs(b *bbolt.Bucket) (map[string]uint64, error) {
+	all := map[string]uint64{}
+	err := b.ForEach(func(k, _ []byte) error {
+		n, err := getUint(b, k)
+		all[string(k)] = n
+		return err
+	})
+	return all, err
+}
+
+// Sealed is the epoch up to which this voter renews nothing of the resource any more; 0: none.
+func (s *Store) Sealed(resource string) uint64 {
+	s.words.mu.RLock()
+	defer s.words.mu.RUnlock()
+	return s.words.sealed[resource]
+}
+
+// PutSealed writes that every epoch of the resource up to epoch is sealed. A lower one than before changes nothing.
+func (s *Store) PutSealed(resource string, epoch uint64) error {
+	return s.putEpoch("seal", sealedBucket, s.words.sealed, resource, epoch)
+}
+
+// Promised is the epoch below which this data node acknowledges no lease of the resource any more; 0: none.
+func (s *Store) Promised(resource string) uint64 {
+	s.words.mu.RLock()
+	defer s.words.mu.RUnlock()
+	return s.words.promised[resource]
+}
+
+// PutPromised writes the promise of epoch for the resource. A lower one than before changes nothing.
+func (s *Store) PutPromised(resource string, epoch uint64) error {
+	return s.putEpoch("promise", promisedBucket, s.words.promised, resource, epoch)
+}
+
+func (s *Store) putEpoch(act string, bucket []byte, words map[string]uint64, resource string, epoch uint64) error {
+	s.words.mu.RLock()
+	done := words[resource] >= epoch
+	s.words.mu.RUnlock()
+	if done {
+		return nil
+	}
+	err := s.update(fmt.Sprintf("%s epoch %d of %s", act, epoch, resource), func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucket)
+		if was, err := getUint(b, []byte(resource)); err != nil || was >= epoch {
+			return err
+		}
+		return putUint(b, []byte(resource), epoch)
+	})
+	if err != nil {
+		return err
+	}
+	s.words.mu.Lock()
+	defer s.words.mu.Unlock()
+	words[resource] = max(words[resource], epoch)
+	return nil
+}
+
+// Longest is the longest hold that this voter ever acknowledged.
+func (s *Store) Longest() time.Duration {
+	s.words.mu.RLock()
+	defer s.words.mu.RUnlock()
+	return s.words.longest
+}
+
+// PutLongest writes it. A shorter one than before changes nothing.
+func (s *Store) PutLongest(d time.Duration) error {
+	if d <= s.Longest() {
+		return nil
+	}
+	err := s.update(fmt.Sprintf("write the longest hold %v", d), func(tx *bbolt.Tx) error {
+		m := tx.Bucket(metaBucket)
+		if was, err := getUint(m, longestKey); err != nil || time.Duration(was) >= d {
+			return err
+		}
+		return putUint(m, longestKey, uint64(d))
+	})
+	if err != nil {
+		return err
+	}
+	s.words.mu.Lock()
+	defer s.words.mu.Unlock()
+	s.words.longest = max(s.words.longest, d)
+	return nil
+}
+
+// maxSeen is how many incarnations of one peer are remembered: those admitted last.
+const maxSeen = 8
+
+func bootOf(b []byte) record.Boot { return record.Boot(binary.BigEndian.Uint64(b)) }
+
+func (s *Store) loadSeen(tx *bbolt.Tx) error {
+	s.seen = map[string][]Seen{}
+	b := tx.Bucket(seenBucket)
+	return b.ForEach(func(k, _ []byte) error {
+		v, err := get(b, k)
+		if err != nil {
+			return err
+		}
+		all, err := decodeSeen(v)
+		if err != nil {
+			return fmt.Errorf("peer %q: %w", k, err)
+		}
+		s.seen[string(k)] = all
+		return nil
+	})
+}
+
+// Admit accepts a run of peer's state directory if it is a later start than the one seen last, or the same, or if the directory
+// was never seen; it is on disk when Admit returns. A directory that was set back has forgotten what it said: the error tells
+// what to do.
+func (s *Store) Admit(peer string, x Seen) error {
+	if peer == "" || x.Incarnation == "" || len(x.Incarnation) > 255 || x.Starts == 0 || x.Boot == 0 {
+		return fmt.Errorf("admit voter %q: its identity is incomplete", peer)
+	}
+	s.admission.Lock()
+	defer s.admission.Unlock()
+	all := s.seen[peer]
+	k := slices.IndexFunc(all, func(o Seen) bool { return o.Incarnation == x.Incarnation })
+	if k >= 0 {
+		switch o := all[k]; {
+		case x == o:
+			return nil
+		case x.Starts < o.Starts:
+			return fmt.Errorf("admit voter %s: its state directory was restored from a backup (it is at start %d, and was seen at start %d): move its %s away and start vrrpd there again", peer, x.Starts, o.Starts, fileName)
+		case x.Starts == o.Starts:
+			return fmt.Errorf("admit voter %s: two runs say that they are start %d of the same state directory: it was copied, or restored from a backup; move its %s away and start vrrpd there again", peer, x.Starts, fileName)
+		}
+	}
+	next := make([]Seen, 0, len(all)+1)
+	for _, o := range all {
+		if o.Incarnation != x.Incarnation {
+			next = append(next, o)
+		}
+	}
+	next = append(next, x)
+	next = next[max(0, len(next)-maxSeen):]
+	err := s.update("remember voter "+peer, func(tx *bbolt.Tx) error {
+		return put(tx.Bucket(seenBucket), []byte(peer), encodeSeen(next))
+	})
+	if err != nil {
+		return err
+	}
+	s.seen[peer] = next
+	return nil
+}
