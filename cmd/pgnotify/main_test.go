@@ -215,11 +215,41 @@ file = "DIR/log"
 handover = "300ms"
 `
 
+// endBehind ends what runs behind the hooks of a script, told by its directory on the command line: a standby that is followed here never streams,
+// and the directory goes now.
+func endBehind(t *testing.T, dir string) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		left := ""
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil || !bytes.Contains(b, []byte(dir)) {
+				continue
+			}
+			left = string(bytes.ReplaceAll(b, []byte{0}, []byte{' '}))
+			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGTERM)
+			}
+		}
+		if left == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("still runs after its script: %s", left)
+			return
+		}
+	}
+}
+
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
+			env.Defer(func() { endBehind(t, env.WorkDir) })
 			env.Setenv("FAKE", env.WorkDir)
 			env.Setenv("PGN", "--config="+filepath.Join(env.WorkDir, "pgnotify.toml"))
 			env.Setenv("STATE", "--state-dir="+filepath.Join(env.WorkDir, "state"))

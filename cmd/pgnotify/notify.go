@@ -37,10 +37,8 @@ It logs to stderr, to syslog if that is /dev/null, and to [log] file if that is 
 				_, p := e.Preview(c.Context, ev)
 				return s.plan(p)
 			}
-			if e.Deliver(c.Context, ev).Err != nil {
-				return cli.Exit(cli.CodeFailed, nil) // the log has the reason
-			}
-			return nil
+			// The log has it too. vrrpd shows the last line that a hook wrote: that shall begin with the reason.
+			return e.Deliver(c.Context, ev).Err
 		}, "TYPE", "NAME", "STATE", "PRIORITY"),
 	}
 }

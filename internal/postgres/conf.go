@@ -228,6 +228,19 @@ func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) (err
 	return syncDir(filepath.Dir(path))
 }
 
+// syncFile makes a file and its name durable.
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
 // syncDir makes renames and creations in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

@@ -126,9 +126,12 @@ func dialReplication(ctx context.Context, conninfo string) (*pgconn.PgConn, erro
 	return pgconn.ConnectConfig(ctx, &cfg.Config)
 }
 
+// goodbyeTimeout is how long the other end may take to hang up; one that has just lost its power never does.
+const goodbyeTimeout = 100 * time.Millisecond
+
 // closeConn says goodbye, within a bound of its own because ctx may have ended.
 func closeConn(c interface{ Close(context.Context) error }) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
 	defer cancel()
 	_ = c.Close(ctx) // the session is over either way
 }

@@ -164,6 +164,7 @@ const baseConf = `
 listen_addresses = '127.0.0.1'
 fsync = off
 shared_buffers = 16MB
+dynamic_shared_memory_type = mmap
 wal_level = replica
 wal_log_hints = on
 hot_standby = on

@@ -360,7 +360,9 @@ func TestOpenDebian(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s, err := open(Config{DataDir: data + "/"}, layout{filepath.Join(root, "etc"), filepath.Join(root, "lib"), filepath.Join(root, "log")})
+	s, err := open(Config{DataDir: data + "/"}, layout{
+		debianEtc: filepath.Join(root, "etc"), debianLib: filepath.Join(root, "lib"), debianLog: filepath.Join(root, "log"),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +373,7 @@ func TestOpenDebian(t *testing.T) {
 		t.Errorf("start log: got %s, want %s", s.cfg.StartLog, want)
 	}
 	if got, want := s.startCommand(time.Minute).Argv, []string{s.BinDir() + "/pg_ctl", "start", "-D", data, "-s", "-l", s.cfg.StartLog, "-w", "-t", "60",
-		"-o", "-c config_file='" + conf + "'"}; !cmp.Equal(got, want) && s.unit() == "" {
+		"-o", "-c config_file='" + conf + "'"}; !cmp.Equal(got, want) {
 		t.Errorf("start command: got %q, want %q", got, want)
 	}
 	if ci, err := s.conninfo(); err != nil || !strings.Contains(ci, "port='5499'") {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"pgvrrp/internal/child"
@@ -28,8 +29,8 @@ type Config struct {
 	ConfigFile string   // "" = postgresql.conf in the data directory, else Debian's /etc/postgresql/V/NAME/postgresql.conf
 	Conninfo   string   // libpq keywords or URI of an SQL session on this server; "" = host=/run/postgresql dbname=postgres
 	Port       int      // 0 = the port in Conninfo, else in the configuration file, else 5432
-	Start      []string // program and arguments; empty = chosen, see Server.StartMethod
-	Stop       []string // likewise; the environment holds PGNOTIFY_STOP_MODE
+	Start      []string // program and arguments; empty = pg_ctl
+	Stop       []string // empty = a signal, and systemd for a unit that it thinks active; the environment holds PGNOTIFY_STOP_MODE
 	StartLog   string   // where pg_ctl sends the server's first messages; "" = Debian's log file, else log/pgnotify-start.log in the data directory
 	StateDir   string   // where a rewind is marked as under way; "" = beside the data directory, which its owner must then be able to write to
 	Log        *slog.Logger
@@ -43,7 +44,9 @@ type Server struct {
 	real    string // the data directory without symbolic links
 	version int
 	owner   owner
-	cluster string // Debian's name of the cluster, "" if the configuration does not live under /etc/postgresql
+	at      layout
+	cluster string     // Debian's name of the cluster, "" if the configuration does not live under /etc/postgresql
+	files   sync.Mutex // reading, changing and writing our include file is one step
 }
 
 type owner struct {
@@ -52,10 +55,21 @@ type owner struct {
 }
 
 // layout is where distributions put things; tests have their own.
-type layout struct{ debianEtc, debianLib, debianLog string }
+type layout struct {
+	debianEtc, debianLib, debianLog string
+
+	booted    string   // what sd_booted(3) looks at
+	units     []string // directories of systemd's units
+	systemctl string
+}
 
 func hostLayout() layout {
-	return layout{debianEtc: "/etc/postgresql", debianLib: "/usr/lib/postgresql", debianLog: "/var/log/postgresql"}
+	return layout{
+		debianEtc: "/etc/postgresql", debianLib: "/usr/lib/postgresql", debianLog: "/var/log/postgresql",
+		booted:    "/run/systemd/system",
+		units:     []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"},
+		systemctl: "systemctl",
+	}
 }
 
 // Open checks the data directory, its version and owner, and finds the programs and the configuration file. It starts nothing and needs no running
@@ -70,7 +84,7 @@ func open(cfg Config, at layout) (*Server, error) {
 		return nil, fmt.Errorf("open data directory %q: want an absolute path", cfg.DataDir)
 	}
 	cfg.DataDir = filepath.Clean(cfg.DataDir)
-	s := &Server{cfg: cfg, log: cfg.Log}
+	s := &Server{cfg: cfg, log: cfg.Log, at: at}
 	var err error
 	if s.owner, err = ownerOf(cfg.DataDir); err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/child"
@@ -337,7 +338,10 @@ func (n *node) moveConfig() {
 		n.t.Fatal(err)
 	}
 	s, err := open(Config{DataDir: n.DataDir(), BinDir: n.BinDir(), Conninfo: "host=" + n.root + " user=postgres", Log: n.log},
-		layout{debianEtc: filepath.Join(n.root, "e t'c"), debianLog: filepath.Join(n.root, "none")})
+		layout{
+			debianEtc: filepath.Join(n.root, "e t'c"), debianLog: filepath.Join(n.root, "none"),
+			booted: filepath.Join(n.root, "booted"), units: []string{filepath.Join(n.root, "units")}, systemctl: filepath.Join(n.root, "systemctl"),
+		})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -443,5 +447,65 @@ func TestBecomeOwner(t *testing.T) {
 	}
 	if out := become(t.TempDir()); !strings.Contains(out, "belongs to root") {
 		t.Errorf("root's directory: got %s", out)
+	}
+}
+
+// TestSystemdDoesNotObey has a systemd that thinks the unit of the server active and refuses to stop it, as it does the owner of the data directory:
+// the server is stopped fast all the same, not before systemd has done with the unit, and started again without it.
+func TestSystemdDoesNotObey(t *testing.T) {
+	n := newNode(t, "")
+	n.moveConfig()
+	calls := filepath.Join(n.root, "calls")
+	for _, dir := range []string{"booted", "units"} {
+		if err := os.Mkdir(filepath.Join(n.root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Twice after the server has gone the unit is still "deactivating".
+	script := fmt.Sprintf(`#!/bin/sh
+echo "$@" >>'%[1]s'
+case "$*" in
+*show*)
+    if [ -e '%[2]s/postmaster.pid' ]; then echo active
+    elif [ "$(grep -c gone '%[1]s')" -lt 2 ]; then echo gone >>'%[1]s'; echo deactivating
+    else echo failed; fi ;;
+*) echo "Access denied" >&2; exit 4 ;;
+esac
+`, calls, n.DataDir())
+	err := errors.Join(
+		os.WriteFile(filepath.Join(n.root, "units", "postgresql@.service"), nil, 0o644),
+		os.WriteFile(filepath.Join(n.root, "systemctl"), []byte(script), 0o755),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.StartAsIs(n.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(calls); err == nil {
+		t.Error("a start asked systemd")
+	}
+	n.sql("CREATE TABLE kept()")
+	if err := n.Stop(n.ctx(), Fast); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := n.Control(); err != nil || !c.State.Clean() {
+		t.Errorf("after a fast stop: got %v, %v, want a clean shutdown", c.State, err)
+	}
+	b, err := os.ReadFile(calls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := n.unit()
+	show := "--no-ask-password show --property=ActiveState --value " + unit
+	want := strings.Join([]string{show, "--no-ask-password stop " + unit, show, "gone", show, "gone", show, ""}, "\n")
+	if diff := cmp.Diff(want, string(b)); diff != "" {
+		t.Errorf("calls of systemctl (-want +got):\n%s", diff)
+	}
+	if err := n.StartStandby(n.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.query("SELECT pg_is_in_recovery()::text"); got != "true" {
+		t.Errorf("in recovery: got %s, want true", got)
 	}
 }

@@ -172,29 +172,10 @@ func (s *Server) SetManaged(ctx context.Context, settings map[string]string) err
 			return fmt.Errorf("set %s: not one of the settings that we manage", n)
 		}
 	}
-	all, err := s.Managed()
-	if err != nil {
+	if err := s.writeManaged(change{set: settings}); err != nil {
 		return err
 	}
-	before := maps.Clone(all)
-	maps.Copy(all, settings)
-	if !maps.Equal(before, all) {
-		content, err := renderConf(all)
-		if err != nil {
-			return err
-		}
-		if err := s.writeFile(s.includePath(), content, 0o600); err != nil { // primary_conninfo may hold a password
-			return err
-		}
-	}
-	if err := s.IncludeError(); err != nil {
-		return err
-	}
-	found, err := s.AutoOverrides()
-	if err != nil {
-		return err
-	}
-	if err := s.overrideError(found); err != nil {
+	if err := s.winsError(); err != nil {
 		return err
 	}
 	_, running, err := s.Process()
@@ -205,6 +186,48 @@ func (s *Server) SetManaged(ctx context.Context, settings map[string]string) err
 		return err
 	}
 	return s.awaitSettings(ctx, settings)
+}
+
+// change is a change of our include file: what to set, and what to leave to the user's own configuration again.
+type change struct {
+	set  map[string]string
+	drop []string
+}
+
+// writeManaged makes a change durable: when it returns nil, the whole file has it after any crash. A running server is not told.
+func (s *Server) writeManaged(c change) error {
+	s.files.Lock()
+	defer s.files.Unlock()
+	all, err := s.Managed()
+	if err != nil {
+		return err
+	}
+	before := maps.Clone(all)
+	maps.Copy(all, c.set)
+	for _, n := range c.drop {
+		delete(all, n)
+	}
+	if len(before) > 0 && maps.Equal(before, all) {
+		// The write that brought it there may have failed behind its rename.
+		return syncFile(s.includePath())
+	}
+	content, err := renderConf(all)
+	if err != nil {
+		return err
+	}
+	return s.writeFile(s.includePath(), content, 0o600) // primary_conninfo may hold a password
+}
+
+// winsError says what else would win over our include file: *IncludeError or *OverrideError.
+func (s *Server) winsError() error {
+	if err := s.IncludeError(); err != nil {
+		return err
+	}
+	found, err := s.AutoOverrides()
+	if err != nil {
+		return err
+	}
+	return s.overrideError(found)
 }
 
 // awaitSettings waits until a session sees the settings. A server that takes no sessions (still starting) reads the file anyway.

@@ -48,16 +48,13 @@ const (
 	Immediate StopMode = "immediate"
 )
 
-// systemdRunning is what sd_booted(3) looks at.
-const systemdRunning = "/run/systemd/system"
-
 // unit is the distribution's systemd unit of this data directory, "" if there is none or systemd does not run.
 func (s *Server) unit() string {
-	if fi, err := os.Lstat(systemdRunning); err != nil || !fi.IsDir() {
+	if fi, err := os.Lstat(s.at.booted); err != nil || !fi.IsDir() {
 		return ""
 	}
 	has := func(name string) bool {
-		for _, d := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+		for _, d := range s.at.units {
 			if _, err := os.Stat(filepath.Join(d, name)); err == nil {
 				return true
 			}
@@ -82,16 +79,11 @@ func (s *Server) unit() string {
 	return ""
 }
 
-// StartMethod says in words how Start… will start the server: the configured command, the distribution's unit under systemd, or pg_ctl.
-func (s *Server) StartMethod() string { return s.startCommand(startTimeout).String() }
-
-// startCommand is what starts the server; a unit's or the configured command runs as ourselves.
+// startCommand is what starts the server: the configured command, or pg_ctl. Never the distribution's unit: we are the owner of the data directory,
+// whom systemd does not obey without a polkit rule, and a start must not hang on D-Bus and polkit.
 func (s *Server) startCommand(wait time.Duration) child.Command {
 	if len(s.cfg.Start) > 0 {
 		return child.Command{Argv: s.cfg.Start}
-	}
-	if u := s.unit(); u != "" {
-		return child.Command{Argv: []string{"systemctl", "--no-ask-password", "start", u}}
 	}
 	args := []string{"start", "-D", s.cfg.DataDir, "-s", "-l", s.cfg.StartLog, "-w", "-t", strconv.Itoa(int(math.Ceil(wait.Seconds())))}
 	if !sameFile(filepath.Dir(s.cfg.ConfigFile), s.cfg.DataDir) {
@@ -393,6 +385,7 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 				return fmt.Errorf("stop %s: %w", s.cfg.DataDir, err)
 			}
 			if len(ours) == 0 {
+				s.settleUnit(ctx)
 				return nil
 			}
 		}
@@ -446,28 +439,22 @@ func (s *Server) dismissWalsenders(postmaster int) {
 	}
 }
 
-// sendStop asks the postmaster to stop. A unit of systemd is stopped by systemd as long as that thinks it active, or it would be restarted.
+// sendStop asks the postmaster to stop. While systemd thinks the server's unit active it is asked first, so that a Restart= in it starts nothing;
+// where it does not obey the owner of the data directory, the signal has to do.
 func (s *Server) sendStop(ctx context.Context, pid int, mode StopMode) error {
-	var cmd child.Command
 	switch {
 	case mode == Immediate: // no detours
 	case len(s.cfg.Stop) > 0:
-		cmd = child.Command{Argv: s.cfg.Stop, Env: []string{"PGNOTIFY_STOP_MODE=" + string(mode)}}
-	default:
-		if u := s.unit(); u != "" {
-			if _, err := child.Run(ctx, child.Command{Argv: []string{"systemctl", "is-active", "--quiet", u}}); err == nil {
-				cmd = child.Command{Argv: []string{"systemctl", "--no-ask-password", "stop", u}}
-			}
-		}
-	}
-	if len(cmd.Argv) > 0 {
+		cmd := child.Command{Argv: s.cfg.Stop, Env: []string{"PGNOTIFY_STOP_MODE=" + string(mode)}}
 		s.log.Info("stopping PostgreSQL", "command", cmd.String())
 		if _, err := child.Run(ctx, cmd); err != nil {
 			return err
 		}
-		if now, running, err := s.Process(); err != nil || !running || now != pid {
-			return err
-		}
+	default:
+		s.stopUnit(ctx)
+	}
+	if now, running, err := s.Process(); err != nil || !running || now != pid {
+		return err
 	}
 	sig := syscall.SIGINT // the postmaster's fast shutdown
 	if mode == Immediate {
@@ -478,4 +465,55 @@ func (s *Server) sendStop(ctx context.Context, pid int, mode StopMode) error {
 		return err
 	}
 	return nil
+}
+
+// unitWait bounds what systemd may hold a stop up: its answer to us, which a broken polkit delays by 25 s, and its own end of the unit.
+const unitWait = 5 * time.Second
+
+func (s *Server) systemctl(ctx context.Context, args ...string) (string, error) {
+	var out bytes.Buffer
+	_, err := child.Run(ctx, child.Command{Argv: append([]string{s.at.systemctl, "--no-ask-password"}, args...), Stdout: &out, Timeout: unitWait})
+	return strings.TrimSpace(out.String()), err
+}
+
+// stopUnit has systemd stop the server's unit, if that is active.
+func (s *Server) stopUnit(ctx context.Context) {
+	u := s.unit()
+	if u == "" {
+		return
+	}
+	if state, err := s.unitState(ctx, u); err != nil || state != "active" {
+		return
+	}
+	s.log.Info("stopping PostgreSQL", "unit", u)
+	if _, err := s.systemctl(ctx, "stop", u); err != nil {
+		s.log.Info("systemd does not stop the unit, stopping the server without it", "unit", u, "reason", err)
+	}
+}
+
+func (s *Server) unitState(ctx context.Context, unit string) (string, error) {
+	return s.systemctl(ctx, "show", "--property=ActiveState", "--value", unit)
+}
+
+// settleUnit waits until systemd has done with a unit whose server has gone: its ExecStop= would stop the next server in the same data directory.
+func (s *Server) settleUnit(ctx context.Context) {
+	u := s.unit()
+	if u == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, unitWait)
+	defer cancel()
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		if state, err := s.unitState(ctx, u); err != nil || (state != "active" && state != "deactivating") {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			s.log.Warn("systemd still thinks that the server runs", "unit", u)
+			return
+		case <-tick.C:
+		}
+	}
 }

@@ -454,7 +454,8 @@ func (e *Engine) diverged(ctx context.Context, f Facts) bool {
 	if mine.Timeline == 0 || mine.LSN == 0 {
 		return false
 	}
-	hctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	// No longer than any other question: MASTER waits behind us if the primary dies in this very moment.
+	hctx, cancel := context.WithTimeout(ctx, e.Settings.Timeouts.Connect+e.Settings.Timeouts.Probe)
 	defer cancel()
 	theirs, err := e.Network.History(hctx, e.Settings.Question(f.VIP.Addr.String()), f.VIP.Position.Timeline)
 	if err != nil {

@@ -278,6 +278,24 @@ func TestBackup(t *testing.T) {
 }
 
 // A wrong configuration must not keep a primary running, and must not be silent.
+// The primary's power goes between its answer and the next question: the hook must not hold up the MASTER that follows.
+func TestBackupWhileThePrimaryDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.server.position, b.server.lastWAL = at(1, 100), at(1, 100)
+		h := remote(false, at(2, 200))
+		h.silent = true
+		b.network.set("10.0.0.100", h)
+		start := time.Now()
+		if o := b.hook(t.Context(), Backup); o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		if took := time.Since(start); took < 500*time.Millisecond || took > 700*time.Millisecond {
+			t.Errorf("took %s, want the time of one question, 650 ms", took)
+		}
+	})
+}
+
 func TestBackupWithoutInclude(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

@@ -161,6 +161,7 @@ type fakeHost struct {
 	delay   time.Duration // of the answer
 	remote  postgres.Remote
 	history postgres.History
+	silent  bool // dies before it is asked for its history
 }
 
 func (n *fakeNetwork) set(addr string, h fakeHost) {
@@ -209,8 +210,13 @@ func (n *fakeNetwork) Ask(ctx context.Context, conninfo string) (postgres.Remote
 	return h.remote, h.err
 }
 
-func (n *fakeNetwork) History(_ context.Context, conninfo string, _ postgres.Timeline) (postgres.History, error) {
-	return n.host(conninfoHost(conninfo)).history, nil
+func (n *fakeNetwork) History(ctx context.Context, conninfo string, _ postgres.Timeline) (postgres.History, error) {
+	h := n.host(conninfoHost(conninfo))
+	if h.silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return h.history, nil
 }
 
 func (n *fakeNetwork) Holds(netip.Addr) (bool, error) { return false, nil }

@@ -116,7 +116,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.waitAck(ctx, at); err != nil {
+	if err := s.waitAck(ctx, at, "after it"); err != nil {
 		return err
 	}
 	winner, err := s.primary(ctx, "n2", "n3")
@@ -147,7 +147,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.waitAck(ctx, time.Now()); err != nil {
+	if err := s.waitAck(ctx, time.Now(), "after the command has ended"); err != nil {
 		return err
 	}
 	if err := s.waitStreaming(ctx, "n1", "n2", "n3"); err != nil {
@@ -200,14 +200,15 @@ func (s *show) waitStreaming(ctx context.Context, primary string, standbys ...st
 	return s.pg.WaitStreaming(ctx, primary, standbys...)
 }
 
-func (s *show) waitAck(ctx context.Context, after time.Time) error {
+// waitAck waits for the first commit after a time, which event names.
+func (s *show) waitAck(ctx context.Context, after time.Time, event string) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
 	at, err := s.meter.WaitAck(ctx, after)
 	if err != nil {
 		return fmt.Errorf("no commit since: %w", err)
 	}
-	s.say("the client commits again, %.0f ms later", float64(at.Sub(after))/float64(time.Millisecond))
+	s.say("the client commits again, %.0f ms %s", float64(at.Sub(after))/float64(time.Millisecond), event)
 	return nil
 }
 

@@ -5,11 +5,14 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -142,11 +145,17 @@ func waitAnswers(t *testing.T, h *lab.Host, p *lab.Proc) {
 func startKeepalived(t *testing.T, h *lab.Host, config string) *lab.Proc {
 	t.Helper()
 	writeFile(t, h, keepalivedConf, config, 0o644)
+	// Counted before it starts: the log of a host goes on over restarts, and keepalived may have said it before spawn returns.
+	before := 0
+	if b, err := os.ReadFile(filepath.Join(h.LogDir(), "keepalived.log")); err == nil {
+		before = strings.Count(string(b), keepalivedRuns)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
 	// -P: VRRP only; its log goes to standard error.
 	p := spawn(t, h, "keepalived", lab.Command{Argv: []string{
 		"/usr/sbin/keepalived", "-n", "-l", "-D", "-P", "-f", keepalivedConf, "-p", "/run/k.pid", "-r", "/run/kv.pid",
 	}})
-	before := strings.Count(logOf(t, p), keepalivedRuns)
 	eventually(t, patience, "keepalived on "+h.Name()+" runs", func() (bool, string) {
 		if !p.Running() {
 			t.Fatalf("keepalived on %s has ended: %s", h.Name(), logOf(t, p))

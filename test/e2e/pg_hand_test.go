@@ -254,8 +254,11 @@ func (s *site) fullDisk() {
 	s.pgnotify("n3", 0, "start")
 	s.streaming("n1", "n3")
 	server, listing := s.serverOf("n3"), run(s.t, h, "ls", "-A", parent)
+	// fill leaves so many MB free. The server works on the same file system: a WAL segment that it makes between df and fallocate leaves too little for
+	// that, which then takes nothing, so it looks again.
 	fill := func(free int) string {
-		return fmt.Sprintf("cd %s && fallocate -l $(($(df --output=avail -B1M . | tail -1) - %d))M filler", parent, free)
+		return fmt.Sprintf("cd %s && until a=$(df --output=avail -B1M . | tail -1) && { [ $a -le %[2]d ] || fallocate -l $((a - %[2]d))M filler; }; do :; done; [ -s filler ]",
+			parent, free)
 	}
 	for _, args := range [][]string{{"rejoin", "--reclone"}, {"clone", "--from", "n1"}} {
 		for _, when := range []string{"before", "while"} {

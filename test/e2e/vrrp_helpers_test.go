@@ -409,20 +409,22 @@ func fragments(payload []byte, src, dst netip.Addr, ttl int) [][]byte {
 	return packets
 }
 
-// linkLocal is a host's own link-local address on the service LAN.
-func linkLocal(t *testing.T, h *lab.Host) netip.Addr {
+// linkLocal is a host's own link-local address on the service LAN. The kernel makes it a moment after the link is up.
+func linkLocal(t *testing.T, h *lab.Host) (addr netip.Addr) {
 	t.Helper()
-	all, err := kernelAddresses(h)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range all["eth0"] {
-		if a := p.Addr().As16(); p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() && a[11] == 0xff && a[12] == 0xfe {
-			return p.Addr()
+	eventually(t, patience, h.Name()+" has a link-local address", func() (bool, string) {
+		all, err := kernelAddresses(h)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	t.Fatalf("%s has no link-local address", h.Name())
-	return netip.Addr{}
+		for _, p := range all["eth0"] {
+			if a := p.Addr().As16(); p.Addr().IsLinkLocalUnicast() && p.Addr().Is6() && a[11] == 0xff && a[12] == 0xfe {
+				addr = p.Addr()
+			}
+		}
+		return addr.IsValid(), fmt.Sprint(all["eth0"])
+	})
+	return addr
 }
 
 // tshark prints the given fields of a capture's frames that match a filter, one frame a row. Columns with several values

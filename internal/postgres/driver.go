@@ -1,0 +1,228 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// fastPoll is how often a step on the way of a failover looks whether the server has done it. A look costs 0.1 to 0.2 ms.
+	fastPoll = 500 * time.Microsecond
+
+	// pingTimeout is how long an idle session may take to answer before it is given up for a new one.
+	pingTimeout = 250 * time.Millisecond
+)
+
+// Driver drives one server over sessions that stay open, so that a failover pays for no connection: one session acts, one looks, one commits probes,
+// and one speaks the replication protocol. A session that was lost is opened again by the next call that needs it. None of them ever waits for
+// a standby, but for the probe. The role must be a superuser.
+//
+// Calls are safe for concurrent use. Those that act wait for each other, those that look wait for each other, and a look never waits for an act.
+// Each is bounded by its context, and what has none by the statement_timeout of 5 s.
+type Driver struct {
+	s                *Server
+	act, look, probe *session
+	ident            *identSession
+	replies          map[int]reply // of the walsenders at the last look, by process number; used under look's turn
+}
+
+// NewDriver makes a driver; nothing is opened yet.
+func NewDriver(s *Server) *Driver {
+	return &Driver{
+		s:     s,
+		act:   newSession(s, "local"),
+		look:  newSession(s, "local"),
+		probe: newSession(s, "on"),
+		ident: &identSession{s: s, turn: make(chan struct{}, 1)},
+	}
+}
+
+// Close ends the sessions; the next call opens them again.
+func (d *Driver) Close() {
+	for _, x := range []*session{d.act, d.look, d.probe} {
+		x.close()
+	}
+	d.ident.close()
+}
+
+// Connect opens every session that is not open, so that the next act need not.
+func (d *Driver) Connect(ctx context.Context) error {
+	for _, x := range []*session{d.act, d.look, d.probe} {
+		if err := x.use(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+	}
+	if _, err := d.ident.identify(ctx); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	return nil
+}
+
+// session is an SQL session that is opened when it is needed.
+type session struct {
+	s      *Server
+	commit string // synchronous_commit
+	turn   chan struct{}
+	conn   *pgx.Conn
+}
+
+func newSession(s *Server, commit string) *session {
+	return &session{s: s, commit: commit, turn: make(chan struct{}, 1)}
+}
+
+// use runs f with the session, which answered a moment ago. While f runs and does not see the connection lost, the server has not restarted, not even
+// after a crash of one of its processes.
+func (x *session) use(ctx context.Context, f func(*pgx.Conn) error) error {
+	select {
+	case x.turn <- struct{}{}:
+		defer func() { <-x.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for our session: %w", context.Cause(ctx))
+	}
+	if err := x.open(ctx); err != nil {
+		return err
+	}
+	return f(x.conn)
+}
+
+func (x *session) open(ctx context.Context) error {
+	if x.conn != nil {
+		ping, cancel := context.WithTimeout(ctx, pingTimeout)
+		err := x.conn.Ping(ping)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		x.s.log.Debug("our session is lost", "reason", err)
+		x.drop()
+	}
+	conn, err := x.s.connectWith(ctx, x.s.stayingParams(x.commit))
+	if err != nil {
+		return err
+	}
+	x.conn = conn
+	return nil
+}
+
+// drop gives the connection up without a goodbye that could block.
+func (x *session) drop() {
+	if x.conn != nil && !x.conn.IsClosed() {
+		closeConn(x.conn)
+	}
+	x.conn = nil
+}
+
+func (x *session) close() {
+	x.turn <- struct{}{}
+	defer func() { <-x.turn }()
+	x.drop()
+}
+
+// stayingParams are the settings of a session that stays: nothing may end it while it is idle.
+func (s *Server) stayingParams(commit string) map[string]string {
+	p := sessionParams(queryTimeout)
+	p["synchronous_commit"] = commit
+	p["idle_in_transaction_session_timeout"] = "0"
+	p["default_transaction_read_only"] = "off"
+	if s.version >= 14 {
+		p["idle_session_timeout"] = "0"
+	}
+	if s.version >= 17 {
+		p["transaction_timeout"] = "0"
+	}
+	return p
+}
+
+// identSession is a logical replication connection, which the ordinary lines of pg_hba.conf let in. It takes one of max_wal_senders.
+type identSession struct {
+	s    *Server
+	turn chan struct{}
+	conn *pgconn.PgConn
+}
+
+// identify asks for the system identifier, the timeline and the end of the WAL: of a primary what it flushed, of a standby the greatest of received and
+// replayed on the timeline of the last record that it replayed.
+func (x *identSession) identify(ctx context.Context) (identity, error) {
+	select {
+	case x.turn <- struct{}{}:
+		defer func() { <-x.turn }()
+	case <-ctx.Done():
+		return identity{}, fmt.Errorf("wait for our session: %w", context.Cause(ctx))
+	}
+	if x.conn != nil {
+		short, cancel := context.WithTimeout(ctx, pingTimeout)
+		id, err := identify(short, x.conn)
+		cancel()
+		if err == nil {
+			return id, nil
+		}
+		x.drop()
+	}
+	ci, err := x.s.conninfo()
+	if err != nil {
+		return identity{}, err
+	}
+	cfg, err := connConfig(ci, map[string]string{"replication": "database"})
+	if err != nil {
+		return identity{}, err
+	}
+	if x.conn, err = pgconn.ConnectConfig(ctx, &cfg.Config); err != nil {
+		return identity{}, fmt.Errorf("open a replication session: %w", err)
+	}
+	id, err := identify(ctx, x.conn)
+	if err != nil {
+		x.drop()
+	}
+	return id, err
+}
+
+func (x *identSession) drop() {
+	if x.conn != nil && !x.conn.IsClosed() {
+		closeConn(x.conn)
+	}
+	x.conn = nil
+}
+
+func (x *identSession) close() {
+	x.turn <- struct{}{}
+	defer func() { <-x.turn }()
+	x.drop()
+}
+
+// lost reports whether an error came from the connection, and not from the server as an answer.
+func lost(err error) bool {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		// admin_shutdown, crash_shutdown, cannot_connect_now
+		return pe.Code == "57P01" || pe.Code == "57P02" || pe.Code == "57P03"
+	}
+	return err != nil
+}
+
+// poll looks until done says so; its last state goes into the error when ctx ends first.
+func poll(ctx context.Context, look func() (done bool, state string, err error)) error {
+	tick := time.NewTicker(fastPoll)
+	defer tick.Stop()
+	for last := ""; ; {
+		done, state, err := look()
+		switch {
+		case err != nil && ctx.Err() != nil && last != "":
+			return fmt.Errorf("%w: %s", context.Cause(ctx), last)
+		case err != nil:
+			return err
+		case done:
+			return nil
+		}
+		last = state
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s", context.Cause(ctx), last)
+		case <-tick.C:
+		}
+	}
+}
