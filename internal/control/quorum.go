@@ -52,6 +52,8 @@ type Resource struct {
 	Mine       bool       `json:"mine"`                 // granted to this run of this node
 	Live       bool       `json:"live"`                 // and its lease runs
 	Left       float64    `json:"lease_left_seconds"`   // while Live
+	Deadline   int64      `json:"lease_deadline"`       // while Live: nanoseconds since boot, by CLOCK_BOOTTIME
+	Parked     bool       `json:"parked,omitempty"`     // the addresses are off at the agent's wish, the lease runs on
 	By         string     `json:"by,omitempty"`         // by whose word
 	Timeline   uint32     `json:"timeline,omitempty"`   // granted with this epoch
 	Rule       Rule       `json:"rule"`                 // who has all the data
@@ -139,6 +141,32 @@ type GiveBackRequest struct {
 	Epoch    uint64 `json:"epoch"`
 	Prefer   string `json:"prefer,omitempty"`
 	Reason   string `json:"reason"`
+}
+
+// AgentEvent is one line of an agent's stream: the resource, or a message of another node's agent.
+type AgentEvent struct {
+	Resource *Resource     `json:"resource,omitempty"`
+	Message  *AgentMessage `json:"message,omitempty"`
+}
+
+// AgentMessage is what one agent tells another, by way of their vrrpds. It is delivered once or, with an error, perhaps not.
+type AgentMessage struct {
+	Resource string `json:"resource"`
+	From     string `json:"from"` // filled in on the way
+	To       string `json:"to"`   // a data node
+	Text     string `json:"text"` // at most 4096 bytes
+}
+
+// ParkRequest takes the addresses of a resource that this node holds off for a planned stop, or lets them come back.
+type ParkRequest struct {
+	Resource string `json:"resource"`
+	Epoch    uint64 `json:"epoch"`
+	On       bool   `json:"on"`
+}
+
+// ReadRequest asks for a resource as the log has it behind a barrier that begins with the call.
+type ReadRequest struct {
+	Resource string `json:"resource"`
 }
 
 // MemberRequest adds or removes a voter.

@@ -17,13 +17,17 @@ type QuorumCalls interface {
 	Changes() (changed <-chan struct{}, cancel func())
 	// AgentUser reports whether this user may speak for what stands behind a resource.
 	AgentUser(uid uint32) bool
-	// Attach holds an agent's connection until detach.
-	Attach(h AgentHello, pid int32) (detach func(), err error)
+	// Attach holds an agent's connection until detach; other agents' messages come by messages.
+	Attach(h AgentHello, pid int32) (messages <-chan AgentMessage, detach func(), err error)
 	AgentEligible(resource string, ok bool, reason string) error
 	Pledge(p PledgeReport) error
 	Init(ctx context.Context, q InitRequest) error
 	SetRule(ctx context.Context, q RuleRequest) error
 	GiveBack(q GiveBackRequest) error
+	// Park returns when the addresses are off, or are let come back.
+	Park(ctx context.Context, q ParkRequest) error
+	Read(ctx context.Context, resource string) (Resource, error)
+	Tell(ctx context.Context, m AgentMessage) error
 	AddVoter(ctx context.Context, id string) error
 	RemoveVoter(ctx context.Context, id string) error
 }
@@ -78,6 +82,15 @@ func (s *Server) quorumCalls(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/agent/release", quorumCall(s, "release epoch", true, func(_ context.Context, c QuorumCalls, q GiveBackRequest) (none, error) {
 		return none{}, c.GiveBack(q)
 	}))
+	mux.HandleFunc("POST /v1/agent/park", quorumCall(s, "park", true, func(ctx context.Context, c QuorumCalls, q ParkRequest) (none, error) {
+		return none{}, c.Park(ctx, q)
+	}))
+	mux.HandleFunc("POST /v1/agent/read", quorumCall(s, "read the log", true, func(ctx context.Context, c QuorumCalls, q ReadRequest) (Resource, error) {
+		return c.Read(ctx, q.Resource)
+	}))
+	mux.HandleFunc("POST /v1/agent/tell", quorumCall(s, "tell", true, func(ctx context.Context, c QuorumCalls, q AgentMessage) (none, error) {
+		return none{}, c.Tell(ctx, q)
+	}))
 	mux.HandleFunc("POST /v1/quorum/add", quorumCall(s, "quorum add", false, func(ctx context.Context, c QuorumCalls, q MemberRequest) (none, error) {
 		return none{}, c.AddVoter(ctx, q.ID)
 	}))
@@ -111,7 +124,7 @@ func (s *Server) watchResource(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, err)
 		return
 	}
-	follow(r.Context(), w, calls, name)
+	follow(r.Context(), w, calls, name, nil, func(x Resource, _ *AgentMessage) any { return x })
 }
 
 // agent holds an agent's connection: while it is open, the agent speaks for the resource, and hears of each change.
@@ -129,21 +142,26 @@ func (s *Server) agent(w http.ResponseWriter, r *http.Request) {
 	if !body(w, r, "agent", &h) {
 		return
 	}
-	detach, err := calls.Attach(h, cred.Pid)
+	messages, detach, err := calls.Attach(h, cred.Pid)
 	if err != nil {
 		fail(w, http.StatusConflict, err)
 		return
 	}
 	defer detach()
-	follow(r.Context(), w, calls, h.Resource)
+	follow(r.Context(), w, calls, h.Resource, messages, func(x Resource, m *AgentMessage) any {
+		if m != nil {
+			return AgentEvent{Message: m}
+		}
+		return AgentEvent{Resource: &x}
+	})
 	s.log.Info("agent gone", "resource", h.Resource, "uid", cred.Uid, "pid", cred.Pid)
 }
 
 // repeatEvery is how often a watcher hears of a resource that does not change, so that a dead connection is found.
 const repeatEvery = time.Second
 
-// follow sends a resource now, after each change, and each second.
-func follow(ctx context.Context, w http.ResponseWriter, calls QuorumCalls, name string) {
+// follow sends a resource now, after each change, and each second, and messages as they come.
+func follow(ctx context.Context, w http.ResponseWriter, calls QuorumCalls, name string, messages <-chan AgentMessage, line func(Resource, *AgentMessage) any) {
 	changed, cancel := calls.Changes()
 	defer cancel()
 	again := time.NewTicker(repeatEvery)
@@ -151,12 +169,16 @@ func follow(ctx context.Context, w http.ResponseWriter, calls QuorumCalls, name 
 	send, ok := stream(w)
 	for ok {
 		x, err := calls.Resource(name)
-		if err != nil || !send(x) {
+		if err != nil || !send(line(x, nil)) {
 			return
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case m := <-messages:
+			if !send(line(x, &m)) {
+				return
+			}
 		case <-changed:
 		case <-again.C:
 		}
@@ -187,8 +209,8 @@ func (c *Client) Watch(ctx context.Context, name string, f func(Resource) error)
 	return lines(ctx, c.socket, resp.Body, f)
 }
 
-// Agent speaks for a resource until f fails, ctx ends or vrrpd stops (io.EOF); f is called as by Watch.
-func (c *Client) Agent(ctx context.Context, h AgentHello, f func(Resource) error) error {
+// Agent speaks for a resource until f fails, ctx ends or vrrpd stops (io.EOF); f is called as by Watch, and for each message.
+func (c *Client) Agent(ctx context.Context, h AgentHello, f func(AgentEvent) error) error {
 	resp, err := c.do(ctx, http.MethodPost, "/v1/agent", h)
 	if err != nil {
 		return err
@@ -220,6 +242,23 @@ func (c *Client) SetRule(ctx context.Context, q RuleRequest) error {
 // GiveBack ends the epoch that this node holds.
 func (c *Client) GiveBack(ctx context.Context, q GiveBackRequest) error {
 	return c.call(ctx, http.MethodPost, "/v1/agent/release", q, nil)
+}
+
+// Park takes the addresses of a resource that this node holds off, or lets them come back.
+func (c *Client) Park(ctx context.Context, q ParkRequest) error {
+	return c.call(ctx, http.MethodPost, "/v1/agent/park", q, nil)
+}
+
+// ReadLog gives a resource as the log has it behind a barrier that begins now.
+func (c *Client) ReadLog(ctx context.Context, resource string) (Resource, error) {
+	var x Resource
+	err := c.call(ctx, http.MethodPost, "/v1/agent/read", ReadRequest{Resource: resource}, &x)
+	return x, err
+}
+
+// Tell hands a message to another node's agent.
+func (c *Client) Tell(ctx context.Context, m AgentMessage) error {
+	return c.call(ctx, http.MethodPost, "/v1/agent/tell", m, nil)
 }
 
 // AddVoter adds a voter of the file to the membership, RemoveVoter takes one out.

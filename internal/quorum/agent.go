@@ -14,18 +14,18 @@ import (
 )
 
 // Attach takes the connection of an agent: until detach, it speaks for what stands behind the resource. A second one is refused.
-func (n *Node) Attach(h control.AgentHello, pid int32) (detach func(), err error) {
+func (n *Node) Attach(h control.AgentHello, pid int32) (messages <-chan control.AgentMessage, detach func(), err error) {
 	m, r, err := n.dataResource(h.Resource)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if h.Node != n.o.Self.Name {
-		return nil, fmt.Errorf("attach agent of node %s: this node is %s", h.Node, n.o.Self.Name)
+		return nil, nil, fmt.Errorf("attach agent of node %s: this node is %s", h.Node, n.o.Self.Name)
 	}
 	if r.kind != record.PostgreSQL {
-		return nil, fmt.Errorf("attach agent: resource %s is %s, and needs none", r.name, r.kind)
+		return nil, nil, fmt.Errorf("attach agent: resource %s is %s, and needs none", r.name, r.kind)
 	}
-	a := &agent{ok: h.Eligible, why: h.Reason, hello: control.Agent{Node: h.Node, SystemID: h.SystemID, Version: h.Version, Port: h.Port, PID: pid, Since: time.Now()}}
+	a := &agent{messages: make(chan control.AgentMessage, messageQueue), ok: h.Eligible, why: h.Reason, hello: control.Agent{Node: h.Node, SystemID: h.SystemID, Version: h.Version, Port: h.Port, PID: pid, Since: time.Now()}}
 	err = m.ask(func(now time.Duration) error {
 		if r.agent != nil {
 			return fmt.Errorf("attach agent: process %d speaks for resource %s already", r.agent.hello.PID, r.name)
@@ -39,9 +39,9 @@ func (n *Node) Attach(h control.AgentHello, pid int32) (detach func(), err error
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return func() {
+	return a.messages, func() {
 		m.post(func(now time.Duration) {
 			if r.agent == a {
 				r.agent, r.gone = nil, now
@@ -145,6 +145,103 @@ func (n *Node) GiveBack(q control.GiveBackRequest) error {
 		}
 		m.hold(now, r, lease.Event{Kind: lease.GiveUp, Reason: q.Reason, Prefer: q.Prefer})
 		return nil
+	})
+}
+
+// messageQueue is how many messages may wait for an agent to read them.
+const messageQueue = 16
+
+// Park takes the addresses of a resource that this node holds off, as before a planned stop, while the lease runs on; or lets
+// them come back.
+func (n *Node) Park(ctx context.Context, q control.ParkRequest) error {
+	m, r, err := n.dataResource(q.Resource)
+	if err != nil {
+		return err
+	}
+	off := make(chan struct{})
+	if err := m.ask(func(now time.Duration) error {
+		if r.rec == nil || r.rec.Epoch != q.Epoch || !r.rec.Holds(n.o.Self.Name, n.boot) {
+			return fmt.Errorf("park resource %s: this node does not hold epoch %d", q.Resource, q.Epoch)
+		}
+		m.park(now, r, q.On, func() { close(off) })
+		return nil
+	}); err != nil || !q.On {
+		return err
+	}
+	select {
+	case <-off:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("park resource %s: the addresses are not off yet: %w", q.Resource, ctx.Err())
+	}
+}
+
+// Read gives a resource as the log has it behind a barrier that begins with the call.
+func (n *Node) Read(ctx context.Context, resource string) (control.Resource, error) {
+	m, r, err := n.dataResource(resource)
+	if err != nil {
+		return control.Resource{}, err
+	}
+	a, err := m.lead(ctx, call{Read: resource}, nil)
+	if err == nil && a.Error != "" {
+		err = errors.New(a.Error)
+	}
+	if err != nil {
+		return control.Resource{}, fmt.Errorf("read resource %s: %w", resource, err)
+	}
+	var x control.Resource
+	err = m.ask(func(now time.Duration) error {
+		if a.Record != nil {
+			m.known(now, a.Record)
+		}
+		x, _ = m.view(now, r)
+		return nil
+	})
+	return x, err
+}
+
+// Tell hands a message to the agent of another node.
+func (n *Node) Tell(ctx context.Context, msg control.AgentMessage) error {
+	m, _, err := n.dataResource(msg.Resource)
+	if err != nil {
+		return err
+	}
+	if len(msg.Text) > 4096 {
+		return fmt.Errorf("tell %s: %d bytes are more than 4096", msg.To, len(msg.Text))
+	}
+	if !slices.Contains(dataNodes(n.current()), msg.To) {
+		return fmt.Errorf("tell %s: it is no data node", msg.To)
+	}
+	msg.From = n.o.Self.Name
+	if msg.To == msg.From {
+		return m.deliver(msg)
+	}
+	a, err := m.rpc.call(ctx, msg.To, call{Tell: &msg})
+	if err == nil && a.Error != "" {
+		err = errors.New(a.Error)
+	}
+	if err != nil {
+		return fmt.Errorf("tell %s: %w", msg.To, err)
+	}
+	return nil
+}
+
+// deliver hands a message to our own agent.
+func (m *member) deliver(msg control.AgentMessage) error {
+	r := m.machines[msg.Resource]
+	if r == nil {
+		return fmt.Errorf("no resource %s on %s", msg.Resource, m.id)
+	}
+	return m.ask(func(time.Duration) error {
+		if r.agent == nil {
+			return fmt.Errorf("no agent is connected on %s", m.id)
+		}
+		select {
+		case r.agent.messages <- msg:
+			return nil
+		default:
+			return fmt.Errorf("the agent on %s does not read its messages", m.id)
+		}
 	})
 }
 

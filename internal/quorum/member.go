@@ -71,6 +71,7 @@ type machines struct {
 	priority uint8
 	agent    *agent
 	gone     time.Duration // when the last agent went; 0: it never did
+	parked   bool          // the agent wants the addresses off while the lease runs on
 	told     lease.Event   // the last Eligible
 	idle     bool
 	init     bool // its making is under way
@@ -78,9 +79,10 @@ type machines struct {
 
 // agent is one connection of pgnotify.
 type agent struct {
-	hello control.Agent
-	ok    bool
-	why   string
+	hello    control.Agent
+	ok       bool
+	why      string
+	messages chan control.AgentMessage
 }
 
 type datagram struct {
@@ -334,7 +336,7 @@ func (m *member) stand(now time.Duration, r *machines, ev lease.Event) {
 func (m *member) hold(now time.Duration, r *machines, ev lease.Event) {
 	m.carry(r, r.holder.Step(now, ev), m.hold)
 	epoch, _, _ := r.holder.Deadline()
-	if epoch != 0 && epoch == r.opened && epoch != r.granted && r.rec != nil && r.rec.Epoch == epoch && r.rec.Phase == record.Active && r.eligible {
+	if epoch != 0 && epoch == r.opened && epoch != r.granted && r.rec != nil && r.rec.Epoch == epoch && r.rec.Phase == record.Active && r.eligible && !r.parked {
 		r.granted = epoch
 		m.n.o.Host.Grant(r.name, fmt.Sprintf("granted epoch %d (%s)", epoch, r.rec.Why))
 	}
@@ -411,7 +413,7 @@ func (m *member) save(r *machines, a lease.Action, back func(time.Duration, *mac
 
 // extend moves the kernel's deadline first and ours after it: nobody believes longer than the kernel.
 func (m *member) extend(r *machines, epoch uint64, deadline time.Duration) {
-	if g := m.n.o.Guard; g != nil {
+	if g := m.n.o.Guard; g != nil && !r.parked {
 		var err error
 		if r.opened == epoch {
 			err = g.Refresh(r.name, deadline)
@@ -444,7 +446,7 @@ func (m *member) lapse(r *machines, a *lease.Action) {
 			m.lg.Error("shut the guard", "resource", r.name, "error", err)
 		}
 	}
-	r.granted, r.idle = 0, false
+	r.granted, r.idle, r.parked = 0, false, false
 	m.n.watch.notify()
 	m.lg.Info("lease over", "resource", r.name, "epoch", epoch, "reason", reason)
 	if a.Lost && m.n.current().Policy == string(lease.Suicide) {
@@ -462,6 +464,22 @@ func (m *member) lapse(r *machines, a *lease.Action) {
 			m.stand(now, r, lease.Event{Kind: lease.Idle, On: false})
 		}
 	})
+}
+
+// park takes the addresses off behind a shut guard, or lets them come back with the next renewal.
+func (m *member) park(now time.Duration, r *machines, on bool, off func()) {
+	if r.parked = on; !on {
+		r.opened = 0 // the next renewal opens the guard, and then the instances are granted
+		return
+	}
+	if g := m.n.o.Guard; g != nil {
+		if err := g.Shut(r.name); err != nil {
+			m.lg.Error("shut the guard", "resource", r.name, "error", err)
+		}
+	}
+	r.granted = 0
+	m.n.o.Host.Revoke(r.name, "the agent prepares a planned stop", off)
+	m.n.watch.notify()
 }
 
 // submitTime bounds how long the outcome of a command is waited for.

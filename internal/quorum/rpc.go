@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"pgvrrp/internal/control"
 	"pgvrrp/internal/quorum/link"
 	"pgvrrp/internal/quorum/raftlog"
 	"pgvrrp/internal/quorum/record"
@@ -17,19 +18,22 @@ import (
 
 // call is one request between two voters; each connection carries one at a time, a line of JSON each way.
 type call struct {
-	Hello   bool            `json:"hello,omitempty"`
-	Apply   *record.Command `json:"apply,omitempty"`
-	Missing string          `json:"missing,omitempty"` // a resource
-	Add     string          `json:"add,omitempty"`     // a voter
-	Remove  string          `json:"remove,omitempty"`
+	Hello   bool                  `json:"hello,omitempty"`
+	Apply   *record.Command       `json:"apply,omitempty"`
+	Missing string                `json:"missing,omitempty"` // a resource
+	Read    string                `json:"read,omitempty"`    // a resource, behind a barrier
+	Tell    *control.AgentMessage `json:"tell,omitempty"`
+	Add     string                `json:"add,omitempty"` // a voter
+	Remove  string                `json:"remove,omitempty"`
 }
 
 type answer struct {
-	Hello    *raftlog.Hello `json:"hello,omitempty"`
-	Text     string         `json:"text,omitempty"`
-	Error    string         `json:"error,omitempty"`
-	Conflict string         `json:"conflict,omitempty"` // Apply: the log refused, for certain
-	NoLeader bool           `json:"no_leader,omitempty"`
+	Hello    *raftlog.Hello   `json:"hello,omitempty"`
+	Text     string           `json:"text,omitempty"`
+	Record   *record.Resource `json:"record,omitempty"`
+	Error    string           `json:"error,omitempty"`
+	Conflict string           `json:"conflict,omitempty"` // Apply: the log refused, for certain
+	NoLeader bool             `json:"no_leader,omitempty"`
 }
 
 // The limits of a connection.
@@ -78,6 +82,14 @@ func (m *member) answer(ctx context.Context, from link.Self, q call) answer {
 		return outcome(m.log.Apply(ctx, *q.Apply))
 	case q.Missing != "":
 		return answer{Text: m.missing(ctx, q.Missing)}
+	case q.Read != "":
+		return m.read(ctx, q.Read)
+	case q.Tell != nil:
+		q.Tell.From = from.ID
+		if err := m.deliver(*q.Tell); err != nil {
+			return answer{Error: err.Error()}
+		}
+		return answer{}
 	case q.Add != "":
 		m.lg.Info("add a voter", "voter", q.Add, "peer", from.ID)
 		return outcome(m.log.Add(ctx, q.Add))
@@ -102,6 +114,14 @@ func outcome(err error) answer {
 	default:
 		return answer{Error: err.Error()}
 	}
+}
+
+// read is a resource once this voter has made sure that it leads and has all of the log.
+func (m *member) read(ctx context.Context, resource string) answer {
+	if err := m.log.Barrier(ctx); err != nil {
+		return outcome(err)
+	}
+	return answer{Record: m.log.State().Get(resource)}
 }
 
 // Refused says that the log did not carry out a command, for certain.
@@ -129,6 +149,8 @@ func (m *member) apply(ctx context.Context, c record.Command) error {
 func (m *member) lead(ctx context.Context, q call, here func() error) (answer, error) {
 	id, ours := m.log.Leader()
 	switch {
+	case ours && q.Read != "":
+		return m.read(ctx, q.Read), nil
 	case ours:
 		return outcome(here()), nil
 	case id == "":

@@ -118,10 +118,10 @@ func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {
 	if r.holder != nil {
 		_, deadline, by := r.holder.Deadline()
 		if x.Live = r.holder.Live(now); x.Live {
-			x.Left, x.By = (deadline - now).Seconds(), by.String()
+			x.Left, x.Deadline, x.By = (deadline - now).Seconds(), int64(deadline), by.String()
 		}
 		x.Eligible, x.Ineligible = r.told.On, r.told.Reason
-		x.Pledged = r.candidate.Promised()
+		x.Pledged, x.Parked = r.candidate.Promised(), r.parked
 		if r.agent != nil {
 			a := r.agent.hello
 			x.Agent = &a

@@ -1,0 +1,26 @@
+package raftlog
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Barrier returns once this voter has made sure that it still leads and has all that was ever committed, so that State is
+// as new as the moment of the call. Not leading is a *NotLeader.
+func (l *Log) Barrier(ctx context.Context) error {
+	r := l.raft.Load()
+	if r == nil || !l.leading.Load() {
+		id, _ := l.Leader()
+		return &NotLeader{Leader: id}
+	}
+	timeout := changeTime
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(time.Millisecond, time.Until(deadline))
+	}
+	// An entry of our own term is a question to the majority, too: it is committed only if we still lead.
+	if err := r.Barrier(timeout).Error(); err != nil {
+		return fmt.Errorf("read behind a barrier: %w", l.outcome(err))
+	}
+	return nil
+}
