@@ -255,6 +255,9 @@ func (d *Daemon) poke() {
 	}
 }
 
+// guardEvery is how often it is looked whether the guard still stands: a firewall's reload may flush all tables.
+const guardEvery = time.Second
+
 // trimEvery is how often a witness gives back what it used once.
 const trimEvery = 10 * time.Second
 
@@ -344,6 +347,8 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.tell(daemon.SdNotifyReady)
 	watchdog := d.watchdog()
 	defer watchdog.Stop()
+	look := time.NewTicker(guardEvery)
+	defer look.Stop()
 	reading, again := false, false
 	for {
 		select {
@@ -375,6 +380,10 @@ func (d *Daemon) run(ctx context.Context) error {
 			d.reloaded(base, c)
 		case <-d.wake:
 			d.refresh(base)
+		case <-look.C:
+			if d.grants != nil {
+				d.grants.look()
+			}
 		case <-watchdog.C:
 			d.feed()
 		}

@@ -107,6 +107,16 @@ func (g *grants) close(unclean bool) {
 	}
 }
 
+// look makes the guard anew, shut, if somebody removed it.
+func (g *grants) look() {
+	if g.guard == nil {
+		return
+	}
+	if err := g.guard.Check(); err != nil {
+		g.log.Error("look at the guard", "error", err)
+	}
+}
+
 // exempt are the voters, which reach the guarded port always.
 func exempt(q *conf.Quorum) []netip.Addr {
 	var all []netip.Addr
