@@ -3,10 +3,12 @@ package quorum
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -201,6 +203,7 @@ func (m *member) start(ctx context.Context) {
 	tasks.Go(func() error { return m.log.Run(ctx) })
 	tasks.Go(func() error { return m.write(ctx) })
 	tasks.Go(func() error { return m.loop(ctx) })
+	tasks.Go(func() error { return m.probe(ctx) })
 	tasks.Go(func() error { return m.rpc.run(ctx) })
 }
 
@@ -238,6 +241,45 @@ func (m *member) write(ctx context.Context) error {
 			return nil
 		case f := <-m.writes:
 			f()
+		}
+	}
+}
+
+// How often the disk is asked, how long it may take, and how often in a row it may fail.
+const (
+	probeEvery = time.Second
+	probeTime  = 2 * time.Second
+	probeFails = 2
+)
+
+// probe ends a voter whose disk does not answer: its links and the log's heartbeats need none, so that it would look well, and could
+// lead the log without ever getting anything into it.
+func (m *member) probe(ctx context.Context) error {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for fails := 0; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		bound, cancel := context.WithTimeout(ctx, probeTime)
+		err := m.store.Check(bound)
+		cancel()
+		switch {
+		case err == nil:
+			fails = 0
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, syscall.ENOSPC):
+			fails = 0 // it answers; room for the log's next entries was set aside
+			m.lg.Warn("the disk of the state directory is full", "error", err)
+		default:
+			fails++
+			m.lg.Warn("the disk of the state directory does not answer", "error", err)
+			if fails >= probeFails {
+				return fmt.Errorf("voter %s: %w", m.id, err)
+			}
 		}
 	}
 }
@@ -621,6 +663,13 @@ func (m *member) found(r *machines) {
 		r.init = false
 		if ev.Err != nil {
 			m.lg.Warn("make a resource", "resource", r.name, "error", ev.Err)
+			time.AfterFunc(time.Second, func() {
+				m.post(func(time.Duration) {
+					if m.leading {
+						m.found(r)
+					}
+				})
+			})
 		}
 	})
 }

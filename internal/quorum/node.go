@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,13 +47,12 @@ type Guard interface {
 type Options struct {
 	File *conf.Quorum
 	Self conf.Voter
-	// Gated are the resources that instances of this host need; the others are no business of a data node.
-	Gated []string
-	Now   func() time.Duration // since boot, by CLOCK_BOOTTIME
-	Log   *slog.Logger
-	Host  Host   // nil on a witness
-	Guard Guard  // nil: none
-	Kind  string // the guard in force: nftables, lifetime or none
+	Now  func() time.Duration // since boot, by CLOCK_BOOTTIME
+	Log  *slog.Logger
+	Host Host // not needed on a witness
+	// Guard may be nil: none. Kind is the one in force: nftables, lifetime or none.
+	Guard Guard
+	Kind  string
 	// Trouble is what the daemon wants shown beside the guard.
 	Trouble string
 }
@@ -260,8 +260,12 @@ func (n *Node) Live(resource string) bool {
 
 // Reconfigure takes over what a reload may change: voters' addresses, the policy's command, the agent's user.
 func (n *Node) Reconfigure(file *conf.Quorum) error {
-	if keys := n.file.NeedsRestart(file); len(keys) > 0 {
-		return fmt.Errorf("reload the quorum block: %s need a restart of vrrpd", keys)
+	keys := n.o.File.NeedsRestart(file)
+	if !slices.EqualFunc(n.o.File.Resources, file.Resources, func(a, b conf.Resource) bool { return a.Name == b.Name }) && !slices.Contains(keys, "resource") {
+		keys = append(keys, "resource") // its machines are made at the start
+	}
+	if len(keys) > 0 {
+		return fmt.Errorf("reload the quorum block: changes of %s need a restart of vrrpd", strings.Join(keys, ", "))
 	}
 	n.mu.Lock()
 	n.file = file

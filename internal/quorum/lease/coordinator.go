@@ -164,8 +164,8 @@ func (c *Coordinator) received(now time.Duration, from string, m *Message) {
 	case Renew:
 		if c.rec != nil && m.Epoch == c.rec.Epoch {
 			c.renewed = now
-			if c.asking {
-				c.stop()
+			if !slices.ContainsFunc(c.votes, func(v vote) bool { return v.sealed }) {
+				c.stop() // it lives again, and nobody has sealed: what the voters said is out of date
 			}
 		}
 	case Report:

@@ -176,6 +176,13 @@ func (l *Log) leave(ctx context.Context, r *raft.Raft, m membership) {
 	if !holders[l.o.Self.Node] || now < l.transfer {
 		return
 	}
+	if now-time.Duration(l.leadFrom.Load()) < deadAfter {
+		for _, s := range m.c.Servers {
+			if _, ok := l.heard(s.ID); !ok && s.ID != l.self {
+				return // it may be the best
+			}
+		}
+	}
 	heirs := l.heirs(m.c, r.LastIndex())
 	if len(heirs) == 0 {
 		return

@@ -27,7 +27,6 @@ type Store interface {
 	Empty() bool
 	SetCluster(id string) error
 	Bootstrap(cluster string, c raft.Configuration) error
-	Replace(cluster string, m raft.SnapshotMeta, state []byte) error
 }
 
 // Peers asks other voters.
@@ -100,7 +99,6 @@ type Log struct {
 	leadFrom atomic.Int64              // since when, by Now
 	waiting  atomic.Pointer[string]    // what for, before raft runs
 
-	forces  chan chan<- error
 	failing sync.Once
 	failure atomic.Pointer[error]
 	failed  chan struct{} // closed when the store has failed
@@ -180,7 +178,7 @@ func New(o Options) (*Log, error) {
 		return nil, fmt.Errorf("make the log: the transport is at %q, not at %q", at, self)
 	}
 	l := &Log{
-		o: o, log: o.Log, self: self, failed: make(chan struct{}), forces: make(chan chan<- error), hellos: map[string]heard{}, asking: map[string]bool{},
+		o: o, log: o.Log, self: self, failed: make(chan struct{}), hellos: map[string]heard{}, asking: map[string]bool{},
 		tried: map[string]time.Duration{}, added: map[raft.ServerID]time.Duration{}, electing: map[string]electing{},
 	}
 	if err := l.SetVoters(o.Voters); err != nil {
@@ -235,8 +233,12 @@ const helloEvery = 200 * time.Millisecond
 // deadAfter is how long a voter is out of contact until it counts as dead.
 const deadAfter = time.Second
 
-// leaveTime bounds how long the end waits for another leader, and for raft.
-const leaveTime = time.Second
+// leaveTime bounds how long the end waits for another leader, and stopTime how long for raft: requests to voters that don't
+// answer run for as long as the transport lets them.
+const (
+	leaveTime = time.Second
+	stopTime  = 3 * time.Second
+)
 
 // Run founds or joins the quorum, and then is a voter until ctx ends or the store fails. It runs once. After an error
 // another Log may be made, on a store that was opened again and with another transport.
@@ -253,33 +255,16 @@ func (l *Log) run(ctx context.Context) error {
 	if err := l.found(ctx); err != nil {
 		return err
 	}
-	for ctx.Err() == nil {
-		done, err := l.serve(ctx)
-		if err != nil {
-			return err
-		}
-		if done != nil {
-			// The membership is forced.
-			err := l.replace()
-			done <- err
-			if err != nil {
-				return err
-			}
-		}
+	if ctx.Err() != nil {
+		return nil
 	}
-	return nil
-}
-
-// serve runs raft until ctx ends, the store fails, or the membership is to be forced: then that is to be done, and whoever
-// waits for it to be told.
-func (l *Log) serve(ctx context.Context) (forced chan<- error, err error) {
 	if err := l.members.load(l.o.Store); err != nil {
-		return nil, err
+		return err
 	}
 	led := make(chan bool)
 	r, err := l.start(led)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	l.raft.Store(r)
 
@@ -296,14 +281,14 @@ func (l *Log) serve(ctx context.Context) (forced chan<- error, err error) {
 		l.StepDown(bound)
 		cancel()
 	case <-l.failed:
-	case forced = <-l.forces:
 	}
 	l.raft.Store(nil)
 	stop()
 	err = l.Trouble()
+	l.transport.close()
 	down := make(chan error, 1)
 	go func() { down <- r.Shutdown().Error() }()
-	late := time.NewTimer(leaveTime)
+	late := time.NewTimer(stopTime)
 	defer late.Stop()
 	select {
 	case e := <-down:
@@ -311,12 +296,9 @@ func (l *Log) serve(ctx context.Context) (forced chan<- error, err error) {
 		tasks.Wait()
 	case <-late.C:
 		// A write that never returns. Whoever waits for us must not wait for it too.
-		err = errors.Join(err, errors.New("stop: the disk does not answer"))
+		err = errors.Join(err, fmt.Errorf("stop: raft does not end within %v, the disk may hang", stopTime))
 	}
-	if err != nil && forced != nil {
-		forced <- err
-	}
-	return forced, err
+	return err
 }
 
 // start makes raft. It panics at some errors, and the storage ends the goroutine of whoever gets an error from it.

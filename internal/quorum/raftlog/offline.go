@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"pgvrrp/internal/quorum/record"
+	"pgvrrp/internal/quorum/store"
 )
 
 // Offline reads the log of a voter that does not run, with every entry that it has: the last of them may never have been
@@ -32,7 +33,9 @@ func Offline(s Store) (*record.State, []string, error) {
 		case raft.LogCommand:
 			m.Apply(&e) // a conflict is an entry without effect
 		case raft.LogConfiguration:
-			members = raft.DecodeConfiguration(e.Data)
+			if members, err = store.DecodeConfiguration(e.Data); err != nil {
+				return nil, nil, fmt.Errorf("read entry %d of the log: %w", index, err)
+			}
 		}
 	}
 	var ids []string

@@ -3,7 +3,6 @@ package raftlog
 import (
 	"context"
 	"fmt"
-	"time"
 )
 
 // Barrier returns once this voter has made sure that it still leads and has all that was ever committed, so that State is
@@ -14,13 +13,17 @@ func (l *Log) Barrier(ctx context.Context) error {
 		id, _ := l.Leader()
 		return &NotLeader{Leader: id}
 	}
-	timeout := changeTime
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = max(time.Millisecond, time.Until(deadline))
+	// An entry of our own term is a question to the majority, too: it is committed only if we still lead. Raft's timeout bounds the
+	// queue alone.
+	done := make(chan error, 1)
+	go func() { done <- r.Barrier(changeTime).Error() }() // ends at the latest with our leadership
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("read behind a barrier: %w", l.outcome(err))
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("read behind a barrier: %w", ctx.Err())
 	}
-	// An entry of our own term is a question to the majority, too: it is committed only if we still lead.
-	if err := r.Barrier(timeout).Error(); err != nil {
-		return fmt.Errorf("read behind a barrier: %w", l.outcome(err))
-	}
-	return nil
 }

@@ -66,7 +66,6 @@ func (t *tracker) settled() (m membership, since time.Duration, ok bool) {
 func (t *tracker) load(s Store) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.list, t.committed, t.since = nil, 0, 0
 	all, err := s.Snapshots().List()
 	if err != nil {
 		return err
@@ -149,20 +148,22 @@ func (t *tracker) truncated(low, last uint64) {
 
 // installed takes the membership of a snapshot, which is committed; the log now ends at last.
 func (t *tracker) installed(index uint64, c raft.Configuration, last uint64) {
-	t.list = slices.DeleteFunc(t.list, func(m membership) bool { return m.index > index && m.index > last })
-	if !slices.ContainsFunc(t.list, func(m membership) bool { return m.index == index }) {
-		var after []membership
-		for k, m := range t.list {
-			if m.index > index {
-				after = slices.Clone(t.list[k:])
-				t.list = t.list[:k]
-				break
-			}
+	var before, after []membership
+	for _, m := range t.list {
+		switch {
+		case m.index > index && m.index <= last:
+			after = append(after, m)
+		case m.index <= index && m.index <= t.committed:
+			before = append(before, m)
 		}
+	}
+	// What was not known to be committed may be another entry than the one at its index in the leader's log.
+	t.list = before
+	if n := len(before); n == 0 || before[n-1].index != index {
 		t.push(index, c)
-		for _, m := range after {
-			t.push(m.index, m.c)
-		}
+	}
+	for _, m := range after {
+		t.push(m.index, m.c)
 	}
 	t.commitLocked(index)
 	t.publish()

@@ -14,6 +14,8 @@ type transport struct {
 	raft.Transport
 	now func() time.Duration
 
+	ended sync.Once
+
 	mu      sync.Mutex
 	answers map[raft.ServerID]time.Duration
 }
@@ -60,9 +62,11 @@ func (t *transport) RequestPreVote(id raft.ServerID, at raft.ServerAddress, args
 	return p.RequestPreVote(id, at, args, resp)
 }
 
-// close ends the transport. Raft itself must not: it may be started once more.
+// close ends the transport, whether raft was started on it or not.
 func (t *transport) close() {
-	if c, ok := t.Transport.(raft.WithClose); ok {
-		_ = c.Close()
-	}
+	t.ended.Do(func() {
+		if c, ok := t.Transport.(raft.WithClose); ok {
+			_ = c.Close()
+		}
+	})
 }

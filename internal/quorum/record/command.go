@@ -145,6 +145,8 @@ func (s *State) Apply(index uint64, c Command) error {
 			return no("the run of %s or its hold is not named", c.Member)
 		case !r.Rule.Has(c.Member):
 			return no("%s is not in the rule %v with this state directory", c.Member, r.Rule)
+		case r.Kind == PostgreSQL && c.TLI == 0:
+			return no("a grant for PostgreSQL reserves a timeline")
 		case c.TLI != 0 && c.TLI <= r.LastTimeline():
 			return no("timeline %d is not above %d, the last one granted", c.TLI, r.LastTimeline())
 		}
@@ -222,6 +224,8 @@ func setRule(r *Resource, c Command, no func(string, ...any) error) error {
 		return no("the rule has version %d", r.RuleVer)
 	case slices.ContainsFunc(c.S, func(m Member) bool { return m.Node == c.Member.Node || m.Node == "" }):
 		return no("the synchronous set must name other nodes than the holder")
+	case twice(c.S):
+		return no("the synchronous set names a node twice")
 	}
 	if r.Phase == Granted && r.TLI != 0 {
 		if err := recordSwitch(r, c, no); err != nil {
@@ -237,19 +241,31 @@ func setRule(r *Resource, c Command, no func(string, ...any) error) error {
 	return nil
 }
 
+func twice(s []Member) bool {
+	for k, m := range s {
+		if slices.ContainsFunc(s[:k], func(o Member) bool { return o.Node == m.Node }) {
+			return true
+		}
+	}
+	return false
+}
+
 // recordSwitch writes where the reserved timeline branched off. A holder that was Rule.Holder and whose PostgreSQL never
-// stopped goes on with the timeline that it has, which the ledger knows or which is older than the ledger.
+// stopped goes on with the timeline that it has: the last one of the ledger that was used, or one older than the ledger.
 func recordSwitch(r *Resource, c Command, no func(string, ...any) error) error {
 	k := len(r.Ledger) - 1
-	switch {
-	case c.TLI == r.TLI:
-		r.Ledger[k].SwitchLSN = c.SwitchLSN
-		for _, t := range r.Ledger[:k] {
-			if t.SwitchLSN != 0 {
-				r.Ledger[k].Parent = t.TLI
-			}
+	used := uint32(0)
+	for _, t := range r.Ledger[:k] {
+		if t.SwitchLSN != 0 {
+			used = t.TLI
 		}
-	case c.Member == r.Rule.Holder && c.TLI < r.TLI:
+	}
+	switch {
+	case c.TLI == r.TLI && c.SwitchLSN == 0:
+		return no("where timeline %d begins is not named", c.TLI) // it would look like one that was never used
+	case c.TLI == r.TLI:
+		r.Ledger[k].SwitchLSN, r.Ledger[k].Parent = c.SwitchLSN, used
+	case c.Member == r.Rule.Holder && c.TLI != 0 && (c.TLI == used || used == 0 && c.TLI < r.Ledger[0].TLI):
 		r.TLI = c.TLI // the one that was granted stays in the ledger: nobody gets it again
 	default:
 		return no("timeline %d was granted, not %d", r.TLI, c.TLI)

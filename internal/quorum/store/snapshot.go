@@ -180,20 +180,20 @@ func (k *sink) Close() error {
 			return err
 		}
 		k.id = snapshotID(key)
-		if err := pruneSnapshots(b, keepSnapshots); err != nil {
+		if err := pruneSnapshots(b); err != nil {
 			return err
 		}
 		return cutLog(tx.Bucket(logBucket), m.Index, m.Term)
 	})
 }
 
-// pruneSnapshots deletes all but the newest.
-func pruneSnapshots(b *bbolt.Bucket, keep int) error {
+// pruneSnapshots deletes all but the newest ones.
+func pruneSnapshots(b *bbolt.Bucket) error {
 	var old [][]byte
 	c := b.Cursor()
 	n := 0
 	for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
-		if n++; n > keep {
+		if n++; n > keepSnapshots {
 			old = append(old, bytes.Clone(k))
 		}
 	}
@@ -226,27 +226,4 @@ func cutLog(b *bbolt.Bucket, index, term uint64) error {
 		}
 	}
 	return deleteRange(b, first, last)
-}
-
-// Replace puts a snapshot in the place of the whole log and of all others, and the voter into cluster id: all of it or nothing.
-func (s *Store) Replace(id string, m raft.SnapshotMeta, state []byte) error {
-	if id == "" || m.Index == 0 || m.Version != 1 {
-		return errors.New("replace the log: no cluster id, or no snapshot")
-	}
-	return s.setCluster("replace the log", id, func(tx *bbolt.Tx, _ string) error {
-		log, snaps := tx.Bucket(logBucket), tx.Bucket(snapBucket)
-		if first := firstIndex(log); first != 0 {
-			if err := deleteRange(log, first, lastIndex(log)); err != nil {
-				return err
-			}
-		}
-		n, err := snaps.NextSequence()
-		if err != nil {
-			return err
-		}
-		if err := pruneSnapshots(snaps, 0); err != nil {
-			return err
-		}
-		return snaps.Put(snapshotKey(m.Index, m.Term, n), encodeSnapshot(&m, state))
-	})
 }

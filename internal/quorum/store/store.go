@@ -29,6 +29,8 @@ const (
 	newName  = fileName + ".new" // a first start that has not come to its end
 	format   = 1
 
+	probeName = "probe" // what Check writes
+
 	// room is written when the file is made, so that a disk that fills up later does not stop the voter: the log is cut
 	// long before it needs more.
 	room = 4 << 20
@@ -66,9 +68,7 @@ var (
 // Options are how to open a store.
 type Options struct {
 	Log    *slog.Logger // nil: silent
-	NoSync bool         // for tests alone: nothing waits for the disk
-
-	room int64 // for tests; room if 0
+	NoSync bool         // for tests alone: nothing waits for the disk, and no room is kept
 }
 
 // Identity is which state directory this is.
@@ -203,36 +203,33 @@ func create(dir string, o Options) (err error) {
 	if err = errors.Join(err, db.Close()); err != nil {
 		return err
 	}
-	if o.room == 0 {
-		o.room = room
+	if !o.NoSync {
+		if err := fill(path); err != nil {
+			return err
+		}
+		if err := probeWrite(filepath.Join(dir, probeName)); err != nil {
+			return err
+		}
 	}
-	if err := fill(path, o.room); err != nil {
-		return err
-	}
-	if err := os.Rename(path, filepath.Join(dir, fileName)); err != nil {
+	if err := os.Rename(path, filepath.Join(dir, fileName)); err != nil || o.NoSync {
 		return err
 	}
 	return syncDir(dir)
 }
 
-// fill writes zeros behind the pages in use up to room.
-func fill(path string, room int64) (err error) {
+// fill writes the file once more, with zeros behind it up to room: it may have holes, too.
+func fill(path string) (err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
+	if _, err := f.Write(append(b, make([]byte, max(0, room-len(b)))...)); err != nil {
 		return err
-	}
-	zeros := make([]byte, 64<<10)
-	for at := info.Size(); at < room; {
-		n, err := f.WriteAt(zeros[:min(room-at, int64(len(zeros)))], at)
-		if err != nil {
-			return err
-		}
-		at += int64(n)
 	}
 	return f.Sync()
 }
@@ -250,7 +247,7 @@ func openDB(path string, o Options) (db *bbolt.DB, err error) {
 	}()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: lockWait, NoSync: o.NoSync, FreelistType: bbolt.FreelistArrayType,
+		Timeout: lockWait, NoSync: o.NoSync, NoGrowSync: o.NoSync, FreelistType: bbolt.FreelistArrayType,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			var err error
 			file, err = os.OpenFile(name, flag, mode)
@@ -509,7 +506,7 @@ func (s *Store) Check(ctx context.Context) error {
 	s.probe.mu.Unlock()
 	done := make(chan error, 1)
 	go func() {
-		err := probeWrite(filepath.Join(s.dir, "probe"))
+		err := probeWrite(filepath.Join(s.dir, probeName))
 		s.probe.mu.Lock()
 		s.probe.since = time.Time{}
 		s.probe.mu.Unlock()
