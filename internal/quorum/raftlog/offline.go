@@ -83,5 +83,9 @@ func Found(s Store, id string, state *record.State) (cluster string, err error) 
 	if err := sink.Close(); err != nil {
 		return "", fmt.Errorf("found the log: %w", err)
 	}
+	// The state is in the snapshot alone: who joins must not be sent the first entry in its place.
+	if err := s.DeleteRange(1, 1); err != nil {
+		return "", fmt.Errorf("found the log: %w", err)
+	}
 	return cluster, nil
 }

@@ -1,0 +1,93 @@
+package quorum
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgvrrp/internal/conf"
+)
+
+// self is a voter's line and its file, as Force and Reset take them.
+func (c *cluster) self(name string) (*conf.Quorum, conf.Voter) {
+	file := *c.file
+	file.StateDir = filepath.Join(c.dir, name)
+	k := slices.IndexFunc(file.Voters, func(v conf.Voter) bool { return v.Name == name })
+	return &file, file.Voters[k]
+}
+
+// The majority is gone for good: an operator lets the last node go on, and the others come back as new voters.
+func TestForce(t *testing.T) {
+	c := newCluster(t, plain, "n1", "n2", "w1")
+	for _, name := range []string{"n1", "n2", "w1"} {
+		c.start(name)
+	}
+	c.await("n1 holds the resource, n2 is in the rule", func() bool {
+		return c.holder("vip") == "n1" && slices.Equal(c.resource("n1", "vip").Rule.S, []string{"n2"})
+	})
+	epoch := c.resource("n1", "vip").Epoch
+	for _, name := range []string{"w1", "n2", "n1"} {
+		c.stop(name)
+	}
+	c.start("n1")
+	file, self := c.self("n2")
+	o := ForceOptions{File: file, Self: self, Resource: "vip", Word: "pulled the plug of n1", Log: slog.New(slog.DiscardHandler)}
+	if _, err := Force(context.Background(), o); err == nil || !strings.Contains(err.Error(), "n1 answers: it is not off") {
+		t.Errorf("force beside a living data node: got %v, want a refusal", err)
+	}
+	c.stop("n1")
+	o.DryRun = true
+	if done, err := Force(context.Background(), o); err != nil || len(done.Steps) == 0 || !strings.Contains(done.Loss, "names it") {
+		t.Errorf("dry run: got %+v, %v", done, err)
+	}
+	o.DryRun, o.Word = false, ""
+	if _, err := Force(context.Background(), o); err == nil {
+		t.Error("force without a word: got no error")
+	}
+	o.Word = "pulled the plug of n1"
+	if _, err := Force(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	c.start("n2")
+	c.await("n2 goes on alone", func() bool { return c.holder("vip") == "n2" })
+	r := c.resource("n2", "vip")
+	if r.Epoch <= epoch || !strings.Contains(r.Why, "pulled the plug") {
+		t.Errorf("record after a force: got epoch %d (before: %d), why %q", r.Epoch, epoch, r.Why)
+	}
+
+	// An old voter doesn't count, and a reset one does.
+	for _, name := range []string{"w1", "n1"} {
+		file, self := c.self(name)
+		if _, err := Reset(file, self, true); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Reset(file, self, false); err != nil {
+			t.Fatal(err)
+		}
+		c.start(name)
+	}
+	c.await("all three count, and n1 is in the rule", func() bool {
+		return c.nodes["n2"].node.Status(t.Context()).Votes == 3 && slices.Equal(c.resource("n2", "vip").Rule.S, []string{"n1"})
+	})
+	if got := c.holder("vip"); got != "n2" {
+		t.Errorf("holder in the end: got %q, want n2", got)
+	}
+}
+
+// A second vote is a second voter: with it a witness outvotes two dead data nodes.
+func TestTwoVotes(t *testing.T) {
+	c := newCluster(t, plain, "n1", "n2", "n3", "w1*2")
+	for _, name := range []string{"n1", "n2", "n3", "w1"} {
+		c.start(name)
+	}
+	c.await("n1 holds the resource", func() bool { return c.holder("vip") == "n1" && len(c.resource("n1", "vip").Rule.S) == 2 })
+	if got := c.nodes["w1"].node.Status(t.Context()).Votes; got != 5 {
+		t.Errorf("votes: got %d, want 5", got)
+	}
+	c.stop("n1")
+	c.stop("n2")
+	c.await("n3 goes on with the witness", func() bool { return c.holder("vip") == "n3" })
+}
