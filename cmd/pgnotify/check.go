@@ -35,6 +35,12 @@ func checkCommand(h machine) *ufcli.Command {
 			if c.Duration("timeout") <= 0 {
 				return cli.Usagef("pgnotify check: --timeout: want more than 0 (got %s)", c.Duration("timeout"))
 			}
+			if s, a, err := h.quorum(c); err != nil || a != nil {
+				if err != nil {
+					return err
+				}
+				return s.quorumCheck(c, a, role, lag)
+			}
 			s, e, err := h.openEngine(c)
 			for i := 0; i < 10 && errors.Is(err, fs.ErrNotExist); i++ {
 				// Between the two renames that put a clone in place there is no data directory.

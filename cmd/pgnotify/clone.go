@@ -23,12 +23,18 @@ func cloneCommand(h machine) *ufcli.Command {
 			dryRunFlag(),
 		},
 		Action: cli.Args(func(c *ufcli.Context) error {
-			if c.String("from") == "" {
-				return cli.Usagef("pgnotify clone: --from is missing")
-			}
-			s, err := h.settings(c)
+			s, a, err := h.quorum(c)
 			if err != nil {
 				return err
+			}
+			if a != nil {
+				if err := refuseFlags(c, "the agent copies the holder's server, whoever that is", "from", "dry-run"); err != nil {
+					return err
+				}
+				return s.cloneByAgent(c, a)
+			}
+			if c.String("from") == "" {
+				return cli.Usagef("pgnotify clone: --from is missing")
 			}
 			from, err := s.settings.CloneSource(c.String("from"))
 			if err != nil {

@@ -14,6 +14,12 @@ func explainCommand(h machine) *ufcli.Command {
 		Name:  "explain",
 		Usage: "Says in words, condition by condition, whether this node could be promoted now.",
 		Action: cli.Args(func(c *ufcli.Context) error {
+			if s, a, err := h.quorum(c); err != nil || a != nil {
+				if err != nil {
+					return err
+				}
+				return s.quorumExplain(c, a)
+			}
 			s, e, err := h.openEngine(c)
 			if err != nil {
 				return err

@@ -26,6 +26,11 @@ func historyCommand(h machine) *ufcli.Command {
 			if err != nil {
 				return err
 			}
+			if s.settings.Quorum() && !c.Bool("json") {
+				if err := s.printLedger(c); err != nil {
+					return err
+				}
+			}
 			entries, err := s.store.History(c.Int("n"))
 			if err != nil {
 				return err

@@ -285,3 +285,10 @@ func atoiByte(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 8)
 	return int(n), err
 }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func parent(path string) string { return filepath.Dir(filepath.Clean(path)) }

@@ -8,6 +8,7 @@ import (
 
 	ufcli "github.com/urfave/cli/v2"
 
+	"pgvrrp/internal/agent"
 	"pgvrrp/internal/cli"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/promote"
@@ -32,11 +33,11 @@ func app(h machine) *ufcli.App {
 	return cli.Prepare(&ufcli.App{
 		Name:     "pgnotify",
 		HelpName: "pgnotify",
-		Usage:    "Promotes, demotes and rejoins one PostgreSQL server as the hook of vrrpd or keepalived, or by hand.",
+		Usage:    "Promotes, demotes and rejoins one PostgreSQL server: as the hook of vrrpd or keepalived, as the agent beside vrrpd's quorum, or by hand.",
 		Commands: []*ufcli.Command{
-			notifyCommand(h), statusCommand(h), explainCommand(h), historyCommand(h), checkCommand(h),
-			switchoverCommand(h), promoteCommand(h), demoteCommand(h), rejoinCommand(h), cloneCommand(h),
-			startCommand(h), stopCommand(h), versionCommand(h), behindCommand(h),
+			notifyCommand(h), initCommand(h), agentCommand(h), statusCommand(h), explainCommand(h), historyCommand(h), checkCommand(h),
+			switchoverCommand(h), promoteCommand(h), demoteCommand(h), rejoinCommand(h), cloneCommand(h), startCommand(h), stopCommand(h),
+			pauseCommand(h, true), pauseCommand(h, false), maintenanceCommand(h), setCommand(h), doctorCommand(h), versionCommand(h), behindCommand(h),
 		},
 		Description: "Exit codes: 0 done, 1 failed with a reason, 2 usage. Flags stand before the words of a verb.",
 	}, globals)
@@ -46,6 +47,7 @@ func globals() []ufcli.Flag {
 	return append([]ufcli.Flag{
 		&ufcli.StringFlag{Name: "config", Aliases: []string{"c"}, Value: promote.DefaultFile, Usage: "read settings from `FILE`"},
 		&ufcli.StringFlag{Name: "socket", Value: control.DefaultSocket, Usage: "`SOCKET` of vrrpd's control interface"},
+		&ufcli.StringFlag{Name: "agent-socket", Value: agent.DefaultSocket, Usage: "`SOCKET` of the agent, in quorum mode"},
 		&ufcli.StringFlag{Name: "state-dir", Value: promote.DefaultStateDir, Usage: "keep states, locks and the history in `DIR`"},
 	}, cli.LogFlags()...)
 }

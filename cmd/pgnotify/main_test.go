@@ -64,7 +64,6 @@ type fileState struct {
 	LSN       postgres.LSN      `json:"lsn"`
 	Upstream  string            `json:"upstream"`
 	Streaming bool              `json:"streaming"`
-	Slow      map[string]int    `json:"slow"` // milliseconds a call takes
 }
 
 func (f *fileServer) with(change func(*fileState)) fileState {
@@ -96,13 +95,20 @@ func (f *fileServer) with(change func(*fileState)) fileState {
 func second(_ int, err error) error { return err }
 
 func (f *fileServer) call(ctx context.Context, name string, change func(*fileState)) error {
-	if ms := f.with(nil).Slow[name]; ms > 0 {
-		t := time.NewTimer(time.Duration(ms) * time.Millisecond)
-		defer t.Stop()
+	// A script that makes FAKE/hold has the next call wait until it goes, and finds FAKE/held meanwhile.
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(filepath.Join(f.dir, "hold")); err != nil {
+			break
+		}
+		if err := os.WriteFile(filepath.Join(f.dir, "held"), nil, 0o600); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-t.C:
+		case <-tick.C:
 		}
 	}
 	f.with(change)
@@ -326,7 +332,7 @@ func TestUsageErrorsTouchNothing(t *testing.T) {
 	type wrong struct{ name, args, want string }
 	tests := []wrong{
 		{"no verb", "", "no verb given"},
-		{"unknown verb", "agent", `unknown verb "agent"`},
+		{"unknown verb", "agents", `unknown verb "agents"`},
 		{"help is a flag", "help", `unknown verb "help"`},
 		{"unknown type", "notify THING VI_1 MASTER 100", `TYPE: want INSTANCE or GROUP (got "THING")`},
 		{"unknown state", "notify INSTANCE VI_1 LUNCH 100", `STATE: want MASTER, BACKUP, FAULT, STOP or DELETED (got "LUNCH")`},

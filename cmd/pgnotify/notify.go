@@ -1,8 +1,11 @@
 package main
 
 import (
+	"fmt"
+
 	ufcli "github.com/urfave/cli/v2"
 
+	"pgvrrp/internal/agent"
 	"pgvrrp/internal/cli"
 	"pgvrrp/internal/promote"
 )
@@ -13,6 +16,7 @@ func notifyCommand(h machine) *ufcli.Command {
 		Usage:     "Takes a change of state, as the notify hook: promotes on MASTER, follows the VIP on BACKUP, steps down on FAULT and STOP.",
 		ArgsUsage: "TYPE NAME STATE PRIORITY",
 		Description: `TYPE is INSTANCE or GROUP, NAME the vrrp_instance or vrrp_sync_group, STATE is MASTER, BACKUP, FAULT, STOP or DELETED, PRIORITY 0 to 255.
+In quorum mode MASTER waits until the agent has the new rule in force, and all else is the agent's business.
 A hook that a newer state overtakes is dropped. pg_switch_wal, CHECKPOINT, pg_rewind and copies run behind the hook.
 It logs to stderr, to syslog if that is /dev/null, and to [log] file if that is set.`,
 		Flags: []ufcli.Flag{dryRunFlag()},
@@ -20,6 +24,12 @@ It logs to stderr, to syslog if that is /dev/null, and to [log] file if that is 
 			ev, err := parseEvent(c.Args().Slice())
 			if err != nil {
 				return err
+			}
+			if s, a, err := h.quorum(c); err != nil || a != nil {
+				if err != nil {
+					return err
+				}
+				return s.failed(s.notifyAgent(c, a, ev))
 			}
 			s, err := h.open(c)
 			if err != nil {
@@ -41,6 +51,21 @@ It logs to stderr, to syslog if that is /dev/null, and to [log] file if that is 
 			return e.Deliver(c.Context, ev).Err
 		}, "TYPE", "NAME", "STATE", "PRIORITY"),
 	}
+}
+
+// notifyAgent waits for what the agent makes of a grant. It acts on vrrpd's stream of events, not on hooks: the others need no waiting.
+func (s *session) notifyAgent(c *ufcli.Context, a *agent.Client, ev promote.Event) error {
+	defer a.Close()
+	if c.Bool("dry-run") {
+		fmt.Fprintln(s.stdout, "the agent acts by the quorum's log; MASTER waits until its rule is in force")
+		return nil
+	}
+	if ev.State != promote.Master {
+		return nil
+	}
+	text, err := a.Order(c.Context, "hook", agent.Request{State: ev.State})
+	s.log.Info("event", "instance", ev.Name, "to", ev.State, "outcome", text, "reason", err)
+	return err
 }
 
 // lowerPriority is keepalived's word for a master that heard a lower priority: no change of state, and it must not overtake one.

@@ -77,6 +77,7 @@ func newCluster(t *testing.T, names ...string) *cluster {
 		for _, n := range c.nodes {
 			n.kill()
 		}
+		endBehind(t, dir)
 		if t.Failed() {
 			for _, n := range c.nodes {
 				t.Logf("%s log:\n%s", n.name, tail(n.log(), 3000))

@@ -3,6 +3,7 @@ package main
 import (
 	ufcli "github.com/urfave/cli/v2"
 
+	"pgvrrp/internal/agent"
 	"pgvrrp/internal/cli"
 	"pgvrrp/internal/promote"
 )
@@ -17,6 +18,15 @@ func rejoinCommand(h machine) *ufcli.Command {
 			dryRunFlag(),
 		},
 		Action: cli.Args(func(c *ufcli.Context) error {
+			if s, a, err := h.quorum(c); err != nil || a != nil {
+				if err == nil {
+					err = refuseFlags(c, "the agent follows, rewinds or copies by itself, as the data needs it", "rewind", "reclone", "dry-run")
+				}
+				if err != nil {
+					return err
+				}
+				return s.order(c.Context, a, "await", agent.Request{})
+			}
 			mode := promote.RejoinAuto
 			switch {
 			case c.Bool("rewind") && c.Bool("reclone"):

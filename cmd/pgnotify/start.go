@@ -3,6 +3,7 @@ package main
 import (
 	ufcli "github.com/urfave/cli/v2"
 
+	"pgvrrp/internal/agent"
 	"pgvrrp/internal/cli"
 	"pgvrrp/internal/promote"
 )
@@ -16,6 +17,15 @@ func startCommand(h machine) *ufcli.Command {
 			dryRunFlag(),
 		},
 		Action: cli.Args(func(c *ufcli.Context) error {
+			if s, a, err := h.quorum(c); err != nil || a != nil {
+				if err == nil {
+					err = refuseFlags(c, "the agent starts the server as a standby, and promotes it under a grant alone", "as-is", "dry-run")
+				}
+				if err != nil {
+					return err
+				}
+				return s.order(c.Context, a, "start", agent.Request{})
+			}
 			s, e, err := h.openEngine(c)
 			if err != nil {
 				return err

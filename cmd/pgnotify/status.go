@@ -25,6 +25,12 @@ func statusCommand(h machine) *ufcli.Command {
 			if c.Duration("every") < 100*time.Millisecond {
 				return cli.Usagef("pgnotify status: --every: want 100ms or more (got %s)", c.Duration("every"))
 			}
+			if s, a, err := h.quorum(c); err != nil || a != nil {
+				if err != nil {
+					return err
+				}
+				return s.quorumStatus(c, a)
+			}
 			s, e, err := h.openEngine(c)
 			if err != nil {
 				return err

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	ufcli "github.com/urfave/cli/v2"
 
+	"pgvrrp/internal/agent"
 	"pgvrrp/internal/cli"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/promote"
@@ -17,7 +19,9 @@ func switchoverCommand(h machine) *ufcli.Command {
 	return &ufcli.Command{
 		Name:  "switchover",
 		Usage: "Moves the primary and the VIP away from this node, and waits until another one has taken over.",
-		Description: `Run it on the primary. It stops the server, so that the standbys have all of its WAL, and asks vrrpd to release the instance that
+		Description: `In quorum mode it runs on any node: the holder's server makes a checkpoint, gives the address away and is stopped, and --to (default: the
+standby that has most) is granted the next epoch once it has all of the WAL; if it is not to be, the old primary goes on.
+In hook mode run it on the primary. It stops the server, so that the standbys have all of its WAL, and asks vrrpd to release the instance that
 holds the VIP; the hooks do the rest. If the VIP can't be given away this server is made the primary again.
 VRRP decides by priority who takes over: with --to the move is refused if that node could not, and fails if another one did.
 Under keepalived it says what to do instead.`,
@@ -31,6 +35,17 @@ Under keepalived it says what to do instead.`,
 		Action: cli.Args(func(c *ufcli.Context) error {
 			if c.Duration("for") <= 0 || c.Duration("wait") <= 0 {
 				return cli.Usagef("pgnotify switchover: --for and --wait: want more than 0")
+			}
+			if s, a, err := h.quorum(c); err != nil || a != nil {
+				if err == nil {
+					err = refuseFlags(c, "the quorum's log decides who takes over", "instance", "for", "dry-run")
+				}
+				if err != nil {
+					return err
+				}
+				ctx, cancel := context.WithTimeoutCause(c.Context, c.Duration("wait"), errors.New("nobody took over in time: pgnotify status and explain tell more"))
+				defer cancel()
+				return s.order(ctx, a, "switchover", agent.Request{To: c.String("to")})
 			}
 			// vrrpd lets root release: the connection must be made while we are root.
 			client := control.NewClient(cli.String(c, "socket"))

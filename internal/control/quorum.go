@@ -24,6 +24,7 @@ type Quorum struct {
 type Voter struct {
 	ID          string      `json:"id"`
 	Node        string      `json:"node"`
+	Addresses   []string    `json:"addresses,omitempty"` // one for each link, as the file has them
 	Witness     bool        `json:"witness"`
 	Self        bool        `json:"self,omitempty"`
 	Member      bool        `json:"member"` // it counts
@@ -167,6 +168,20 @@ type ParkRequest struct {
 // ReadRequest asks for a resource as the log has it behind a barrier that begins with the call.
 type ReadRequest struct {
 	Resource string `json:"resource"`
+}
+
+// PauseRequest stops elections of a resource, or lets them go on.
+type PauseRequest struct {
+	Resource string `json:"resource"`
+	On       bool   `json:"on"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// SetRequest changes what the log keeps of a resource's settings; nil leaves a setting as it is.
+type SetRequest struct {
+	Resource  string `json:"resource"`
+	SyncNum   *int   `json:"sync_num,omitempty"`
+	MinCopies *int   `json:"min_copies,omitempty"`
 }
 
 // MemberRequest adds or removes a voter.

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // QuorumCalls is the quorum extension as the control socket calls it.
@@ -28,6 +31,8 @@ type QuorumCalls interface {
 	Park(ctx context.Context, q ParkRequest) error
 	Read(ctx context.Context, resource string) (Resource, error)
 	Tell(ctx context.Context, m AgentMessage) error
+	Pause(ctx context.Context, q PauseRequest) error
+	Set(ctx context.Context, q SetRequest) error
 	AddVoter(ctx context.Context, id string) error
 	RemoveVoter(ctx context.Context, id string) error
 }
@@ -90,6 +95,12 @@ func (s *Server) quorumCalls(mux *http.ServeMux) {
 	}))
 	mux.HandleFunc("POST /v1/agent/tell", quorumCall(s, "tell", true, func(ctx context.Context, c QuorumCalls, q AgentMessage) (none, error) {
 		return none{}, c.Tell(ctx, q)
+	}))
+	mux.HandleFunc("POST /v1/agent/pause", quorumCall(s, "pause", true, func(ctx context.Context, c QuorumCalls, q PauseRequest) (none, error) {
+		return none{}, c.Pause(ctx, q)
+	}))
+	mux.HandleFunc("POST /v1/agent/set", quorumCall(s, "set", true, func(ctx context.Context, c QuorumCalls, q SetRequest) (none, error) {
+		return none{}, c.Set(ctx, q)
 	}))
 	mux.HandleFunc("POST /v1/quorum/add", quorumCall(s, "quorum add", false, func(ctx context.Context, c QuorumCalls, q MemberRequest) (none, error) {
 		return none{}, c.AddVoter(ctx, q.ID)
@@ -260,6 +271,19 @@ func (c *Client) ReadLog(ctx context.Context, resource string) (Resource, error)
 func (c *Client) Tell(ctx context.Context, m AgentMessage) error {
 	return c.call(ctx, http.MethodPost, "/v1/agent/tell", m, nil)
 }
+
+// Pause stops elections of a resource, or lets them go on.
+func (c *Client) Pause(ctx context.Context, q PauseRequest) error {
+	return c.call(ctx, http.MethodPost, "/v1/agent/pause", q, nil)
+}
+
+// Set changes what the log keeps of a resource's settings.
+func (c *Client) Set(ctx context.Context, q SetRequest) error {
+	return c.call(ctx, http.MethodPost, "/v1/agent/set", q, nil)
+}
+
+// PeerCred tells who is at the other end of a Unix socket; nil when the kernel can't tell.
+func PeerCred(c net.Conn) *unix.Ucred { return peerCred(c) }
 
 // AddVoter adds a voter of the file to the membership, RemoveVoter takes one out.
 func (c *Client) AddVoter(ctx context.Context, id string) error {

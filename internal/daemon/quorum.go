@@ -24,10 +24,11 @@ import (
 // guard to the lease.
 type grants struct {
 	*quorum.Node
-	log    *slog.Logger
-	guard  *system.Guard // nil: none, or none that works
-	kind   string        // the guard in force
-	reboot func(reason string)
+	log     *slog.Logger
+	guard   *system.Guard // nil: none, or none that works
+	kind    string        // the guard in force
+	witness bool          // there is no instance
+	reboot  func(reason string)
 
 	mu        sync.Mutex
 	file      *conf.Quorum
@@ -67,7 +68,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	g.collect(config)
 	var trouble string
 	var guard quorum.Guard
-	if len(config.Instances) == 0 {
+	if g.witness = len(config.Instances) == 0; g.witness {
 		g.kind = conf.GuardNone
 	} else if g.kind == conf.GuardNFTables {
 		g.guard, err = system.OpenGuard(system.GuardOptions{Log: o.Log, Addresses: g.all(), Port: uint16(config.Quorum.GuardPort), Exempt: exempt(config.Quorum)})
@@ -88,6 +89,17 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 		return nil, err
 	}
 	return g, nil
+}
+
+// Run is quorum.Node's. The addresses of a former run are off, so that nothing needs the guard that it may have left, and without
+// one of our own nothing would ever open that.
+func (g *grants) Run(ctx context.Context) error {
+	if g.guard == nil && !g.witness {
+		if err := system.CleanupGuard(); err != nil {
+			g.log.Error("remove the guard of a former run", "error", err)
+		}
+	}
+	return g.Node.Run(ctx)
 }
 
 // close takes the guard away, unless addresses may be left behind it.

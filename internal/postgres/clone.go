@@ -28,7 +28,8 @@ const cloneReserve = 64 << 20
 func (s *Server) NewDir() string { return s.real + ".new" }
 
 // Clone copies the server at o.Conninfo into a new directory by pg_basebackup, with a fast checkpoint, the WAL included, and makes the copy one that
-// starts as a standby. The directory must not exist or be empty; after any failure it is removed again, with the tablespaces' that were made. Settings are the source's; Swap puts ours in.
+// starts as a standby. The directory must not exist or be empty; after any failure it is removed again, with the tablespaces' that were made. Settings are the source's, but for
+// those that we manage: the copy has none of the source's upstream and synchronous standbys. Swap puts ours in.
 //
 // Before the copy the source is asked for its size and tablespaces, over the same kind of connection: a full disk and a tablespace for which
 // o.Tablespaces has no place are refused then. A full disk is syscall.ENOSPC in the error's chain.
@@ -118,8 +119,51 @@ func clone(ctx context.Context, o CloneOptions) (err error) {
 		}
 		return err
 	}
+	// It has the source's upstream and synchronous standbys.
+	managed := map[string]string{}
+	if o.Hold {
+		managed = fenced()
+	}
+	content, err := renderConf(managed)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(o.Dir, includeName), content, 0o600, uid, gid); err != nil {
+		return err
+	}
+	if err := stripAuto(filepath.Join(o.Dir, autoName), uid, gid); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(o.Dir, passName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	// Whoever starts the copy must get a standby.
 	return writeFile(filepath.Join(o.Dir, standbySignal), nil, 0o600, uid, gid)
+}
+
+// stripAuto takes the settings that we manage out of a postgresql.auto.conf that no server uses yet.
+func stripAuto(path string, uid, gid int) error {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var kept strings.Builder
+	for line := range strings.Lines(string(b)) {
+		name, _, err := parseConfLine(strings.TrimRight(line, "\n"))
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if !slices.Contains(managedNames, name) {
+			kept.WriteString(line)
+		}
+	}
+	if kept.Len() == len(b) {
+		return nil
+	}
+	return writeFile(path, []byte(kept.String()), 0o600, uid, gid)
 }
 
 // escapeMapping escapes what separates the two paths of a tablespace mapping.
@@ -289,7 +333,7 @@ func (s *Server) swap(newDir string, now time.Time) (string, error) {
 	case copied.Dev != up.Dev:
 		return "", fmt.Errorf("the copy is on another file system than %s", parent)
 	}
-	saved, err := s.saveConfig()
+	saved, err := s.ownConfig()
 	if err != nil {
 		return "", err
 	}
@@ -315,8 +359,5 @@ func (s *Server) swap(newDir string, now time.Time) (string, error) {
 	if err := syncDir(parent); err != nil {
 		return "", err
 	}
-	if err := os.Remove(s.rewindMarker()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	return old, nil
+	return old, s.unmarkRewind()
 }

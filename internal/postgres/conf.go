@@ -193,7 +193,12 @@ func (s *Server) writeFile(path string, content []byte, mode fs.FileMode) error 
 }
 
 // writeFile replaces path by content so that after a crash either the old or the new file is there; if we are root it is given to its owner.
-func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) (err error) {
+func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) error {
+	return replaceFile(path, content, mode, uid, gid, nil)
+}
+
+// replaceFile is writeFile that runs before, once the content is on disk and only its name is missing.
+func replaceFile(path string, content []byte, mode fs.FileMode, uid, gid int, before func() error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -221,6 +226,11 @@ func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) (err
 	}
 	if err := f.Close(); err != nil {
 		return err
+	}
+	if before != nil {
+		if err := before(); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err

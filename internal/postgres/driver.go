@@ -14,6 +14,9 @@ const (
 	// fastPoll is how often a step on the way of a failover looks whether the server has done it. A look costs 0.1 to 0.2 ms.
 	fastPoll = 500 * time.Microsecond
 
+	// queryGrace is how much longer than its caller a query may take.
+	queryGrace = 100 * time.Millisecond
+
 	// pingTimeout is how long an idle session may take to answer before it is given up for a new one.
 	pingTimeout = 250 * time.Millisecond
 )
@@ -23,7 +26,7 @@ const (
 // a standby, but for the probe. The role must be a superuser.
 //
 // Calls are safe for concurrent use. Those that act wait for each other, those that look wait for each other, and a look never waits for an act.
-// Each is bounded by its context, and what has none by the statement_timeout of 5 s.
+// Each is bounded by its context, give or take a tenth of a second, and what has none by the statement_timeout of 5 s.
 type Driver struct {
 	s                *Server
 	act, look, probe *session
@@ -53,7 +56,7 @@ func (d *Driver) Close() {
 // Connect opens every session that is not open, so that the next act need not.
 func (d *Driver) Connect(ctx context.Context) error {
 	for _, x := range []*session{d.act, d.look, d.probe} {
-		if err := x.use(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+		if err := x.use(ctx, func(context.Context, *pgx.Conn) error { return nil }); err != nil {
 			return fmt.Errorf("connect: %w", err)
 		}
 	}
@@ -62,6 +65,9 @@ func (d *Driver) Connect(ctx context.Context) error {
 	}
 	return nil
 }
+
+// errLost means that our session could not be opened or was lost; the server may restart its processes.
+var errLost = errors.New("no session")
 
 // session is an SQL session that is opened when it is needed.
 type session struct {
@@ -76,8 +82,8 @@ func newSession(s *Server, commit string) *session {
 }
 
 // use runs f with the session, which answered a moment ago. While f runs and does not see the connection lost, the server has not restarted, not even
-// after a crash of one of its processes.
-func (x *session) use(ctx context.Context, f func(*pgx.Conn) error) error {
+// after a crash of one of its processes. Queries of f get a context of their own, see patient.
+func (x *session) use(ctx context.Context, f func(q context.Context, conn *pgx.Conn) error) error {
 	select {
 	case x.turn <- struct{}{}:
 		defer func() { <-x.turn }()
@@ -85,9 +91,18 @@ func (x *session) use(ctx context.Context, f func(*pgx.Conn) error) error {
 		return fmt.Errorf("wait for our session: %w", context.Cause(ctx))
 	}
 	if err := x.open(ctx); err != nil {
-		return err
+		if refused(err) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", errLost, err)
 	}
-	return f(x.conn)
+	q, done := patient(ctx)
+	defer done()
+	err := f(q, x.conn)
+	if err != nil && x.conn.IsClosed() {
+		err = fmt.Errorf("%w: %w", errLost, err)
+	}
+	return err
 }
 
 func (x *session) open(ctx context.Context) error {
@@ -109,9 +124,10 @@ func (x *session) open(ctx context.Context) error {
 	return nil
 }
 
-// drop gives the connection up without a goodbye that could block.
+// drop gives the connection up without waiting for anything.
 func (x *session) drop() {
 	if x.conn != nil && !x.conn.IsClosed() {
+		_ = x.conn.PgConn().Conn().SetDeadline(time.Now())
 		closeConn(x.conn)
 	}
 	x.conn = nil
@@ -120,7 +136,25 @@ func (x *session) drop() {
 func (x *session) close() {
 	x.turn <- struct{}{}
 	defer func() { <-x.turn }()
-	x.drop()
+	if x.conn != nil {
+		closeConn(x.conn)
+	}
+	x.conn = nil
+}
+
+// patient is a context that ends queryGrace after ctx: a query that is broken off costs the session, and those of ours are short.
+func patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	q, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.NewTimer(queryGrace)
+		defer t.Stop()
+		select {
+		case <-q.Done():
+		case <-t.C:
+			cancel(context.Cause(ctx))
+		}
+	})
+	return q, func() { stop(); cancel(nil) }
 }
 
 // stayingParams are the settings of a session that stays: nothing may end it while it is idle.
@@ -167,7 +201,11 @@ func (x *identSession) identify(ctx context.Context) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	cfg, err := connConfig(ci, map[string]string{"replication": "database"})
+	params := map[string]string{"replication": "database"}
+	if x.s.version >= 14 {
+		params["idle_session_timeout"] = "0"
+	}
+	cfg, err := connConfig(ci, params)
 	if err != nil {
 		return identity{}, err
 	}
@@ -183,6 +221,7 @@ func (x *identSession) identify(ctx context.Context) (identity, error) {
 
 func (x *identSession) drop() {
 	if x.conn != nil && !x.conn.IsClosed() {
+		_ = x.conn.Conn().SetDeadline(time.Now())
 		closeConn(x.conn)
 	}
 	x.conn = nil
@@ -192,16 +231,6 @@ func (x *identSession) close() {
 	x.turn <- struct{}{}
 	defer func() { <-x.turn }()
 	x.drop()
-}
-
-// lost reports whether an error came from the connection, and not from the server as an answer.
-func lost(err error) bool {
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) {
-		// admin_shutdown, crash_shutdown, cannot_connect_now
-		return pe.Code == "57P01" || pe.Code == "57P02" || pe.Code == "57P03"
-	}
-	return err != nil
 }
 
 // poll looks until done says so; its last state goes into the error when ctx ends first.

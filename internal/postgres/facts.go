@@ -96,6 +96,7 @@ type CloneOptions struct {
 	Dir         string            // absent or empty; on the file system where it will live
 	User        string            // who owns the copy and runs pg_basebackup; "" = ourselves
 	MaxRate     int64             // bytes per second, 0 = no limit
+	Hold        bool              // the copy starts on hold; see WriteFence
 	Tablespaces map[string]string // source's tablespace directory -> ours; every user tablespace needs one
 	Progress    Progress
 }

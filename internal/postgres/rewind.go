@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -80,7 +81,7 @@ func (s *Server) RewindIncomplete() bool {
 }
 
 // Rewind takes back, by pg_rewind, what the stopped server wrote since its history left that of the primary at conninfo, and leaves it to be started
-// with StartStandby: standby.signal is there. The role at conninfo needs to be a superuser or to have pg_rewind's functions granted. Our configuration
+// with StartStandby: standby.signal is there. It takes no sessions before it has streamed what its source had at the end. The role at conninfo needs to be a superuser or to have pg_rewind's functions granted. Our configuration
 // files stay as they were. progress may be nil.
 //
 // ErrNotRewindable and ErrNotCheckpointed are found before anything is touched. If pg_rewind fails once it has begun to change files, the directory is
@@ -142,6 +143,10 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 	if outside && s.version < 15 && !c.State.Clean() {
 		return fmt.Errorf("%w: pg_rewind %d cannot recover a crashed server whose postgresql.conf is outside of the data directory", ErrNotRewindable, s.version)
 	}
+	// Whatever ends us, our configuration goes into the copy that takes the place of what is left.
+	if err := s.keepConfig(saved); err != nil {
+		return err
+	}
 	// From here to the end nobody may start this server, least of all as a primary.
 	if err := s.writeFile(s.rewindMarker(), nil, 0o600); err != nil {
 		return err
@@ -182,16 +187,80 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 	if err := s.markStandby(); err != nil {
 		return err
 	}
-	if err := os.Remove(s.rewindMarker()); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(s.rewindMarker())); err != nil {
+	if err := s.unmarkRewind(); err != nil {
 		return err
 	}
 	if runErr != nil {
 		return fmt.Errorf("%w: %s", runErr, out.message())
 	}
 	return nil
+}
+
+// unmarkRewind says that the data directory is whole again.
+func (s *Server) unmarkRewind() error {
+	if err := os.Remove(s.rewindMarker()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := syncDir(filepath.Dir(s.rewindMarker())); err != nil {
+		return err
+	}
+	return os.RemoveAll(s.keptConfig())
+}
+
+// keptConfig is where our configuration is kept while a rewind is under way.
+func (s *Server) keptConfig() string { return s.rewindMarker() + ".conf" }
+
+// keepConfig writes our configuration outside of the data directory, durably.
+func (s *Server) keepConfig(files []savedFile) error {
+	dir := s.keptConfig()
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("keep configuration: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("keep configuration: %w", err)
+	}
+	if err := s.give(dir); err != nil {
+		return fmt.Errorf("keep configuration: %w", err)
+	}
+	if err := s.restoreConfig(files, dir); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// ownConfig is our configuration: what was kept if a rewind broke off, since then the data directory may hold that of its source.
+func (s *Server) ownConfig() ([]savedFile, error) {
+	if !s.RewindIncomplete() {
+		return s.saveConfig()
+	}
+	dir := s.keptConfig()
+	var all []savedFile
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		all = append(all, savedFile{rel, b, fi.Mode().Perm()})
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.saveConfig() // marked by a version of ours that kept nothing
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the kept configuration: %w", err)
+	}
+	return all, nil
 }
 
 // mustBeDown refuses while any process of the server lives.
@@ -252,7 +321,7 @@ type savedFile struct {
 var localFiles = []string{"hba_file", "ident_file", "ssl_cert_file", "ssl_key_file", "ssl_ca_file", "ssl_crl_file"}
 
 // saveConfig reads the configuration files that lie in the data directory: they are this node's own, and pg_rewind and pg_basebackup would bring
-// those of the source.
+// those of the source. Our include file is among them even if there is none, and under quorum it is one without upstream, on hold.
 func (s *Server) saveConfig() ([]savedFile, error) {
 	paths, err := filepath.Glob(filepath.Join(s.cfg.DataDir, "*.conf"))
 	if err != nil {
@@ -295,12 +364,26 @@ func (s *Server) saveConfig() ([]savedFile, error) {
 		if err != nil {
 			return nil, fmt.Errorf("save configuration: %w", err)
 		}
+		if rel == includeName && s.cfg.Hold {
+			continue
+		}
 		all = append(all, savedFile{rel, b, fi.Mode().Perm()})
+	}
+	if s.cfg.Hold || !slices.ContainsFunc(all, func(f savedFile) bool { return f.path == includeName }) {
+		managed := map[string]string{}
+		if s.cfg.Hold {
+			managed = fenced()
+		}
+		content, err := renderConf(managed)
+		if err != nil {
+			return nil, fmt.Errorf("save configuration: %w", err)
+		}
+		all = append(all, savedFile{includeName, content, 0o600})
 	}
 	return all, nil
 }
 
-// restoreConfig writes saved configuration files into a data directory.
+// restoreConfig writes saved configuration files into a data directory, and removes the password file, which is the source's.
 func (s *Server) restoreConfig(files []savedFile, dataDir string) error {
 	for _, f := range files {
 		path := filepath.Join(dataDir, f.path)
@@ -313,6 +396,9 @@ func (s *Server) restoreConfig(files []savedFile, dataDir string) error {
 		if err := s.writeFile(path, f.content, f.mode); err != nil {
 			return fmt.Errorf("restore configuration: %w", err)
 		}
+	}
+	if err := os.Remove(filepath.Join(dataDir, passName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("restore configuration: %w", err)
 	}
 	return nil
 }

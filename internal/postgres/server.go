@@ -32,6 +32,7 @@ type Config struct {
 	Start      []string // program and arguments; empty = pg_ctl
 	Stop       []string // empty = a signal, and systemd for a unit that it thinks active; the environment holds PGNOTIFY_STOP_MODE
 	StartLog   string   // where pg_ctl sends the server's first messages; "" = Debian's log file, else log/pgnotify-start.log in the data directory
+	Hold       bool     // under quorum: the server starts on hold, and a rewound or swapped-in directory has no upstream; see WriteFence
 	StateDir   string   // where a rewind is marked as under way; "" = beside the data directory, which its owner must then be able to write to
 	Log        *slog.Logger
 }

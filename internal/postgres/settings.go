@@ -190,8 +190,9 @@ func (s *Server) SetManaged(ctx context.Context, settings map[string]string) err
 
 // change is a change of our include file: what to set, and what to leave to the user's own configuration again.
 type change struct {
-	set  map[string]string
-	drop []string
+	set    map[string]string
+	drop   []string
+	before func() error // run once the new content is on disk, before it takes effect; nil = nothing
 }
 
 // writeManaged makes a change durable: when it returns nil, the whole file has it after any crash. A running server is not told.
@@ -208,6 +209,11 @@ func (s *Server) writeManaged(c change) error {
 		delete(all, n)
 	}
 	if len(before) > 0 && maps.Equal(before, all) {
+		if c.before != nil {
+			if err := c.before(); err != nil {
+				return err
+			}
+		}
 		// The write that brought it there may have failed behind its rename.
 		return syncFile(s.includePath())
 	}
@@ -215,7 +221,8 @@ func (s *Server) writeManaged(c change) error {
 	if err != nil {
 		return err
 	}
-	return s.writeFile(s.includePath(), content, 0o600) // primary_conninfo may hold a password
+	// primary_conninfo may hold a password.
+	return replaceFile(s.includePath(), content, 0o600, s.owner.uid, s.owner.gid, c.before)
 }
 
 // winsError says what else would win over our include file: *IncludeError or *OverrideError.

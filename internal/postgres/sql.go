@@ -287,31 +287,13 @@ func (s *Server) askStandby(ctx context.Context, conn *pgx.Conn, f *Facts) error
 	if minTLI != nil {
 		f.Timeline = max(f.Timeline, Timeline(*minTLI))
 	}
-	var status, host, slot *string
-	var port, tli *int32
-	err := conn.QueryRow(ctx, "SELECT status, sender_host, sender_port, slot_name, received_tli FROM pg_stat_wal_receiver").Scan(&status, &host, &port, &slot, &tli)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-	case err != nil:
+	var err error
+	if f.Upstream, err = upstream(ctx, conn); err != nil {
 		return err
-	default:
-		if f.Upstream.Status = "hidden"; status != nil { // the role may not see it
-			f.Upstream.Status = *status
-		}
-		if host != nil {
-			f.Upstream.Host = *host
-		}
-		if port != nil {
-			f.Upstream.Port = int(*port)
-		}
-		if slot != nil {
-			f.Upstream.Slot = *slot
-		}
-		if tli != nil && *tli > 0 {
-			f.Upstream.Timeline = Timeline(*tli)
-			f.Timeline = max(f.Timeline, f.Upstream.Timeline)
-			return nil
-		}
+	}
+	if f.Upstream.Timeline > 0 {
+		f.Timeline = max(f.Timeline, f.Upstream.Timeline)
+		return nil
 	}
 	ci, err := s.conninfo()
 	if err != nil {

@@ -92,7 +92,7 @@ func (s *Server) startCommand(wait time.Duration) child.Command {
 	return s.program("pg_ctl", args...)
 }
 
-// StartStandby makes standby.signal, durably, and starts the server, then waits until it takes sessions. A standby that runs already is only waited
+// StartStandby makes standby.signal, durably, removes what Unreserve does, and starts the server, then waits until it takes sessions. A standby that runs already is only waited
 // for; a primary that runs is ErrRunning. When ctx ends first the server is left starting and the error is ErrNotReady.
 func (s *Server) StartStandby(ctx context.Context) error {
 	_, running, err := s.Process()
@@ -104,6 +104,14 @@ func (s *Server) StartStandby(ctx context.Context) error {
 			return fmt.Errorf("start as standby: %w, and not as a standby", ErrRunning)
 		}
 		return s.start(ctx)
+	}
+	if _, err := s.Unreserve(); err != nil {
+		return fmt.Errorf("start as standby: %w", err)
+	}
+	if s.cfg.Hold {
+		if err := s.writeManaged(change{set: map[string]string{"synchronous_standby_names": holdNames}}); err != nil {
+			return fmt.Errorf("start as standby: %w", err)
+		}
 	}
 	if err := s.markStandby(); err != nil {
 		return fmt.Errorf("start as standby: %w", err)

@@ -195,6 +195,8 @@ func (e *Engine) note(command string, o Outcome) {
 	}
 	switch {
 	case o.Event.ByHand: // whoever asked is told
+	case o.Result == Overtaken: // as it should be: a newer state is at work
+		e.Log.Info("event", append(args, "reason", entry.Reason)...)
 	case o.Err != nil:
 		e.Log.Error("event", append(args, "reason", entry.Reason)...)
 	default:
@@ -422,6 +424,9 @@ func (e *Engine) local(ctx context.Context) Local {
 	}
 	return l
 }
+
+// ConninfoHost is the host that a connection string names, "" if it names none or can't be read.
+func ConninfoHost(conninfo string) string { return conninfoHost(conninfo) }
 
 func conninfoHost(conninfo string) string {
 	pairs, err := parseConninfo(conninfo)

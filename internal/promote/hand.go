@@ -562,7 +562,7 @@ func (e *Engine) Switchover(ctx context.Context, to string, release func(context
 	defer cancel()
 	who, err := e.AwaitMove(wctx)
 	if err == nil && to != "" && who != to {
-		err = fmt.Errorf("%s took over, not %s: its priority is higher", who, to)
+		err = fmt.Errorf("%s took over, not %s: its priority is higher, or it did not hear %[2]s in time", who, to)
 	}
 	if err != nil {
 		out.Result, out.Err = Failed, err

@@ -166,9 +166,11 @@ func (e *Engine) settled() error {
 	return nil
 }
 
-// removeBeside removes a directory that we made beside the data directory, and no other.
-func (e *Engine) removeBeside(dir string) error {
-	data := filepath.Clean(e.Settings.DataDir)
+func (e *Engine) removeBeside(dir string) error { return RemoveBeside(e.Settings.DataDir, dir) }
+
+// RemoveBeside removes a directory that we made beside the data directory, and no other.
+func RemoveBeside(dataDir, dir string) error {
+	data := filepath.Clean(dataDir)
 	if filepath.Dir(dir) != filepath.Dir(data) || dir == data || len(filepath.Base(dir)) <= len(filepath.Base(data)) || filepath.Base(dir)[:len(filepath.Base(data))] != filepath.Base(data) {
 		return fmt.Errorf("remove %s: it is not a directory of ours beside %s", dir, data)
 	}

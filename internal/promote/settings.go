@@ -13,6 +13,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"pgvrrp/internal/postgres"
 )
 
 // DefaultFile is where the settings are looked for.
@@ -25,7 +27,10 @@ const DefaultStateDir = "/var/lib/pgnotify"
 type Settings struct {
 	File string
 	Text []byte // of the file
-	Node string // application_name of the walreceiver, and our name in Peers
+	Node string // application_name of the walreceiver, and our name in Peers; in quorum mode "" unless it is written: vrrpd knows
+
+	// Resource is vrrpd's quorum resource; "" is hook mode.
+	Resource string
 
 	DataDir    string
 	BinDir     string
@@ -43,14 +48,18 @@ type Settings struct {
 	Peers  map[string][]netip.Addr // every node, this one too; several addresses are several links to one server
 	Settle time.Duration
 
-	OnCrash     string // failover
+	OnCrash     string // failover; in quorum mode also restart
 	Rewind      bool
 	Reclone     bool
 	KeepOldData bool
 
 	LogFile  string
+	Listen   netip.AddrPort // of the HTTP interface; the zero value is none
 	Timeouts Timeouts
 }
+
+// Quorum reports whether the settings are for the agent, beside a vrrpd with a quorum block.
+func (s Settings) Quorum() bool { return s.Resource != "" }
 
 // Timeouts are the deadlines of single acts.
 type Timeouts struct {
@@ -106,9 +115,17 @@ func Parse(file string, text []byte, hostname string) (Settings, error) {
 		},
 	}
 	schema := s.schema()
+	// Which keys there are depends on the mode; a resource that is refused was meant for quorum mode too.
+	needed := []string{"postgres.data_dir", "hook.vip", "hook.peers"}
+	if _, quorum := tree["resource"]; quorum {
+		needed = needed[:1]
+		s.quorumKeys(schema)
+	} else {
+		s.hookKeys(schema)
+	}
 	p.walk("", tree, schema)
 	s.node(&p, hostname)
-	for _, key := range []string{"postgres.data_dir", "hook.vip", "hook.peers"} {
+	for _, key := range needed {
 		if p.lines[key] == 0 {
 			p.mistakes = append(p.mistakes, mistake{0, fmt.Sprintf("%s: %s: is missing", file, key)})
 		}
@@ -127,9 +144,6 @@ func (s *Settings) schema() map[string]setter {
 	timeout := func(d *time.Duration) setter { return duration(d, time.Millisecond, 24*time.Hour) }
 	return map[string]setter{
 		"node": text(&s.Node, nodeName),
-		"resource": func(any) error {
-			return errors.New("quorum mode is not part of this version; leave resource out for hook mode")
-		},
 
 		"postgres.data_dir":    text(&s.DataDir, absolute),
 		"postgres.bin_dir":     text(&s.BinDir, absolute),
@@ -143,18 +157,11 @@ func (s *Settings) schema() map[string]setter {
 		"replication.passfile":         text(&s.Passfile, absolute),
 		"replication.conninfo_options": text(&s.ConninfoOptions, conninfoOptions),
 
-		"hook.vip":    text(nil, func(v string) (err error) { s.VIP, err = address(v); return err }),
-		"hook.peers":  func(v any) (err error) { s.Peers, err = peers(v); return err },
-		"hook.settle": duration(&s.Settle, 0, 10*time.Second),
-
-		"failover.on_crash": text(&s.OnCrash, onCrash),
-
 		"rejoin.rewind":        boolean(&s.Rewind),
 		"rejoin.reclone":       boolean(&s.Reclone),
 		"rejoin.keep_old_data": boolean(&s.KeepOldData),
 
 		"log.file": text(&s.LogFile, absolute),
-		"http":     func(any) error { return errors.New("the HTTP interface is not part of this version") },
 
 		"timeouts.connect":   timeout(&t.Connect),
 		"timeouts.probe":     timeout(&t.Probe),
@@ -167,8 +174,49 @@ func (s *Settings) schema() map[string]setter {
 	}
 }
 
+// hookKeys are the keys of hook mode alone.
+func (s *Settings) hookKeys(schema map[string]setter) {
+	schema["hook.vip"] = text(nil, func(v string) (err error) { s.VIP, err = address(v); return err })
+	schema["hook.peers"] = func(v any) (err error) { s.Peers, err = peers(v); return err }
+	schema["hook.settle"] = duration(&s.Settle, 0, 10*time.Second)
+	schema["failover.on_crash"] = text(&s.OnCrash, onCrash)
+	schema["http"] = func(any) error {
+		return errors.New("the HTTP interface is the agent's, which needs a resource; in hook mode nothing of ours runs that could listen")
+	}
+}
+
+// quorumKeys are the keys of quorum mode alone. What vrrpd or the log knows stands there, and nowhere else.
+func (s *Settings) quorumKeys(schema map[string]setter) {
+	schema["resource"] = text(&s.Resource, resourceName)
+	schema["failover.on_crash"] = text(&s.OnCrash, func(v string) error {
+		if v != "failover" && v != "restart" {
+			return errors.New("want failover or restart")
+		}
+		return nil
+	})
+	schema["http.listen"] = text(nil, func(v string) (err error) {
+		if s.Listen, err = netip.ParseAddrPort(v); err != nil || s.Listen.Port() == 0 {
+			return errors.New("want an address and a port, as in 10.77.0.1:8008 or [::]:8008")
+		}
+		return nil
+	})
+	elsewhere := func(where string) setter { return func(any) error { return errors.New(where) } }
+	schema["hook"] = elsewhere("belongs to hook mode; with a resource the nodes and their addresses stand in the quorum block of vrrpd.conf, and the agent does the rest")
+	for _, key := range []string{"peers", "nodes", "vip"} {
+		schema[key] = elsewhere("stands in vrrpd.conf, and nowhere else")
+	}
+	for _, key := range []string{"sync_num", "min_copies"} {
+		for _, section := range []string{"", "replication.", "failover."} {
+			schema[section+key] = elsewhere("is kept by the quorum's log: pgnotify set " + key + " VALUE changes it on every node")
+		}
+	}
+}
+
 // node settles who we are; the host name may have a domain that the list of peers leaves out.
 func (s *Settings) node(p *parser, hostname string) {
+	if s.Quorum() {
+		return // vrrpd knows; what is written must be the same
+	}
 	if s.Node == "" {
 		s.Node = hostname
 		if short, _, _ := strings.Cut(hostname, "."); s.Peers[hostname] == nil && s.Peers[short] != nil {
@@ -374,6 +422,16 @@ func nodeName(s string) error {
 	return nil
 }
 
+// resourceName keeps to what vrrpd takes as the name of a resource.
+func resourceName(s string) error {
+	if s == "" || len(s) > 63 || strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-", r)
+	}) {
+		return errors.New("want the name of a resource in the quorum block of vrrpd.conf; leave it out for hook mode")
+	}
+	return nil
+}
+
 func onCrash(s string) error {
 	switch s {
 	case "failover":
@@ -444,13 +502,16 @@ func conninfoOptions(s string) error {
 
 type pair struct{ key, value string }
 
+// conninfoSpace is what libpq takes for white space there, isspace(3) in the C locale.
+const conninfoSpace = " \t\n\v\f\r"
+
 // parseConninfo reads libpq's keyword=value form: values may stand in single quotes, with \ before ' and \.
 func parseConninfo(s string) ([]pair, error) {
 	var pairs []pair
-	for rest := strings.TrimSpace(s); rest != ""; rest = strings.TrimSpace(rest) {
+	for rest := strings.TrimLeft(s, conninfoSpace); rest != ""; rest = strings.TrimLeft(rest, conninfoSpace) {
 		key, after, ok := strings.Cut(rest, "=")
-		key, after = strings.TrimSpace(key), strings.TrimLeft(after, " ")
-		if !ok || key == "" || strings.ContainsAny(key, " '\\") {
+		key, after = strings.Trim(key, conninfoSpace), strings.TrimLeft(after, conninfoSpace)
+		if !ok || key == "" || strings.ContainsAny(key, conninfoSpace+`'\`) {
 			return nil, errors.New("want libpq keyword=value pairs")
 		}
 		var v strings.Builder
@@ -472,7 +533,7 @@ func parseConninfo(s string) ([]pair, error) {
 				i++
 				break
 			}
-			if !quoted && ch == ' ' {
+			if !quoted && strings.IndexByte(conninfoSpace, ch) >= 0 {
 				break
 			}
 			v.WriteByte(ch)
@@ -492,7 +553,7 @@ func formatConninfo(pairs []pair) string {
 			b.WriteByte(' ')
 		}
 		v := p.value
-		if v == "" || strings.ContainsAny(v, ` '\`) {
+		if v == "" || strings.ContainsAny(v, conninfoSpace+`'\`) {
 			v = "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(v) + "'"
 		}
 		b.WriteString(p.key + "=" + v)
@@ -531,6 +592,22 @@ func (s Settings) Upstream(host string) string {
 		}
 	}
 	return formatConninfo(append(p, own...))
+}
+
+// Target is Upstream for quorum mode: node streams from the server at host and port, by the slot that is kept there for it.
+func (s Settings) Target(node, host string, port int) postgres.Target {
+	t := postgres.Target{
+		Host: host, Port: port, User: s.User, Application: node, Slot: postgres.SlotName(node), PassFile: s.Passfile,
+		Options: map[string]string{"connect_timeout": "2", "keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "2", "tcp_user_timeout": "1500"},
+	}
+	for _, o := range s.options() {
+		if o.key == "password" {
+			t.Password, t.PassFile = o.value, ""
+			continue
+		}
+		t.Options[o.key] = o.value
+	}
+	return t
 }
 
 // Source is the connection string of pg_basebackup and, with dbname, of pg_rewind.

@@ -34,7 +34,7 @@ func TestSettingsDefaults(t *testing.T) {
 			Lock: time.Minute, Streaming: 30 * time.Second,
 		},
 	}
-	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreFields(Settings{}, "Text")); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}), cmpopts.IgnoreFields(Settings{}, "Text")); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
 }
@@ -124,7 +124,8 @@ func TestSettingsMistakes(t *testing.T) {
 		{`node = 1`, `f:1: node: want a text in quotes (got 1)`},
 		{`node = "n 1"`, `f:1: node: want letters, digits, '_', '.' and '-' only (got "n 1")`},
 		{`node = "n9"`, `f:6: hook.peers: this node, "n9", is not among them (n1, n2): add it or set node`},
-		{`resource = "pg"`, `f:1: resource: quorum mode is not part of this version; leave resource out for hook mode`},
+		{`resource = "pg"`, `f:4: hook: belongs to hook mode; with a resource the nodes and their addresses stand in the quorum block`},
+		{`resource = "p g"`, `f:1: resource: want the name of a resource in the quorum block of vrrpd.conf; leave it out for hook mode (got "p g")`},
 		{`postgres = 1`, `f:2:2: not TOML`},
 		{`hook/nonsense = 1`, `f:4: hook.nonsense: unknown key`},
 		{`nonsense/a = 1`, `f:6: nonsense: unknown key`},
@@ -155,7 +156,7 @@ func TestSettingsMistakes(t *testing.T) {
 		{`failover/on_crash = "restart"`, `f:7: failover.on_crash: in hook mode nothing of ours runs beside the server`},
 		{`failover/on_crash = "x"`, `f:7: failover.on_crash: want failover (got "x")`},
 		{`rejoin/rewind = "yes"`, `f:7: rejoin.rewind: want true or false (got "yes")`},
-		{`http/listen = "x"`, `f:6: http: the HTTP interface is not part of this version`},
+		{`http/listen = "x"`, `f:6: http: the HTTP interface is the agent's, which needs a resource`},
 		{`timeouts/connect = "0s"`, `f:7: timeouts.connect: want a time with its unit from 1ms`},
 		{`timeouts/probe = "0s"`, `f:7: timeouts.probe: want a time with its unit from 1ms`},
 		{`timeouts/nonsense = "1s"`, `f:7: timeouts.nonsense: unknown key`},
@@ -172,14 +173,41 @@ func TestSettingsMistakes(t *testing.T) {
 	}
 }
 
+const leastQuorum = `resource = "pg"
+[postgres]
+data_dir = "/srv/data"
+`
+
+func TestQuorumSettings(t *testing.T) {
+	s, err := Parse("f", []byte(leastQuorum+"[failover]\non_crash = \"restart\"\n[http]\nlisten = \"[::]:8008\"\n"), "n1.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Quorum() || s.Node != "" || s.OnCrash != "restart" || s.Listen != netip.MustParseAddrPort("[::]:8008") {
+		t.Errorf("got %+v", s)
+	}
+	for name, tt := range map[string]struct{ text, want string }{
+		"sync_num":   {"sync_num = 2\n" + leastQuorum, "f:1: sync_num: is kept by the quorum's log: pgnotify set sync_num VALUE changes it on every node"},
+		"min_copies": {leastQuorum + "[replication]\nmin_copies = 2\n", "f:5: replication.min_copies: is kept by the quorum's log"},
+		"peers":      {"peers = {}\n" + leastQuorum, "f:1: peers: stands in vrrpd.conf, and nowhere else"},
+		"listen":     {leastQuorum + "[http]\nlisten = \"8008\"\n", "f:5: http.listen: want an address and a port"},
+		"crash":      {leastQuorum + "[failover]\non_crash = \"never\"\n", "f:5: failover.on_crash: want failover or restart"},
+		"http":       {leastQuorum + "[http]\nport = 1\n", "f:5: http.port: unknown key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Parse("f", []byte(tt.text), "n1"); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
 func TestSettingsTellAllMistakesAtOnce(t *testing.T) {
 	_, err := Parse("f", []byte("resource = \"pg\"\n[postgres]\nport = 0\nprot = 1\n[hook]\nvip = \"x\"\n"), "n1")
-	want := `f: hook.peers: is missing
-f: postgres.data_dir: is missing
-f:1: resource: quorum mode is not part of this version; leave resource out for hook mode
+	want := `f: postgres.data_dir: is missing
 f:3: postgres.port: want a number from 1 to 65535 (got 0)
 f:4: postgres.prot: unknown key
-f:6: hook.vip: want an IPv4 or IPv6 address without prefix length (got "x")`
+f:5: hook: belongs to hook mode; with a resource the nodes and their addresses stand in the quorum block of vrrpd.conf, and the agent does the rest`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
@@ -210,14 +238,36 @@ func FuzzParse(f *testing.F) {
 	f.Add("node = \"n1\"\n[hook.peers]\nn1 = []\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := Parse("f", []byte(text), "n1")
-		if err == nil && (s.DataDir == "" || !s.VIP.IsValid() || s.Peers[s.Node] == nil) {
+		if err == nil && (s.DataDir == "" || !s.Quorum() && (!s.VIP.IsValid() || s.Peers[s.Node] == nil)) {
 			t.Errorf("accepted %+v", s)
 		}
 	})
 }
 
+func TestConninfoWhiteSpace(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       []pair
+	}{
+		{"tab between", "password=x\tsslmode = require", []pair{{"password", "x"}, {"sslmode", "require"}}},
+		{"every kind of it", "\r\n a=1\v\fb=2\n", []pair{{"a", "1"}, {"b", "2"}}},
+		{"escaped at the end", `a=b\ `, []pair{{"a", "b "}}},
+		{"quoted", "a='\f'", []pair{{"a", "\f"}}},
+		{"none to libpq", "a=1\u00a0 b=2", []pair{{"a", "1\u00a0"}, {"b", "2"}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := parseConninfo(tt.text)
+			if d := cmp.Diff(tt.want, got, cmp.AllowUnexported(pair{})); d != "" || err != nil {
+				t.Errorf("%q: %v, -want +got\n%s", tt.text, err, d)
+			}
+		})
+	}
+}
+
 func FuzzConninfo(f *testing.F) {
 	f.Add(`a=b c='d e' f='\''`)
+	f.Add("0='\f'")
 	f.Fuzz(func(t *testing.T, text string) {
 		pairs, err := parseConninfo(text)
 		if err != nil {

@@ -475,10 +475,26 @@ func (s *Store) Promoting() (bool, error) {
 	return s.read("data-"+s.data+".promoting.json", &v)
 }
 
+// Keep writes a value of this data directory to disk under a name: it is there after any crash once Keep has returned nil.
+func (s *Store) Keep(name string, v any) error {
+	return s.write("data-"+s.data+"."+name+".json", v, true)
+}
+
+// Kept reads what Keep wrote; found is false if it never did.
+func (s *Store) Kept(name string, v any) (found bool, err error) {
+	return s.read("data-"+s.data+"."+name+".json", v)
+}
+
 // cloning is the directory that an unfinished clone fills.
 type cloning struct {
 	Dir string `json:"dir"`
 }
+
+// SetCloning notes the directory that a clone fills, before it is made; "" once that has its place, or is gone.
+func (s *Store) SetCloning(dir string) error { return s.setCloning(dir) }
+
+// Cloning is the directory that an unfinished clone fills; "" if there is none.
+func (s *Store) Cloning() (string, error) { return s.cloningDir() }
 
 func (s *Store) setCloning(dir string) error {
 	if dir == "" {

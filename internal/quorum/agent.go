@@ -148,6 +148,39 @@ func (n *Node) GiveBack(q control.GiveBackRequest) error {
 	})
 }
 
+// Pause stops elections of a resource, or lets them go on.
+func (n *Node) Pause(ctx context.Context, q control.PauseRequest) error {
+	m, r, err := n.dataResource(q.Resource)
+	if err != nil {
+		return err
+	}
+	op := record.Resume
+	if q.On {
+		op = record.Pause
+	}
+	return m.apply(ctx, record.Command{Op: op, Resource: r.name, Why: q.Reason})
+}
+
+// Set changes how many standbys a commit waits for, and how many copies it needs.
+func (n *Node) Set(ctx context.Context, q control.SetRequest) error {
+	m, _, err := n.dataResource(q.Resource)
+	if err != nil {
+		return err
+	}
+	now, err := n.Read(ctx, q.Resource)
+	if err != nil {
+		return err
+	}
+	c := record.Command{Op: record.Set, Resource: q.Resource, SyncNum: now.SyncNum, MinCopies: now.MinCopies}
+	if q.SyncNum != nil {
+		c.SyncNum = *q.SyncNum
+	}
+	if q.MinCopies != nil {
+		c.MinCopies = *q.MinCopies
+	}
+	return m.apply(ctx, c)
+}
+
 // messageQueue is how many messages may wait for an agent to read them.
 const messageQueue = 16
 

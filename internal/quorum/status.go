@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,9 @@ func (n *Node) Status(ctx context.Context) *control.Quorum {
 	for _, v := range file.Voters {
 		for _, id := range voterIDs(v) {
 			x := control.Voter{ID: id, Node: v.Name, Witness: v.Witness, Self: v.Name == n.o.Self.Name, Links: links[id]}
+			for _, a := range v.Addrs {
+				x.Addresses = append(x.Addresses, a.String())
+			}
 			x.Incarnation, x.Member = members[id]
 			x.Heard = x.Self
 			for _, l := range x.Links {
@@ -46,14 +50,33 @@ func (n *Node) Status(ctx context.Context) *control.Quorum {
 		}
 	}
 	s.Trouble = n.trouble(m, s)
+	lost := s.Leader == "" && len(heardMembers(s)) < s.Needed
 	for _, r := range m.order {
 		x, blocked := m.resource(r)
+		// The record of a holder whose lease ran out stays as it was until there is a majority for another.
+		blocked = blocked || !x.Live && (lost || x.Holder != "" && !hears(s, x.Holder))
 		if blocked && x.Missing == "" {
 			x.Missing = n.missing(ctx, m, s, r.name)
 		}
 		s.Resources = append(s.Resources, x)
 	}
 	return s
+}
+
+// heardMembers are the voters that count and are heard.
+func heardMembers(s *control.Quorum) []string {
+	var heard []string
+	for _, v := range s.Voters {
+		if v.Heard && v.Member {
+			heard = append(heard, v.ID)
+		}
+	}
+	return heard
+}
+
+// hears reports whether a voter of the node is heard.
+func hears(s *control.Quorum, node string) bool {
+	return slices.ContainsFunc(s.Voters, func(v control.Voter) bool { return v.Node == node && v.Heard })
 }
 
 func (n *Node) trouble(m *member, s *control.Quorum) []string {
@@ -139,12 +162,7 @@ func (n *Node) missing(ctx context.Context, m *member, s *control.Quorum, resour
 		return m.log.Waiting()
 	}
 	if s.Leader == "" {
-		var heard []string
-		for _, v := range s.Voters {
-			if v.Heard && v.Member {
-				heard = append(heard, v.ID)
-			}
-		}
+		heard := heardMembers(s)
 		return fmt.Sprintf("no leader of the log: %d of %d votes are needed, heard %s", s.Needed, s.Votes, strings.Join(heard, ", "))
 	}
 	ctx, cancel := context.WithTimeout(ctx, missingTime)

@@ -51,9 +51,9 @@ func cost(ctx context.Context, s settings) error {
 		}
 		all[r.name] = figures{f[0], f[1]}
 	}
-	fmt.Printf("  %d instances, advert_int 1, %d s\n", s.instances, s.seconds)
+	fmt.Printf("  %d instances, advert_int 1, %d s\n", s.instances, s.orSeconds(20))
 	fmt.Printf("  %-11s %14s %14s %14s %14s\n", "", "master cpu %", "backup cpu %", "master PSS MiB", "backup PSS MiB")
-	percent := func(d time.Duration) float64 { return 100 * d.Seconds() / float64(s.seconds) }
+	percent := func(d time.Duration) float64 { return 100 * d.Seconds() / float64(s.orSeconds(20)) }
 	for _, r := range routers() {
 		f := all[r.name]
 		fmt.Printf("  %-11s %14.2f %14.2f %14.1f %14.1f\n", r.name, percent(f.master.cpu), percent(f.backup.cpu), float64(f.master.pss)/1024, float64(f.backup.pss)/1024)
@@ -105,7 +105,7 @@ func costOf(ctx context.Context, s settings, r router) (out [2]usage, err error)
 			return out, err
 		}
 	}
-	if err := pause(ctx, time.Duration(s.seconds)*time.Second); err != nil {
+	if err := pause(ctx, time.Duration(s.orSeconds(20))*time.Second); err != nil {
 		return out, err
 	}
 	for k, h := range hosts {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -33,6 +34,7 @@ var benches = []struct {
 }{
 	{"takeover", takeover},
 	{"cost", cost},
+	{"quorum", quorum},
 }
 
 type settings struct {
@@ -42,14 +44,17 @@ type settings struct {
 	seconds   int
 }
 
+func (s settings) orRuns(otherwise int) int    { return cmp.Or(s.runs, otherwise) }
+func (s settings) orSeconds(otherwise int) int { return cmp.Or(s.seconds, otherwise) }
+
 func run(ctx context.Context, args []string) error {
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&s.bin, "bin", binDir(), "directory of vrrpd and pgnotify")
-	flags.IntVar(&s.runs, "runs", 20, "takeovers of each daemon")
+	flags.IntVar(&s.runs, "runs", 0, "takeovers of each kind (default 20 beside keepalived, 50 by quorum)")
 	flags.IntVar(&s.instances, "instances", 250, "vrrp_instances for the cost")
-	flags.IntVar(&s.seconds, "seconds", 20, "how long the cost is measured")
-	only := flags.String("only", "", "names of benches, separated by commas (default: all)")
+	flags.IntVar(&s.seconds, "seconds", 0, "how long cost and load are measured (default 20 for cost, 60 for load)")
+	only := flags.String("only", "", "names of benches, separated by commas: takeover, cost, quorum (default: all)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

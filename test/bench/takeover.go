@@ -48,7 +48,8 @@ func takeover(ctx context.Context, s settings) error {
 	}
 	late := map[string]series{}
 	before := lab.ReadLoad()
-	for n := range s.runs {
+	runs := s.orRuns(20)
+	for n := range runs {
 		for _, r := range routers() {
 			ms, err := oneTakeover(ctx, l, capture, r)
 			if err != nil {
@@ -58,7 +59,7 @@ func takeover(ctx context.Context, s settings) error {
 		}
 	}
 	fmt.Printf("  last advert -> first gratuitous ARP, less Master_Down_Interval (%.2f ms), %d runs each, in ms\n",
-		float64(takeoverMasterDown)/float64(time.Millisecond), s.runs)
+		float64(takeoverMasterDown)/float64(time.Millisecond), runs)
 	for _, r := range routers() {
 		fmt.Printf("  %-11s %s\n", r.name, late[r.name])
 	}

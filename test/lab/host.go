@@ -14,9 +14,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,7 +29,8 @@ type Host struct {
 	name  string
 	index int
 
-	boot sync.Mutex // serialises Boot and PowerLoss
+	boot sync.Mutex  // serialises Boot and PowerLoss
+	mute atomic.Bool // its links were cut by PowerLoss
 
 	mu    sync.Mutex
 	ctl   *client // nil without power
@@ -143,6 +146,7 @@ func (h *Host) Boot(ctx context.Context) (err error) {
 	h.mu.Lock()
 	h.ctl, h.ns, h.init = ctl, ns, init
 	h.mu.Unlock()
+	h.mute.Store(false)
 	h.l.log.Debug("booted", "host", h.name)
 	return nil
 }
@@ -152,12 +156,45 @@ func (h *Host) Boot(ctx context.Context) (err error) {
 func (h *Host) PowerLoss(ctx context.Context) (time.Time, error) {
 	h.boot.Lock()
 	defer h.boot.Unlock()
+	if !h.Up() {
+		return time.Time{}, fmt.Errorf("cut power of %s: %w", h.name, errHostDown)
+	}
+	if err := h.silence(); err != nil {
+		return time.Time{}, fmt.Errorf("cut power of %s: %w", h.name, err)
+	}
+	return h.die(ctx)
+}
+
+// PowerLoss takes several hosts away at the same instant: all links are cut before the first process is killed.
+func (l *Lab) PowerLoss(ctx context.Context, names ...string) (time.Time, error) {
+	var hosts []*Host
+	for _, name := range names {
+		h := l.Host(name)
+		h.boot.Lock()
+		defer h.boot.Unlock()
+		if !h.Up() {
+			return time.Time{}, fmt.Errorf("cut power of %s: %w", name, errHostDown)
+		}
+		hosts = append(hosts, h)
+	}
+	for _, h := range hosts {
+		if err := h.silence(); err != nil {
+			return time.Time{}, fmt.Errorf("cut power of %s: %w", h.name, err)
+		}
+	}
+	at := time.Now()
+	var g errgroup.Group
+	for _, h := range hosts {
+		g.Go(func() error { _, err := h.die(ctx); return err })
+	}
+	return at, g.Wait()
+}
+
+// die kills every process of a silent host at once. The caller holds boot.
+func (h *Host) die(ctx context.Context) (time.Time, error) {
 	wrap := func(err error) error { return fmt.Errorf("cut power of %s: %w", h.name, err) }
 	_, ns, err := h.up()
 	if err != nil {
-		return time.Time{}, wrap(err)
-	}
-	if err := h.silence(); err != nil {
 		return time.Time{}, wrap(err)
 	}
 	at := time.Now()

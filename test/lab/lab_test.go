@@ -624,6 +624,64 @@ func TestPauseResume(t *testing.T) {
 	}
 }
 
+// Two hosts on two sides of a partition have one address: a client sees one of them, a probe at each host sees both.
+func TestProbeEach(t *testing.T) {
+	ctx := testContext(t)
+	l := NewT(t, Options{Hosts: 3})
+	vip := VIP(1)
+	if err := l.Isolate([]string{"n2"}); err != nil {
+		t.Fatal(err)
+	}
+	outside, err := l.Client().ProbeARP(vip, time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	each, err := l.ProbeEach(vip, time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := func(name string) {
+		t.Helper()
+		if err := l.Host(name).TakeAddress(vip); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take("n1")
+	if a, err := each.WaitForOther(ctx, []string{"n2", "n3"}, time.Time{}); err != nil || a.Host != "n1" {
+		t.Fatalf("got %+v, %v, want an answer by n1", a, err)
+	}
+	if r, err := each.Report(); err != nil || len(r.Double) != 0 {
+		t.Fatalf("one holder: got %+v, %v, want nothing double", r.Double, err)
+	}
+	take("n2")
+	both, err := each.WaitFor(ctx, "n2", time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := each.WaitFor(ctx, "n2", both.At.Add(20*time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := each.Report()
+	if err != nil || len(r.Double) < 4 {
+		t.Fatalf("got %+v, %v, want several questions that two hosts answered", r.Double, err)
+	}
+	at, err := l.PowerLoss(ctx, "n1", "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"n1", "n2"} {
+		if l.Host(name).Up() {
+			t.Errorf("%s is up after its power loss", name)
+		}
+	}
+	if a, ok := each.Last(time.Time{}, ""); !ok || a.At.After(at.Add(20*time.Millisecond)) {
+		t.Errorf("the last answer: got %+v, want it before the power loss at %s", a, at)
+	}
+	if r, err := outside.Report(); err != nil || len(r.Double) != 0 || len(r.Holdings) != 1 || r.Holdings[0].Who != "n1" {
+		t.Errorf("from one side: got %+v, %v, want n1 alone", r, err)
+	}
+}
+
 func TestCaptureAndProbe(t *testing.T) {
 	ctx := testContext(t)
 	l := NewT(t, Options{Hosts: 2})

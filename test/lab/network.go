@@ -202,6 +202,7 @@ func (h *Host) unplug() error {
 // silence stops the bridges from passing a frame of the host in either direction, without a trace inside it: what a
 // switch's port does when the machine behind it loses power, seen from the others.
 func (h *Host) silence() error {
+	h.mute.Store(true)
 	return h.l.sw.do(func() error {
 		for _, b := range h.bridges() {
 			_, index := h.port(b)

@@ -34,12 +34,14 @@ const (
 	PromoteTo
 	// WriteSSN writes SSN, reloads, and is done once a fresh session sees it.
 	WriteSSN
-	// ProveSSN waits, for 200 ms at most, until every walsender shows the sync_priority that SSN gives it, 0 if unlisted; with
-	// Probe until a write of its own is seen waiting in SyncRep instead. Result: Barrier.
+	// ProveSSN waits, for 200 ms at most, until every walsender shows the sync_priority that SSN gives it, 0 if unlisted; then it
+	// writes a little WAL, so that no standby can have reported the Barrier before, and reads the insert position. Result: Barrier.
+	// With Probe it waits until a commit of its own is seen waiting in SyncRep instead, and cancels that.
 	ProveSSN
 	// Nudge writes a little WAL, so that waiting commits are looked at.
 	Nudge
-	// Follow writes the pass file and primary_conninfo for Node, and reloads.
+	// Follow writes the pass file, primary_conninfo and primary_slot_name for Node, and reloads. The slot is this node's own on every
+	// server: without one, the walsender of a broken connection and its successor would count as two standbys in FIRST n.
 	Follow
 	// StartStandby removes comment-only history files above the highest real timeline, writes standby.signal, the hold, and the
 	// connection to Node ("": none), then starts the server and waits until it answers or, with a Node, lives.
@@ -64,12 +66,14 @@ const (
 	Release
 	// Look asks Node's server over a replication connection. Result: Source.
 	Look
+	// ReadLog has vrrpd read the log behind a barrier that begins now. Result: View.
+	ReadLog
 	// Checkpoint makes one.
 	Checkpoint
 	// AfterPromote does pg_switch_wal and CHECKPOINT; from then on the server is RewindReady.
 	AfterPromote
-	// Leave tells the holder Node that this standby is about to go (On), or is back; with On it is done when the holder's SSN is
-	// without it.
+	// Leave tells the holder Node that this standby is about to go (On), or is back, or has to be rebuilt for the reason Text; with
+	// On it is done when the holder's SSN is without it.
 	Leave
 	// Left answers the Leave of Node.
 	Left
@@ -86,17 +90,17 @@ const (
 // Call reports whether k runs beside the queue.
 func (k Kind) Call() bool { return k >= ReportPledge }
 
-var kindNames = map[Kind]string{
-	PersistPromise: "promise", PersistAttempt: "attempt", PersistMarker: "marker", PersistMark: "mark", Hold: "hold", Fence: "fence", Reserve: "reserve",
-	Unreserve: "unreserve", PromoteTo: "promote", WriteSSN: "write SSN", ProveSSN: "prove SSN", Nudge: "nudge", Follow: "follow", StartStandby: "start",
-	Stop: "stop", Rewind: "rewind", Clone: "clone", DropVIP: "drop VIP", ReportPledge: "report pledge", SetRule: "set rule", Release: "release", Look: "look at",
-	Checkpoint: "checkpoint", AfterPromote: "after promote", Leave: "leave", Left: "left", Open: "open", Eligible: "eligible", Cancel: "cancel", Say: "say",
-}
-
 // String is the kind in words.
 func (k Kind) String() string {
-	if s, ok := kindNames[k]; ok {
-		return s
+	names := [...]string{
+		PersistPromise: "promise", PersistAttempt: "attempt", PersistMarker: "marker", PersistMark: "mark", Hold: "hold", Fence: "fence", Reserve: "reserve",
+		Unreserve: "unreserve", PromoteTo: "promote", WriteSSN: "write SSN", ProveSSN: "prove SSN", Nudge: "nudge", Follow: "follow",
+		StartStandby: "start", Stop: "stop", Rewind: "rewind", Clone: "clone", DropVIP: "drop VIP", ReportPledge: "report pledge", SetRule: "set rule",
+		Release: "release", Look: "look at", Checkpoint: "checkpoint", AfterPromote: "after promote", Leave: "leave", Left: "left", Open: "open",
+		Eligible: "eligible", Cancel: "cancel", Say: "say",
+	}
+	if int(k) < len(names) && names[k] != "" {
+		return names[k]
 	}
 	return fmt.Sprintf("action %d", uint8(k))
 }

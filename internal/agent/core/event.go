@@ -19,15 +19,28 @@ const (
 // String is the phase's name, as vrrpd writes it.
 func (p Phase) String() string { return [...]string{"released", "electing", "granted", "active"}[p&3] }
 
+// order is the phase's place within an epoch, which ends with its release.
+func (p Phase) order() Phase { return (p + 3) & 3 }
+
 // Rule names who has every acknowledged commit: Holder and all of S.
 type Rule struct {
 	Holder  string
 	S       []string // as in the SSN: newest first
 	Version uint64
+	// Gone are those of S, and Holder, who are named with a state directory that they have lost since: what has their name now
+	// does not count.
+	Gone []string
 }
 
 // Has reports whether node may be granted the next epoch.
-func (r Rule) Has(node string) bool { return node != "" && (r.Holder == node || slices.Contains(r.S, node)) }
+func (r Rule) Has(node string) bool {
+	return node != "" && (r.Holder == node || slices.Contains(r.S, node))
+}
+
+// there are the members of S that still have what they were named for.
+func (r Rule) there() []string {
+	return slices.DeleteFunc(slices.Clone(r.S), func(n string) bool { return slices.Contains(r.Gone, n) })
+}
 
 // Event is something that happened: a View, Lease, *Server, Done, Wish, Leaving, Attached or Tick.
 type Event interface{ event() }
@@ -47,7 +60,6 @@ type View struct {
 	Paused    bool
 	SyncNum   int // how many standbys S is to have; 0 counts as 2
 	MinCopies int // how many copies a commit needs, the holder's own included; 0 counts as 1
-	Barrier   bool // the log was read behind a barrier since the agent's start
 }
 
 // Lease moves the deadline of a live epoch.
@@ -131,6 +143,7 @@ type Result struct {
 	EndLSN    uint64   // PromoteTo: the end of the end-of-recovery record
 	Barrier   uint64   // ProveSSN: the insert position, read after the proof
 	Source    *Source  // Look
+	View      *View    // ReadLog
 }
 
 // WishKind is what an operator wants.
@@ -150,10 +163,12 @@ type Wish struct {
 	Node string
 }
 
-// Leaving is a standby's word, at the holder: it is about to go (On), or was and is back.
+// Leaving is a standby's word, at the holder: it is about to go (On), or was and is back. With Why it can't stream as it is, and
+// must be out of the rule to be rebuilt.
 type Leaving struct {
 	Node string
 	On   bool
+	Why  string
 }
 
 // Attached: the connection to vrrpd is new, and it has forgotten what we reported.

@@ -445,3 +445,15 @@ func TestHolderRoundsAfterAPause(t *testing.T) {
 		t.Errorf("got the next round at %v, want no round twice", got-t0)
 	}
 }
+
+// TestHolderRuling: for PostgreSQL another puts the rules into the log, and says so first.
+func TestHolderRuling(t *testing.T) {
+	h, a := newTestHolder(t, nil)
+	h.ack(t0+ms, sent(t, a, Renew), "n1", "n2", "w1")
+	h.h.Step(t0+2*ms, Event{Kind: Ruling, Ver: 3, Names: []string{"n3"}})
+	h.tick(t0 + 100*ms)
+	a = h.tick(t0 + 200*ms)
+	none(t, a, Extend)
+	none(t, h.h.Step(t0+201*ms, heardFrom("n2", peerOK(sent(t, a, PeerRenew)))), Extend)
+	one(t, h.h.Step(t0+202*ms, heardFrom("n3", peerOK(sent(t, a, PeerRenew)))), Extend)
+}

@@ -1,0 +1,555 @@
+package core
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// never is a Wake that stands for no deadline.
+const never = time.Duration(1<<63 - 1)
+
+// Crash is what happens when the active holder's PostgreSQL dies.
+type Crash string
+
+// The ways.
+const (
+	Failover Crash = "failover" // give the epoch back at once
+	Restart  Crash = "restart"  // start it first, then give the epoch back and prefer this node
+)
+
+// Times are the delays of the machine.
+type Times struct {
+	First    time.Duration // how long a new holder waits for its first standby
+	Gone     time.Duration // without a stream a standby is lost
+	Stalled  time.Duration // without progress, too
+	Settle   time.Duration // so long a standby must stream before it may enter S
+	Grow     time.Duration // so long it may take to enter S while commits wait for it
+	Copies   time.Duration // how long it waits for as many as min_copies asks for
+	Activate time.Duration // from a grant to its SetRule
+	Retry    time.Duration // after a failure
+	Ask      time.Duration // between two looks at a holder that isn't ready
+	Stuck    time.Duration // without a stream from a holder that is there
+	Flap     time.Duration // wait after the second loss of a standby; doubles with each
+	FlapMax  time.Duration
+	Forget   time.Duration // so long a loss counts
+	Renew    time.Duration // how often a holder renews its rule while a node is missing
+	Switch   time.Duration // patience of each step of a switchover
+	Orphan   time.Duration // without any view a primary is put on hold
+}
+
+// Defaults are the times that the design names; a lost standby is out within 300 ms.
+func Defaults() Times {
+	return Times{
+		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 250 * time.Millisecond, Settle: 50 * time.Millisecond,
+		Grow: 300 * time.Millisecond, Activate: 5 * time.Second, Retry: 100 * time.Millisecond, Ask: 10 * time.Millisecond, Stuck: 10 * time.Second,
+		Flap: time.Second, FlapMax: time.Minute, Forget: 2 * time.Minute, Renew: 10 * time.Second, Switch: time.Second, Orphan: 500 * time.Millisecond,
+	}
+}
+
+// Options are what an agent is.
+type Options struct {
+	Node    string   // the application_name of its walreceiver
+	Peers   []string // the other data nodes
+	OnCrash Crash    // "" is Failover
+	Rewind  bool     // pg_rewind may be used
+	Clone   bool     // a new copy may be made
+	Times   Times    // zero: Defaults
+}
+
+// Agent is the machine beside one PostgreSQL.
+type Agent struct {
+	o   Options
+	t   Times
+	now time.Duration
+	out []Action
+
+	promise   uint64 // fsynced, as the next four
+	attempted uint64
+	marker    Marker
+	mark      Position
+	markAt    time.Duration
+
+	view     View
+	seen     bool
+	start    time.Duration // of the first step
+	started  bool
+	deadline time.Duration
+	held     uint64 // epoch that was live here
+	burnt    uint64 // never acted for again
+
+	srv   Server
+	known bool // srv is a look that began after the last action
+	since time.Duration
+
+	ids     uint64
+	busy    Action // of the queue; ID 0: idle
+	busyAt  time.Duration
+	hold    uint64 // a Hold behind it
+	retryAt time.Duration
+	calls   [Say - ReportPledge + 1]call
+	wake    time.Duration
+
+	fenced   fence
+	reported fence
+	grant    grant
+	ruling   ruling
+	rule     Rule
+	active   uint64 // epoch whose rule this process knows to be ours
+	timeline uint32 // on which it became so
+	opened   uint64
+	flag     bool // the checkpointer has certainly told all backends to wait
+	grow     grow
+	peers    []peer
+	lookAt   time.Duration // the last look at the standbys
+	insert   uint64        // the insert position of the look before
+	renewed  time.Duration
+	followed uint64 // the newest epoch in which this server may have streamed from the holder
+	follow   follow
+	read     read
+	work     rebuild
+	change   change // switchover
+	giving   giving
+	away     away // maintenance, shutdown
+	broken   string
+	fails    int // starts in a row
+	verdict  Action
+}
+
+type call struct {
+	act   Action
+	retry time.Duration
+}
+
+// fence is a server cut off for an epoch: it lasts as long as the postmaster.
+type fence struct {
+	epoch, postmaster uint64
+	pos               Position
+	sysid             uint64
+}
+
+// New makes the machine of an agent that has just started.
+func New(o Options, m Marks) *Agent {
+	if o.Times == (Times{}) {
+		o.Times = Defaults()
+	}
+	if o.OnCrash == "" {
+		o.OnCrash = Failover
+	}
+	a := &Agent{o: o, t: o.Times, promise: m.Promise, attempted: m.Attempted, marker: m.Marker, mark: m.Mark, wake: never}
+	a.followed = m.Promise // whatever the former process followed, it did so under its promise
+	a.away.back = true     // whatever it told the holder, it is back
+	for _, p := range o.Peers {
+		a.peers = append(a.peers, peer{name: p})
+	}
+	return a
+}
+
+// Wake is when the machine wants a Tick; the time of the last Step is what it counts from.
+func (a *Agent) Wake() time.Duration { return a.wake }
+
+// Step takes one event. The actions are valid until the next Step.
+func (a *Agent) Step(now time.Duration, ev Event) []Action {
+	a.now, a.out, a.wake = now, a.out[:0], never
+	if !a.started {
+		a.started, a.start = true, now
+	}
+	switch ev := ev.(type) {
+	case View:
+		a.newView(ev)
+	case Lease:
+		if ev.Epoch == a.view.Epoch && ev.Deadline > a.deadline {
+			a.deadline = ev.Deadline
+		}
+	case *Server:
+		a.look(ev)
+	case Done:
+		a.done(ev)
+	case Wish:
+		a.wish(ev)
+	case Leaving:
+		if p := a.peer(ev.Node); p != nil && ev.Why != "" {
+			p.let, p.asked = true, true
+		} else if p != nil {
+			p.leaving, p.asked = ev.On, ev.On
+		}
+	case Attached:
+		a.reported = fence{}
+		a.verdict = Action{}
+	}
+	a.plan()
+	a.judge()
+	return a.out
+}
+
+func (a *Agent) newView(v View) {
+	if o := &a.view; a.seen && (v.Epoch < o.Epoch || v.Epoch == o.Epoch && (v.Rule.Version < o.Rule.Version || v.Phase.order() < o.Phase.order())) {
+		return // an older one
+	}
+	if v.Epoch != a.view.Epoch {
+		a.deadline, a.grow = 0, grow{}
+	}
+	if v.Live {
+		a.deadline = max(a.deadline, v.Deadline)
+	}
+	a.view, a.seen = v, true
+	if v.Rule.Version >= a.rule.Version {
+		a.rule = v.Rule
+	}
+	if v.Mine && v.Phase == Active && v.Epoch != a.burnt {
+		a.active = v.Epoch
+	}
+}
+
+func (a *Agent) look(s *Server) {
+	if s.At < a.since {
+		return // it began before the last action took effect
+	}
+	if a.known && s.Postmaster != a.srv.Postmaster {
+		a.flag = a.flag && s.Postmaster == 0
+	}
+	a.srv, a.known = *s, true
+	a.srv.History, a.srv.Standbys = slices.Clone(s.History), slices.Clone(s.Standbys)
+	if s.Answering {
+		a.fails = 0
+	}
+	a.watch()
+}
+
+// live reports whether this node may act as the holder of the view's epoch now.
+func (a *Agent) live() bool {
+	v := &a.view
+	return a.seen && v.Mine && v.Live && a.now < a.deadline && (v.Phase == Granted || v.Phase == Active) && v.Epoch != a.burnt && a.promise <= v.Epoch
+}
+
+// acks reports whether the server may acknowledge commits.
+func (a *Agent) acks() bool { return a.live() && a.active == a.view.Epoch && a.promise == a.view.Epoch }
+
+// primary reports whether the server is up and not in recovery.
+func (a *Agent) primary() bool { return a.srv.Answering && !a.srv.InRecovery }
+
+// streaming reports whether the server receives from a node that it was told to follow.
+func (a *Agent) streaming() bool {
+	return a.known && a.srv.Answering && a.srv.InRecovery && a.srv.Upstream != ""
+}
+
+// at wants a Tick at t. What is due already waits for something else.
+func (a *Agent) at(t time.Duration) {
+	if t > a.now {
+		a.wake = min(a.wake, t)
+	}
+}
+
+// do puts an action on the queue. There is never more than one on its way, and a Hold behind it: nothing overtakes.
+func (a *Agent) do(act Action) {
+	a.ids++
+	act.ID = a.ids
+	a.busy, a.busyAt = act, a.now
+	a.out = append(a.out, act)
+}
+
+func (a *Agent) slot(k Kind) *call { return &a.calls[k-ReportPledge] }
+
+// ask begins a call, one of a kind at a time.
+func (a *Agent) ask(act Action) bool {
+	c := a.slot(act.Kind)
+	if c.act.ID != 0 {
+		return false
+	}
+	if a.now < c.retry {
+		a.at(c.retry)
+		return false
+	}
+	a.ids++
+	act.ID = a.ids
+	c.act = act
+	a.out = append(a.out, act)
+	return true
+}
+
+// tell is a call without an outcome.
+func (a *Agent) tell(act Action) {
+	a.ids++
+	act.ID = a.ids
+	a.out = append(a.out, act)
+}
+
+func (a *Agent) say(format string, args ...any) {
+	a.tell(Action{Kind: Say, Text: fmt.Sprintf(format, args...)})
+}
+
+// changesServer: after such an action, what was seen of the server is old.
+func (k Kind) changesServer() bool {
+	return k != PersistPromise && k != PersistAttempt && k != PersistMarker && k != PersistMark && k != ProveSSN && k != Nudge
+}
+
+func (a *Agent) done(d Done) {
+	var act Action
+	switch {
+	case d.ID != 0 && d.ID == a.hold:
+		act, a.hold = Action{ID: d.ID, Kind: Hold}, 0
+	case d.ID != 0 && d.ID == a.busy.ID:
+		act, a.busy = a.busy, Action{}
+	default:
+		for k := range a.calls {
+			if c := &a.calls[k]; d.ID != 0 && c.act.ID == d.ID {
+				act = c.act
+				c.act = Action{}
+				if d.Err != nil {
+					c.retry = a.now + a.t.Retry/2
+				}
+				a.called(act, d)
+				break
+			}
+		}
+		if d.Server != nil {
+			a.look(d.Server)
+		}
+		return
+	}
+	if act.Kind.changesServer() {
+		a.known = false
+		if d.Server == nil {
+			a.since = a.now
+		}
+	}
+	if d.Server != nil {
+		a.since = max(a.since, d.Server.At)
+		a.look(d.Server)
+	}
+	if d.Err != nil {
+		a.retryAt = a.now + a.t.Retry
+	}
+	a.finished(act, d)
+}
+
+// finished takes the outcome of an action of the queue.
+func (a *Agent) finished(act Action, d Done) {
+	ok := d.Err == nil
+	switch act.Kind {
+	case PersistPromise:
+		if ok {
+			a.promise = max(a.promise, act.Epoch)
+		}
+	case PersistAttempt:
+		if ok {
+			a.attempted = max(a.attempted, act.Epoch)
+		}
+	case PersistMarker:
+		if ok {
+			a.marker = act.Marker
+			if act.Marker == NoMarker {
+				a.mark = act.Pos
+			}
+		}
+	case PersistMark:
+		if ok {
+			a.mark, a.markAt = act.Pos, a.now
+		}
+	case Fence:
+		if ok {
+			a.fencedAt(d.Result)
+		}
+	case Reserve, PromoteTo:
+		a.promoted(act, d)
+	case WriteSSN:
+		if !act.SSN.Hold && len(act.SSN.Names) == 0 {
+			a.flag = false
+		}
+		a.wrote(ok)
+	case ProveSSN:
+		a.proved(act, d)
+	case StartStandby:
+		if ok {
+			a.flag = true // the hold was in the file before the start
+			if act.Node != "" {
+				a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries}
+			}
+		} else if a.fails++; a.fails > 1 {
+			a.retryAt = a.now + a.t.Retry*time.Duration(min(a.fails*a.fails, 100))
+		}
+	case Stop:
+		a.stoppedAt(act, d)
+	case Follow:
+		if ok {
+			a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries}
+		}
+	case Rewind, Clone:
+		a.rebuilt(act, d)
+	}
+}
+
+// called takes the outcome of a call.
+func (a *Agent) called(act Action, d Done) {
+	switch act.Kind {
+	case ReportPledge:
+		if d.Err == nil && act.Epoch == a.fenced.epoch {
+			a.reported = a.fenced
+		} else if d.Err == nil && act.Epoch == a.promise {
+			a.reported = fence{epoch: act.Epoch, postmaster: a.srv.Postmaster}
+		}
+	case SetRule:
+		a.ruled(act, d)
+	case Release:
+		if d.Err != nil {
+			a.slot(Release).retry = a.now + a.t.Retry
+		}
+	case Look:
+		a.looked(act, d)
+	case ReadLog:
+		a.readLog(act, d)
+	case Checkpoint:
+		a.change.checkpoint(d.Err)
+	case AfterPromote:
+		a.slot(AfterPromote).retry = a.now + 10*a.t.Retry
+	case Leave:
+		a.leftBy(act, d)
+	}
+}
+
+// plan does what is due. What comes first matters: the hold before anything, the promise before whatever follows from an epoch,
+// the end of a failed grant before the next.
+func (a *Agent) plan() {
+	v := &a.view
+	if a.live() {
+		a.held = v.Epoch
+		a.at(a.deadline)
+	} else if a.held != 0 && a.held == v.Epoch && a.burnt != v.Epoch && !(v.Mine && v.Live) {
+		// vrrpd says so. A deadline alone that has passed, because we slept or did not hear, is a reason for the hold and no more.
+		a.burnt = v.Epoch
+		a.say("epoch %d is over here: the lease does not run", v.Epoch)
+	}
+	if c := &a.change; c.to != "" && (c.epoch != v.Epoch || a.burnt == v.Epoch) {
+		a.say("switchover to %s aborted: epoch %d is over", c.to, c.epoch)
+		*c = change{}
+	}
+	a.putOnHold()
+	a.cancelClone()
+	a.answerLeaves()
+	if a.busy.ID != 0 || a.hold != 0 || !a.seen || v.Epoch == 0 || !a.known {
+		return
+	}
+	if a.now < a.retryAt {
+		a.at(a.retryAt)
+		return
+	}
+	if v.Epoch < a.promise {
+		return // the log is behind what we promised: see Explain
+	}
+	if v.Epoch > a.promise {
+		a.do(Action{Kind: PersistPromise, Epoch: v.Epoch})
+		return
+	}
+	if a.giveUp() || a.leave() || a.rebuilding() || a.busy.ID != 0 {
+		return
+	}
+	switch {
+	case a.srv.NoData || !a.srv.Running:
+		a.down()
+	case !a.srv.Answering:
+		a.silent()
+	case v.SystemID != 0 && a.srv.SystemID != v.SystemID:
+		// another cluster's data: nothing of it is touched
+	case !a.srv.InRecovery:
+		a.runsPrimary()
+	default:
+		a.runsStandby()
+	}
+	if a.busy.ID == 0 {
+		a.remember()
+	}
+}
+
+// putOnHold: whoever is not the active holder acknowledges nothing.
+func (a *Agent) putOnHold() {
+	if !a.srv.Answering || !a.known || a.hold != 0 {
+		return
+	}
+	switch {
+	case !a.seen || a.view.Epoch == 0:
+		// A resource that is not initialized is no business of ours; without any word of vrrpd a primary is.
+		if a.seen || a.srv.InRecovery {
+			return
+		}
+		if a.now < a.start+a.t.Orphan {
+			a.at(a.start + a.t.Orphan)
+			return
+		}
+	case a.acks():
+		return
+	}
+	if s, ok := ParseSSN(a.srv.SSN); ok && s.IsHold() {
+		return
+	}
+	if a.now < a.retryAt && a.busy.ID == 0 {
+		a.at(a.retryAt)
+		return
+	}
+	a.ids++
+	a.hold = a.ids
+	a.out = append(a.out, Action{ID: a.hold, Kind: Hold})
+	a.grow = grow{}
+}
+
+// onHold reports whether the hold is in force.
+func (a *Agent) onHold() bool {
+	s, ok := ParseSSN(a.srv.SSN)
+	return ok && s.IsHold()
+}
+
+// remember writes the LSN mark each second.
+func (a *Agent) remember() {
+	if a.marker != NoMarker || !a.srv.Answering || a.srv.Pos.LSN == 0 || a.broken != "" || a.srv.Pos.TLI < a.mark.TLI || a.srv.Pos.LSN <= a.mark.LSN {
+		return
+	}
+	if due := a.markAt + time.Second; a.now < due {
+		a.at(due)
+		return
+	}
+	a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
+}
+
+// judge tells vrrpd whether this node may be granted the resource.
+func (a *Agent) judge() {
+	why := a.unfit()
+	v := Action{Kind: Eligible, On: why == "", Text: why}
+	if a.verdict.Kind == Eligible && a.verdict.On == v.On && a.verdict.Text == v.Text {
+		return
+	}
+	if !a.known && a.srv.At != 0 {
+		return // between an action and the next look nothing new is known
+	}
+	a.verdict = v
+	a.tell(v)
+}
+
+// unfit says why this node must not be granted the resource; "" if it may.
+func (a *Agent) unfit() string {
+	switch {
+	case !a.seen || a.srv.At == 0 && !a.known:
+		return "PostgreSQL was not looked at yet"
+	case a.view.Epoch < a.promise:
+		return fmt.Sprintf("it promised epoch %d, and the log knows only %d", a.promise, a.view.Epoch)
+	case a.marker == Rewinding:
+		return "its data directory is being rewound"
+	case a.marker == Cloning:
+		return "its data directory is being copied"
+	case a.marker == Rewound:
+		return "its data directory was rewound or copied, and has not streamed since"
+	case a.srv.NoData:
+		return "it has no data directory"
+	case a.broken != "":
+		return a.broken
+	case a.view.SystemID != 0 && a.srv.SystemID != 0 && a.srv.SystemID != a.view.SystemID:
+		return fmt.Sprintf("its data directory has system identifier %d, the cluster's is %d", a.srv.SystemID, a.view.SystemID)
+	case a.away.on:
+		return "it is in maintenance"
+	case !a.srv.Running && a.srv.Clean && a.rule.Holder == a.o.Node:
+		return ""
+	case !a.srv.Running:
+		return "PostgreSQL does not run"
+	case !a.srv.Answering:
+		return "PostgreSQL does not answer"
+	}
+	return ""
+}

@@ -1,0 +1,136 @@
+package core
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Explain says in sentences what stands between this server and where it should be; a healthy one is told in one or two.
+func (a *Agent) Explain() []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	v := &a.view
+	switch {
+	case !a.seen:
+		return []string{"vrrpd has not told anything yet"}
+	case v.Epoch == 0:
+		return []string{"the resource is not initialized: run pgnotify init on the node whose data is the truth"}
+	}
+	if why := a.unfit(); why != "" {
+		add("not promotable: %s", why)
+	} else if !a.rule.Has(a.o.Node) {
+		add("not promotable: the rule is %s, and does not name this node", a.ruleText())
+	} else {
+		add("promotable: the rule %s names this node", a.ruleText())
+	}
+	if v.Paused {
+		add("paused by an operator: no election, and the rule only shrinks")
+	}
+	switch {
+	case v.Phase == Released || v.Phase == Electing:
+		need := "all of its data is there alone"
+		if len(a.rule.S) > 0 {
+			need = "needs one of them"
+		}
+		text := fmt.Sprintf("epoch %d is %v: the rule is %s: %s", v.Epoch, v.Phase, a.ruleText(), need)
+		switch {
+		case a.reported.epoch == v.Epoch && a.rule.Has(a.o.Node):
+			text += ", has heard this node"
+		case a.reported.epoch == v.Epoch:
+			text += "; this node has pledged, and does not count"
+		default:
+			text += "; this node has not pledged yet"
+		}
+		out = append(out, text)
+	case a.acks():
+		add("active holder of epoch %d on timeline %d: the rule is %s", v.Epoch, a.srv.Pos.TLI, a.ruleText())
+		out = append(out, a.explainRule()...)
+	case v.Mine && a.burnt == v.Epoch:
+		add("epoch %d was this node's, and is over here: waiting for the next", v.Epoch)
+	case v.Mine && v.Phase == Granted:
+		add("granted epoch %d: %s", v.Epoch, a.explainGrant())
+	case a.heldByOther():
+		out = append(out, a.explainFollow()...)
+	}
+	if a.primary() && !a.acks() {
+		add("PostgreSQL is a primary on hold: it acknowledges no commit")
+	}
+	return out
+}
+
+func (a *Agent) ruleText() string {
+	return "{" + a.rule.Holder + "; " + strings.Join(a.rule.S, ", ") + "}"
+}
+
+func (a *Agent) explainGrant() string {
+	g := &a.grant
+	switch {
+	case g.epoch != a.view.Epoch:
+		return "not begun"
+	case !g.keep && g.end == 0:
+		return fmt.Sprintf("being promoted to timeline %d", g.tli)
+	case !g.picked:
+		return "waiting for the first standby that has the end of recovery"
+	}
+	return "the rule is on its way into the log"
+}
+
+func (a *Agent) explainRule() []string {
+	var out []string
+	if !a.settled() {
+		out = append(out, "the outcome of a proposal is not known: the setting in force stays the stricter one")
+	}
+	for k := range a.peers {
+		p := &a.peers[k]
+		switch {
+		case slices.Contains(a.rule.S, p.name) && p.leaving:
+			out = append(out, p.name+" leaves the rule")
+		case slices.Contains(a.rule.S, p.name) && !p.streams:
+			out = append(out, p.name+" is in the rule and does not stream")
+		case slices.Contains(a.rule.S, p.name):
+		case p.leaving:
+			out = append(out, p.name+" is out of the rule: it is in maintenance")
+		case !p.streams:
+			out = append(out, p.name+" is out of the rule: it does not stream from here")
+		case a.grow.name == p.name:
+			out = append(out, p.name+" is on its way into the rule")
+		case len(a.rule.S) >= a.syncNum():
+			out = append(out, p.name+" is a spare")
+		case a.now < a.damped(p):
+			out = append(out, fmt.Sprintf("%s is out of the rule for %v more: it was lost %d times", p.name, a.damped(p)-a.now, len(p.losses)))
+		default:
+			out = append(out, p.name+" is out of the rule: it lags")
+		}
+	}
+	if len(a.rule.S) < a.atLeast() || slices.ContainsFunc(a.rule.S, a.lost) && len(a.rule.S) <= a.atLeast() {
+		out = append(out, fmt.Sprintf("commits wait: min_copies is %d", a.view.MinCopies))
+	}
+	return out
+}
+
+func (a *Agent) explainFollow() []string {
+	f, v := &a.follow, &a.view
+	switch {
+	case a.srv.Upstream == v.Holder:
+		return []string{"streams from " + v.Holder}
+	case f.reason == "":
+		return []string{"not streaming from " + v.Holder + " yet"}
+	}
+	out := []string{"can't stream from " + v.Holder + ": " + f.reason}
+	switch {
+	case a.work.node != "" && a.work.rewind:
+		out = append(out, "it is being rewound to "+a.work.node)
+	case a.work.node != "":
+		out = append(out, "it is being copied from "+a.work.node)
+	case v.Phase != Active:
+		out = append(out, "nothing is changed here before "+v.Holder+" is active")
+	case a.rule.Has(a.o.Node):
+		out = append(out, "nothing is changed here while the rule names this node")
+	case a.read.done && v.Epoch <= a.followed && a.rule.Version <= a.read.version:
+		out = append(out, fmt.Sprintf("waiting for a rule after version %d: one that names this node may be on its way", a.read.version))
+	default:
+		out = append(out, "waiting for the log, or for "+v.Holder+" to be ready for a rewind")
+	}
+	return out
+}

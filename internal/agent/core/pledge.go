@@ -1,0 +1,197 @@
+package core
+
+// down: PostgreSQL does not run.
+func (a *Agent) down() {
+	v := &a.view
+	if a.away.down() {
+		return // an operator has it
+	}
+	if a.change.stopping(v.Epoch) {
+		a.afterStop()
+		return
+	}
+	if a.live() && a.active == v.Epoch {
+		if a.o.OnCrash != Restart || a.srv.NoData || a.fails > 1 {
+			a.release("", "PostgreSQL on "+a.o.Node+" died")
+			a.giveUp()
+		}
+	} else if a.live() && (a.grant.epoch == v.Epoch || a.fails > 0 || !a.srv.Clean) {
+		a.abandon("PostgreSQL died")
+		if a.giveUp() {
+			return
+		}
+	}
+	switch {
+	case a.srv.NoData:
+		a.copyAgain("there is no data directory")
+		return
+	case a.marker == Rewinding || a.marker == Cloning:
+		a.copyAgain("a rewind or a copy was not finished")
+		return
+	case a.marker == Rewound && (a.fails > 3 || a.follow.tries >= 2):
+		a.copyAgain("what was rewound or copied does not start, or does not stream")
+		return
+	case a.marker == Rewound:
+		// It must stream before it is consistent. Whether it can from this holder, PostgreSQL tells.
+		if a.heldByOther() && v.Phase == Active {
+			a.startStandby(v.Holder)
+		}
+		return
+	case a.fails > 3 && a.replaceable():
+		a.copyAgain("PostgreSQL does not start")
+		return
+	}
+	if v.Phase == Electing && a.srv.Clean && a.rule.Holder == a.o.Node && a.reported.epoch != v.Epoch && a.broken == "" && a.sameSystem() {
+		// What was shut down cleanly is known from its control file: the report need not wait for the start.
+		if a.srv.Pos.LSN > a.mark.LSN && a.srv.Pos.TLI >= a.mark.TLI {
+			a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
+			return
+		}
+		a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: a.srv.SystemID, Pos: a.srv.Pos})
+	}
+	a.startStandby("")
+}
+
+func (a *Agent) startStandby(node string) {
+	if node != "" {
+		a.followed, a.read = a.view.Epoch, read{}
+	}
+	a.do(Action{Kind: StartStandby, Node: node, Epoch: a.view.Epoch})
+}
+
+func (a *Agent) sameSystem() bool {
+	return a.view.SystemID == 0 || a.srv.SystemID == a.view.SystemID
+}
+
+// heldByOther reports whether another node holds the epoch.
+func (a *Agent) heldByOther() bool {
+	v := &a.view
+	return (v.Phase == Granted || v.Phase == Active) && v.Holder != "" && v.Holder != a.o.Node
+}
+
+// silent: the postmaster lives and takes no sessions: it starts, or hangs, which whoever carries out the actions ends with a stop.
+func (a *Agent) silent() {
+	v, f := &a.view, &a.follow
+	if a.marker != Rewound || a.away.on || !a.heldByOther() || v.Phase != Active {
+		return
+	}
+	// It can't answer before it has streamed.
+	switch due := f.since + a.t.Stuck; {
+	case f.node == v.Holder && f.epoch == v.Epoch && a.now < due:
+		a.at(due)
+	default:
+		f.tries++
+		a.do(Action{Kind: Stop})
+	}
+}
+
+// runsPrimary: the server is out of recovery.
+func (a *Agent) runsPrimary() {
+	v := &a.view
+	switch {
+	case a.live() && a.active == v.Epoch:
+		a.manage()
+	case a.live():
+		a.granted()
+	case !a.rightful():
+		// Promoted by hand, or in an epoch that never became active, or replaced: its WAL is kept, its being a primary is not.
+		if a.away.on {
+			return
+		}
+		a.do(Action{Kind: Stop})
+	case v.Phase == Electing && a.onHold():
+		a.pledge()
+	}
+}
+
+// rightful reports whether the running primary is the one that the rule's holder is: activated by a SetRule, and never stopped since.
+func (a *Agent) rightful() bool {
+	if a.rule.Holder != a.o.Node || !a.rule.Has(a.o.Node) {
+		return false
+	}
+	if a.timeline != 0 && a.timeline == a.srv.Pos.TLI {
+		return true
+	}
+	used, first := uint32(0), uint32(0)
+	for _, t := range a.view.Ledger {
+		if first == 0 {
+			first = t.TLI
+		}
+		if t.SwitchLSN != 0 {
+			used = t.TLI
+		}
+	}
+	if used != 0 {
+		return used == a.srv.Pos.TLI
+	}
+	return first == 0 || a.srv.Pos.TLI < first // older than the ledger
+}
+
+// runsStandby: the server is in recovery.
+func (a *Agent) runsStandby() {
+	v := &a.view
+	switch {
+	case a.live() && a.active == v.Epoch:
+		if a.change.stopping(v.Epoch) {
+			a.afterStop()
+			return
+		}
+		a.release(a.crashPrefer(), "PostgreSQL on "+a.o.Node+" was restarted")
+	case a.live():
+		a.granted()
+	case v.Phase == Electing:
+		a.pledge()
+	case a.heldByOther():
+		a.followHolder()
+	}
+}
+
+func (a *Agent) crashPrefer() string {
+	if a.o.OnCrash == Restart {
+		return a.o.Node
+	}
+	return ""
+}
+
+// pledge reports what this server has, once it follows nobody of a lower epoch any more. The promise is on disk by now.
+func (a *Agent) pledge() {
+	v := &a.view
+	if a.marker != NoMarker || a.broken != "" {
+		return
+	}
+	if a.reported.epoch == v.Epoch && a.reported.postmaster == a.srv.Postmaster {
+		return
+	}
+	pos, sysid := a.srv.Pos, a.srv.SystemID
+	if a.srv.InRecovery {
+		if !a.fence() {
+			return
+		}
+		pos, sysid = a.fenced.pos, a.fenced.sysid
+	} else {
+		a.fenced = fence{epoch: v.Epoch, postmaster: a.srv.Postmaster, pos: pos, sysid: sysid}
+	}
+	if pos.TLI < a.mark.TLI || pos.LSN < a.mark.LSN {
+		a.broken = "its WAL ends in " + pos.String() + ", and it had " + a.mark.String() + ": an old copy was restored"
+		return
+	}
+	if pos != a.mark {
+		a.do(Action{Kind: PersistMark, Pos: pos})
+		return
+	}
+	a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: sysid, Pos: pos})
+}
+
+// fence reports whether the standby is cut off from any upstream for this epoch, and has it done if not.
+func (a *Agent) fence() bool {
+	if a.fenced.epoch == a.view.Epoch && a.fenced.postmaster == a.srv.Postmaster && a.srv.Conninfo == "" {
+		return true
+	}
+	a.do(Action{Kind: Fence, Epoch: a.view.Epoch})
+	return false
+}
+
+func (a *Agent) fencedAt(r Result) {
+	a.fenced = fence{epoch: a.promise, postmaster: a.srv.Postmaster, pos: r.Pos, sysid: r.SystemID}
+	a.follow = follow{tries: a.follow.tries}
+}

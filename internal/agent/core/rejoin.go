@@ -1,0 +1,247 @@
+package core
+
+import "time"
+
+// follow is whom this server streams from.
+type follow struct {
+	epoch      uint64
+	node       string
+	postmaster uint64
+	since      time.Duration // told to, or last seen streaming
+	tries      int           // times that it was stuck
+	source     *Source       // of the last look, not used yet
+	asked      time.Duration
+	reason     string // why it does not follow
+}
+
+// read is a reading of the log behind a barrier, begun after this server was cut off from whatever it followed.
+type read struct {
+	id      uint64 // of the call; 0: not asked for
+	done    bool
+	epoch   uint64
+	version uint64
+}
+
+// rebuild is a rewind or a copy under way.
+type rebuild struct {
+	epoch     uint64
+	node      string
+	rewind    bool
+	begun     bool // the data directory may have changed
+	cancelled bool
+}
+
+// followHolder brings a standby behind the holder of the epoch.
+func (a *Agent) followHolder() {
+	v, f := &a.view, &a.follow
+	x := v.Holder
+	if f.epoch == v.Epoch && f.node == x && f.postmaster == a.srv.Postmaster && a.srv.Conninfo == x {
+		a.behind()
+		return
+	}
+	if a.srv.Conninfo != x && !a.fence() {
+		return
+	}
+	s := a.holderSeen(x)
+	if s == nil {
+		return
+	}
+	pos := a.srv.Pos
+	if a.srv.Conninfo == "" {
+		pos = a.fenced.pos
+	}
+	f.reason = diverged(pos, a.srv.History, s, v.Ledger)
+	if a.broken != "" {
+		f.reason = a.broken
+	}
+	switch {
+	case f.reason != "" && a.srv.Conninfo != "":
+		// It may be only that it received more since: cut off, it can be compared.
+		a.do(Action{Kind: Fence, Epoch: v.Epoch})
+	case f.reason != "":
+		a.rebuild(s)
+	case f.tries >= 2 && v.Phase == Active && a.srv.Conninfo == "":
+		f.reason = "nothing stands against following " + x + ", and it does not stream: the WAL that it needs is gone"
+		a.rebuild(s)
+	case a.srv.Conninfo == x && a.srv.Upstream == x:
+		a.followed, a.read = v.Epoch, read{} // a former process told it to
+		*f = follow{epoch: v.Epoch, node: x, postmaster: a.srv.Postmaster, since: a.now, tries: f.tries}
+	default:
+		a.followed, a.read = v.Epoch, read{}
+		a.do(Action{Kind: Follow, Node: x, Epoch: v.Epoch})
+	}
+}
+
+// holderSeen is the holder's server if it was just seen as a primary of this epoch; if not, it is looked at. What was seen counts
+// once.
+func (a *Agent) holderSeen(x string) *Source {
+	v, f := &a.view, &a.follow
+	s := f.source
+	f.source = nil
+	if s != nil && s.Node == x && !s.InRecovery && (v.SystemID == 0 || s.SystemID == v.SystemID) {
+		// A holder that was not promoted keeps its timeline: the log says so with its first SetRule.
+		if s.TLI == v.Timeline || v.Timeline == 0 || v.Phase == Granted && v.Rule.Holder == x {
+			return s
+		}
+	}
+	if due := f.asked + a.t.Ask; f.asked != 0 && a.now < due {
+		a.at(due)
+		return nil
+	}
+	a.ask(Action{Kind: Look, Node: x})
+	return nil
+}
+
+func (a *Agent) looked(act Action, d Done) {
+	if a.change.looked(act, d.Result.Source) {
+		return
+	}
+	a.follow.asked = a.now
+	if d.Err == nil {
+		a.follow.source = d.Result.Source
+	}
+}
+
+// behind watches a standby that was told to follow.
+func (a *Agent) behind() {
+	v, f := &a.view, &a.follow
+	if a.srv.Upstream == v.Holder {
+		f.since, f.tries, f.reason = a.now, 0, ""
+		if a.marker != NoMarker && v.Phase == Active {
+			a.broken = ""
+			a.do(Action{Kind: PersistMarker, Pos: a.srv.Pos})
+		}
+		return
+	}
+	if due := f.since + a.t.Stuck; a.now < due {
+		a.at(due)
+		return
+	}
+	// It does not come: look again what it has and what the holder has.
+	f.tries++
+	a.do(Action{Kind: Fence, Epoch: v.Epoch})
+}
+
+// replaceable reports whether this server's data may be given up for the holder's: its epoch is Active, and the rule does not name us.
+func (a *Agent) replaceable() bool {
+	v := &a.view
+	return v.Phase == Active && a.heldByOther() && !a.rule.Has(a.o.Node) && v.Epoch == a.promise && !a.away.on
+}
+
+// mayRebuild: replaceable in a log that was read behind a barrier since we were cut off, and no rule that names us can come. The
+// server must be down or fenced when it is asked.
+func (a *Agent) mayRebuild() bool {
+	if !a.replaceable() {
+		return false
+	}
+	if !a.read.done {
+		if a.read.id == 0 && a.ask(Action{Kind: ReadLog}) {
+			a.read.id = a.ids
+		}
+		return false
+	}
+	// A proposal that names us was made while we streamed from this holder. It falls with the version that it was made on.
+	return a.view.Epoch > a.followed || a.rule.Version > a.read.version
+}
+
+func (a *Agent) readLog(act Action, d Done) {
+	if a.read.id != act.ID {
+		return
+	}
+	a.read.id = 0
+	if v := d.Result.View; d.Err == nil && v != nil {
+		a.newView(*v)
+		a.read = read{done: true, epoch: v.Epoch, version: v.Rule.Version}
+	}
+}
+
+// rebuild is the ladder below following: rewind once the holder is ready for it, else copy. s is the holder as it was just seen.
+func (a *Agent) rebuild(s *Source) {
+	f := &a.follow
+	if a.view.Phase == Active && a.rule.Has(a.o.Node) && !a.away.on {
+		// As long as the rule names us our data counts. With min_copies the holder may keep us in it for ever: tell it.
+		a.ask(Action{Kind: Leave, Node: s.Node, Epoch: a.view.Epoch, On: true, Text: f.reason})
+	}
+	if !a.mayRebuild() {
+		return
+	}
+	rewind := a.o.Rewind && a.marker == NoMarker && !a.srv.NoData && f.tries < 2 && a.fails <= 3
+	switch {
+	case rewind && !s.RewindReady:
+		return // the next look may find it so
+	case !rewind && !a.o.Clone:
+		f.reason += "; rewind and copy are switched off, or have failed"
+		return
+	}
+	a.work = rebuild{epoch: a.view.Epoch, node: s.Node, rewind: rewind}
+	how := "copied from "
+	if rewind {
+		how = "rewound to "
+	}
+	a.say("the data directory is %s%s: %s", how, s.Node, f.reason)
+	a.rebuilding()
+}
+
+// rebuilding goes on with a rewind or a copy; it reports whether there is one. The marker is on disk before the first byte changes.
+func (a *Agent) rebuilding() bool {
+	w := &a.work
+	if w.node == "" {
+		return false
+	}
+	want := Cloning
+	if w.rewind {
+		want = Rewinding
+	}
+	if !a.replaceable() || a.view.Epoch != w.epoch {
+		begun := w.begun
+		*w = rebuild{}
+		if !begun && a.marker == Rewinding {
+			a.do(Action{Kind: PersistMarker, Pos: a.mark}) // nothing was changed yet
+		}
+		return !begun
+	}
+	switch {
+	case a.marker != want:
+		a.do(Action{Kind: PersistMarker, Marker: want})
+	case a.srv.Running:
+		a.do(Action{Kind: Stop, Fast: true})
+	case w.rewind:
+		w.begun = true
+		a.do(Action{Kind: Rewind, Node: w.node})
+	default:
+		w.begun = true
+		a.do(Action{Kind: Clone, Node: w.node})
+	}
+	return true
+}
+
+// rebuilt takes the outcome of Rewind and Clone. A rewind that failed leaves garbage: the marker stays, and a copy follows.
+func (a *Agent) rebuilt(act Action, d Done) {
+	a.work = rebuild{}
+	a.follow.asked = 0
+	if d.Err != nil {
+		a.say("%v: %v", act, d.Err)
+		return
+	}
+	a.fails, a.follow.tries, a.broken = 0, 0, ""
+	a.do(Action{Kind: PersistMarker, Marker: Rewound})
+}
+
+// cancelClone stops a copy of a server that holds no longer.
+func (a *Agent) cancelClone() {
+	if w := &a.work; a.busy.Kind == Clone && a.busy.ID != 0 && !w.cancelled && (a.view.Epoch != w.epoch || !a.replaceable()) {
+		w.cancelled = true
+		a.tell(Action{Kind: Cancel, Ref: a.busy.ID})
+	}
+}
+
+// copyAgain is for a server that can't run as it is: a new copy, once there is somebody to copy.
+func (a *Agent) copyAgain(why string) {
+	a.follow.reason = why
+	if !a.replaceable() {
+		return
+	}
+	if s := a.holderSeen(a.view.Holder); s != nil {
+		a.rebuild(s)
+	}
+}

@@ -1,0 +1,723 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pgvrrp/internal/agent/core"
+	"pgvrrp/internal/postgres"
+	"pgvrrp/internal/promote"
+)
+
+// Machine is the local PostgreSQL server, or the place where one shall be. What Do is asked for comes one after the other; all else
+// may be called at any time.
+type Machine struct {
+	Settings promote.Settings
+	Store    *promote.Store
+	Config   postgres.Config
+	Log      *slog.Logger
+	Now      func() time.Duration // since boot
+
+	// Copy makes a copy of a server; the default is postgres.Clone. BinDir finds the programs for a server_version_num.
+	Copy   func(context.Context, postgres.CloneOptions) error
+	BinDir func(version int) string
+
+	family *family
+	work   atomic.Pointer[string] // what takes long, in words
+
+	mu    sync.Mutex
+	srv   *postgres.Server
+	drv   *postgres.Driver
+	seen  postgres.Glance // the last look that was answered
+	at    time.Duration   // when that was
+	known map[uint32][]core.Fork
+	life  postgres.Life // the one that known belongs to
+}
+
+// The patience of single acts.
+const (
+	lookTime   = time.Second            // a look
+	silence    = time.Second            // a server that answered so long ago, and runs on, may just be busy
+	holdTime   = 2 * time.Second        // a primary that can't be put on hold in this time is stopped
+	proofTime  = 200 * time.Millisecond // ProveSSN
+	probeTime  = time.Second            // a probe of another node's server
+	followTime = 300 * time.Millisecond // from a new upstream to its first answer; the looks tell the rest
+	killAfter  = 500 * time.Millisecond // a walreceiver that does not end
+	aliveTime  = 5 * time.Second        // a start with an upstream, until the postmaster lives
+)
+
+// Open opens the server; a missing or empty data directory is none, and no error.
+func (m *Machine) Open() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.open()
+}
+
+func (m *Machine) open() error {
+	if m.srv != nil {
+		return nil
+	}
+	empty, err := isEmpty(m.Config.DataDir)
+	if err != nil || empty {
+		return err
+	}
+	srv, err := postgres.Open(m.Config)
+	if err != nil {
+		return err
+	}
+	m.srv, m.drv = srv, postgres.NewDriver(srv)
+	return nil
+}
+
+func isEmpty(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look into data directory: %w", err)
+	}
+	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != "lost+found" }), nil
+}
+
+// server is the server, nil if there is no data.
+func (m *Machine) server() (*postgres.Server, *postgres.Driver) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.srv, m.drv
+}
+
+func (m *Machine) mustServer() (*postgres.Server, *postgres.Driver, error) {
+	srv, drv := m.server()
+	if srv == nil {
+		return nil, nil, fmt.Errorf("open %s: there is no data directory", m.Config.DataDir)
+	}
+	return srv, drv, nil
+}
+
+// Close ends the sessions with the server.
+func (m *Machine) Close() {
+	if _, drv := m.server(); drv != nil {
+		drv.Close()
+	}
+}
+
+// Version is the server's major version, "" without data.
+func (m *Machine) Version() string {
+	srv, _ := m.server()
+	if srv == nil {
+		return ""
+	}
+	return fmt.Sprint(srv.Version())
+}
+
+// Work says in words what takes long, "" if nothing does.
+func (m *Machine) Work() string {
+	if p := m.work.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// lifeNumber packs a postmaster's life into a number; pids are below 1<<22 (proc_sys_kernel(5), pid_max).
+func lifeNumber(l postgres.Life) uint64 { return l.Ticks<<22 | uint64(l.PID)&(1<<22-1) }
+
+// lifePID takes the process number out again.
+func lifePID(n uint64) int { return int(n & (1<<22 - 1)) }
+
+// Look looks at the server. It is not ok if nothing can be said: the server was there a moment ago, lives, and did not answer in time.
+func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
+	s.At = m.Now()
+	srv, drv := m.server()
+	if srv == nil {
+		s.NoData = true
+		return s, true
+	}
+	lctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	g, err := drv.Glance(lctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		if empty, eerr := isEmpty(m.Config.DataDir); eerr == nil && empty {
+			s.NoData = true
+			return s, true
+		}
+	}
+	s.SystemID = g.Control.SystemID
+	switch {
+	case g.Answered:
+		m.answered(&s, srv, g)
+	case g.Life != (postgres.Life{}):
+		s.Running, s.Postmaster = true, lifeNumber(g.Life)
+		m.mu.Lock()
+		recent := m.seen.Life == g.Life && s.At < m.at+silence
+		m.mu.Unlock()
+		if recent && lctx.Err() != nil || ctx.Err() != nil {
+			return s, false
+		}
+		m.Log.Debug("the server does not answer", "reason", err)
+	case errors.Is(err, postgres.ErrNotRunning):
+		s.Clean = g.Control.State == postgres.StateShutDown
+		s.Pos = core.Position{TLI: g.Control.EndTimeline(), LSN: uint64(max(g.Control.EndLSN(), g.Control.CheckpointLSN, g.Control.MinRecoveryLSN))}
+		s.History = m.history(srv, g.Life, s.Pos.TLI)
+	default:
+		m.Log.Debug("the server can't be observed", "reason", err)
+		return s, false
+	}
+	return s, true
+}
+
+func (m *Machine) answered(s *core.Server, srv *postgres.Server, g postgres.Glance) {
+	m.mu.Lock()
+	m.seen, m.at = g, s.At
+	m.mu.Unlock()
+	s.Running, s.Answering, s.Postmaster = true, true, lifeNumber(g.Life)
+	s.InRecovery = g.InRecovery
+	s.Pos = core.Position{TLI: g.Position.Timeline, LSN: uint64(g.Position.LSN)}
+	s.Insert = uint64(g.InsertLSN)
+	s.History = m.history(srv, g.Life, s.Pos.TLI)
+	s.SSN = normal(g.SyncNames)
+	s.RewindReady = !g.InRecovery && g.Control.Timeline == g.Position.Timeline
+	if g.InRecovery {
+		if host := promote.ConninfoHost(g.Conninfo); host != "" {
+			s.Conninfo = m.family.node(host)
+		}
+		if g.Upstream.Status == "streaming" {
+			s.Upstream = m.family.node(g.Upstream.Host)
+		}
+	}
+	s.Standbys = standbys(g.Walsenders)
+}
+
+// standbys makes one of all walsenders of a name: the one that was heard last.
+func standbys(all []postgres.Walsender) []core.Standby {
+	best := map[string]postgres.Walsender{}
+	var names []string
+	for _, w := range all {
+		b, there := best[w.Name]
+		if !there {
+			names = append(names, w.Name)
+		}
+		if !there || w.State == "streaming" && b.State != "streaming" || w.State == b.State && w.ReplyAge < b.ReplyAge {
+			best[w.Name] = w
+		}
+	}
+	var out []core.Standby
+	for _, n := range names {
+		w := best[n]
+		out = append(out, core.Standby{Name: n, Streaming: w.State == "streaming", Sent: uint64(w.SentLSN), Flush: uint64(w.FlushLSN), Priority: w.SyncPriority})
+	}
+	return out
+}
+
+// normal is a setting as the core writes it; one of another form stays as it is.
+func normal(names string) string {
+	if s, ok := core.ParseSSN(names); ok {
+		return s.String()
+	}
+	return names
+}
+
+// history is the ancestry of a timeline. A real history file never changes.
+func (m *Machine) history(srv *postgres.Server, life postgres.Life, tli uint32) []core.Fork {
+	if tli <= 1 {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.life != life || m.known == nil {
+		m.life, m.known = life, map[uint32][]core.Fork{}
+	}
+	if h, ok := m.known[tli]; ok {
+		return h
+	}
+	h, err := srv.History(tli)
+	if err != nil {
+		m.Log.Debug("history of the server's timeline", "timeline", tli, "reason", err)
+		return nil
+	}
+	forks := forksOf(h)
+	if len(forks) > 0 {
+		m.known[tli] = forks
+	}
+	return forks
+}
+
+func forksOf(h postgres.History) []core.Fork {
+	var out []core.Fork
+	for _, f := range h {
+		out = append(out, core.Fork{TLI: f.Timeline, LSN: uint64(f.SwitchLSN)})
+	}
+	return out
+}
+
+// Do carries out an action of the queue.
+func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
+	if a.Kind == core.Clone {
+		return core.Result{}, m.clone(ctx, a.Node)
+	}
+	srv, drv, err := m.mustServer()
+	if err != nil {
+		return core.Result{}, err
+	}
+	switch a.Kind {
+	case core.Hold:
+		return core.Result{}, m.hold(ctx, srv, drv)
+	case core.Fence:
+		r, err := drv.Fence(ctx, postgres.FenceOptions{KillAfter: killAfter})
+		return core.Result{SystemID: r.SystemID, Pos: core.Position{TLI: r.Timeline, LSN: uint64(r.LSN)}}, err
+	case core.Reserve:
+		_, err := srv.Reserve(a.Numbers, a.TLI)
+		return core.Result{}, err
+	case core.Unreserve:
+		_, err := srv.Unreserve()
+		return core.Result{}, err
+	case core.PromoteTo:
+		ctx, cancel := context.WithTimeout(ctx, m.Settings.Timeouts.Promote)
+		defer cancel()
+		p, err := drv.PromoteTo(ctx, a.TLI)
+		return core.Result{TLI: p.Timeline, SwitchLSN: uint64(p.SwitchLSN), EndLSN: uint64(p.EndLSN)}, err
+	case core.WriteSSN:
+		return core.Result{}, drv.SetSync(ctx, settingNames(a.SSN))
+	case core.ProveSSN:
+		return m.prove(ctx, drv, a)
+	case core.Nudge:
+		return core.Result{}, drv.Nudge(ctx)
+	case core.Follow:
+		return core.Result{}, m.follow(ctx, srv, drv, a.Node)
+	case core.StartStandby:
+		return core.Result{}, m.start(ctx, srv, drv, a.Node)
+	case core.Stop:
+		return m.stop(ctx, srv, a.Fast)
+	case core.Rewind:
+		return core.Result{}, m.rewind(ctx, srv, a.Node)
+	}
+	return core.Result{}, fmt.Errorf("carry out %v: it is no action of the server", a.Kind)
+}
+
+// settingNames are the names of a setting, in its order.
+func settingNames(s core.SSN) []string {
+	names := slices.Clone(s.Names)
+	if s.Hold {
+		names = append(names, postgres.HoldName)
+	}
+	return names
+}
+
+// hold puts the server on hold. A primary that takes no orders any more is stopped: nobody may hear of a commit that it makes.
+func (m *Machine) hold(ctx context.Context, srv *postgres.Server, drv *postgres.Driver) error {
+	hctx, cancel := context.WithTimeout(ctx, holdTime)
+	err := drv.Hold(hctx)
+	cancel()
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	m.mu.Lock()
+	standby := m.seen.Answered && m.seen.InRecovery
+	m.mu.Unlock()
+	if standby {
+		return err
+	}
+	m.Log.Error("the server can't be put on hold, stopping it", "reason", err)
+	return errors.Join(err, srv.Stop(ctx, postgres.Immediate))
+}
+
+func (m *Machine) prove(ctx context.Context, drv *postgres.Driver, a core.Action) (core.Result, error) {
+	pctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	if a.Probe {
+		return core.Result{}, drv.ProveHeld(pctx)
+	}
+	if err := drv.AwaitSync(pctx, settingNames(a.SSN)); err != nil {
+		return core.Result{}, err
+	}
+	if err := drv.Nudge(ctx); err != nil {
+		return core.Result{}, err
+	}
+	v, err := drv.View(ctx)
+	if err == nil && v.InRecovery {
+		err = errors.New("read the end of the WAL: the server is in recovery")
+	}
+	return core.Result{Barrier: uint64(v.InsertLSN)}, err
+}
+
+// target is how to stream from a node.
+func (m *Machine) target(node string) (postgres.Target, error) {
+	addrs, port := m.family.at(node)
+	if len(addrs) == 0 {
+		return postgres.Target{}, fmt.Errorf("follow %s: vrrpd knows no address of it", node)
+	}
+	return m.Settings.Target(m.nodeName(), addrs[0].String(), port), nil
+}
+
+func (m *Machine) nodeName() string {
+	m.family.mu.Lock()
+	defer m.family.mu.Unlock()
+	return m.family.self
+}
+
+// follow writes where to stream from. Whether it streams, the looks tell: the queue waits no longer than it usually takes.
+func (m *Machine) follow(ctx context.Context, srv *postgres.Server, drv *postgres.Driver, node string) error {
+	t, err := m.target(node)
+	if err != nil {
+		return err
+	}
+	fctx, cancel := context.WithTimeout(ctx, followTime)
+	defer cancel()
+	err = drv.Follow(fctx, t)
+	if err == nil || fctx.Err() == nil {
+		return err
+	}
+	if now, merr := srv.Managed(); merr == nil && promote.ConninfoHost(now["primary_conninfo"]) == t.Host && ctx.Err() == nil {
+		m.Log.Info("not streaming yet", "node", node, "reason", err)
+		return nil
+	}
+	return err
+}
+
+func (m *Machine) start(ctx context.Context, srv *postgres.Server, drv *postgres.Driver, node string) error {
+	if life, err := srv.Life(); err != nil {
+		return err
+	} else if life == (postgres.Life{}) {
+		if _, err := srv.Unreserve(); err != nil {
+			return err
+		}
+		if err := srv.WriteFence(); err != nil {
+			return err
+		}
+		if node != "" {
+			t, err := m.target(node)
+			if err != nil {
+				return err
+			}
+			if err := srv.WriteFollow(t); err != nil {
+				return err
+			}
+		}
+	}
+	patience := m.Settings.Timeouts.Start
+	if node != "" {
+		patience = aliveTime // without what it is about to stream it may not be consistent, and then takes no session
+	}
+	sctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := srv.StartStandby(sctx)
+	if errors.Is(err, postgres.ErrNotReady) && ctx.Err() == nil {
+		m.Log.Info("PostgreSQL was started, and takes no sessions yet", "reason", err)
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	m.Log.Info("PostgreSQL started", "upstream", node)
+	if err := drv.Connect(sctx); err != nil {
+		m.Log.Debug("sessions with the server", "reason", err) // whoever needs them opens them
+	}
+	return nil
+}
+
+// stop stops the server; a fast stop that takes too long ends as an immediate one.
+func (m *Machine) stop(ctx context.Context, srv *postgres.Server, fast bool) (core.Result, error) {
+	mode := postgres.Immediate
+	if fast {
+		mode = postgres.Fast
+	}
+	sctx, cancel := context.WithTimeout(ctx, m.Settings.Timeouts.Stop)
+	err := srv.Stop(sctx, mode)
+	cancel()
+	if err != nil && fast && ctx.Err() == nil {
+		m.Log.Warn("the fast stop takes too long, stopping at once", "reason", err)
+		err = srv.Stop(ctx, postgres.Immediate)
+	}
+	if err != nil {
+		return core.Result{}, err
+	}
+	c, err := srv.Control()
+	if err != nil {
+		return core.Result{}, err
+	}
+	return core.Result{
+		Clean: c.State == postgres.StateShutDown,
+		Pos:   core.Position{TLI: c.EndTimeline(), LSN: uint64(max(c.EndLSN(), c.CheckpointLSN, c.MinRecoveryLSN))},
+	}, nil
+}
+
+// source is the connection string of pg_rewind and pg_basebackup.
+func (m *Machine) source(node, dbname string) (string, error) {
+	addrs, port := m.family.at(node)
+	if len(addrs) == 0 {
+		return "", fmt.Errorf("connect to %s: vrrpd knows no address of it", node)
+	}
+	s := m.Settings
+	s.Port = port
+	return s.Source(addrs[0].String(), dbname), nil
+}
+
+// progress tells how far something that takes long is.
+func (m *Machine) progress(what string) (postgres.Progress, func()) {
+	set := func(text string) { m.work.Store(&text) }
+	set(what)
+	return func(done, total int64) {
+			text := fmt.Sprintf("%s: %d MB", what, done>>20)
+			if total > 0 {
+				text = fmt.Sprintf("%s: %d of %d MB", what, done>>20, total>>20)
+			}
+			set(text)
+		}, func() {
+			m.work.Store(nil)
+		}
+}
+
+func (m *Machine) rewind(ctx context.Context, srv *postgres.Server, node string) error {
+	ci, err := m.source(node, "postgres")
+	if err != nil {
+		return err
+	}
+	set, end := m.progress("rewind to " + node)
+	defer end()
+	// From the first byte on it is finished, whatever comes: half rewound files are good for nothing.
+	if err := srv.Rewind(context.WithoutCancel(ctx), ci, set); err != nil {
+		return fmt.Errorf("rewind to %s: %w", node, err)
+	}
+	return nil
+}
+
+// clone copies a node's server into a new directory, which takes the place of the data directory; what was there is kept.
+func (m *Machine) clone(ctx context.Context, node string) error {
+	left, err := m.Store.Cloning()
+	if err == nil && left != "" {
+		err = promote.RemoveBeside(m.Config.DataDir, left)
+	}
+	if err != nil {
+		return fmt.Errorf("remove what an unfinished copy left: %w", err)
+	}
+	ci, err := m.source(node, "")
+	if err != nil {
+		return err
+	}
+	srv, _ := m.server()
+	dir, bin := filepath.Clean(m.Config.DataDir)+".new-"+time.Now().UTC().Format("20060102T150405Z"), m.Config.BinDir
+	switch {
+	case srv != nil:
+		dir, bin = srv.NewDir(), srv.BinDir()
+	case bin == "":
+		version, err := m.versionOf(ctx, node)
+		if err != nil {
+			return err
+		}
+		bin = m.BinDir(version)
+	}
+	if err := m.Store.SetCloning(dir); err != nil {
+		return err
+	}
+	set, end := m.progress("copy of " + node)
+	defer end()
+	if err := m.Copy(ctx, postgres.CloneOptions{BinDir: bin, Conninfo: ci, Dir: dir, Progress: set}); err != nil {
+		return errors.Join(fmt.Errorf("copy %s: %w", node, err), promote.RemoveBeside(m.Config.DataDir, dir), m.Store.SetCloning(""))
+	}
+	why := "cloned from " + node
+	if err := m.Store.SetRebuild(promote.Rebuild{Phase: promote.PhaseRewound, Why: why}); err != nil {
+		return err
+	}
+	old := ""
+	if srv != nil {
+		if old, err = srv.Swap(dir); err != nil {
+			return err
+		}
+		m.Log.Info("data directory swapped", "old", old)
+	} else if err := m.place(dir); err != nil {
+		return err
+	}
+	if err := errors.Join(m.Store.SetRebuild(promote.Rebuild{Phase: promote.PhaseRewound, Why: why, Old: old}), m.Store.SetCloning("")); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known, m.seen = nil, postgres.Glance{}
+	if err := m.open(); err != nil {
+		return err
+	}
+	// The copy has the source's settings of ours.
+	return m.srv.WriteFence()
+}
+
+// place gives a copy the name of a data directory that is missing or empty.
+func (m *Machine) place(dir string) error {
+	if err := os.Rename(dir, m.Config.DataDir); err != nil {
+		return fmt.Errorf("put the copy into its place: %w", err)
+	}
+	parent, err := os.Open(filepath.Dir(filepath.Clean(m.Config.DataDir)))
+	if err != nil {
+		return fmt.Errorf("put the copy into its place: %w", err)
+	}
+	defer parent.Close()
+	return parent.Sync()
+}
+
+// Settled tells that the server streams: its data is good, and what was kept may go if the settings say so.
+func (m *Machine) Settled() error {
+	r, err := m.Store.Rebuild()
+	if err != nil || r.Phase == promote.PhaseNone {
+		return err
+	}
+	if err := m.Store.SetRebuild(promote.Rebuild{}); err != nil {
+		return err
+	}
+	if r.Old != "" && !m.Settings.KeepOldData {
+		m.Log.Info("removing the old data", "directory", r.Old)
+		return promote.RemoveBeside(m.Config.DataDir, r.Old)
+	}
+	return nil
+}
+
+// Call carries out the calls that concern a server.
+func (m *Machine) Call(ctx context.Context, a core.Action) (core.Result, error) {
+	if a.Kind == core.Look {
+		s, err := m.lookAt(ctx, a.Node)
+		return core.Result{Source: s}, err
+	}
+	srv, _, err := m.mustServer()
+	if err != nil {
+		return core.Result{}, err
+	}
+	switch a.Kind {
+	case core.Checkpoint:
+		return core.Result{}, srv.Checkpoint(ctx)
+	case core.AfterPromote:
+		return core.Result{}, errors.Join(srv.SwitchWAL(ctx), srv.Checkpoint(ctx))
+	}
+	return core.Result{}, fmt.Errorf("call %v: it concerns no server", a.Kind)
+}
+
+// probe asks a node's server on all of its links at once; the first answer counts.
+func (m *Machine) probe(ctx context.Context, node string) (postgres.Remote, netip.Addr, int, error) {
+	addrs, port := m.family.at(node)
+	if len(addrs) == 0 {
+		return postgres.Remote{}, netip.Addr{}, 0, fmt.Errorf("look at %s: vrrpd knows no address of it", node)
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	type answer struct {
+		r    postgres.Remote
+		addr netip.Addr
+		err  error
+	}
+	got := make(chan answer, len(addrs))
+	s := m.Settings
+	s.Port = port
+	for _, a := range addrs {
+		go func() {
+			r, err := postgres.Probe(ctx, s.Question(a.String()))
+			got <- answer{r, a, err}
+		}()
+	}
+	var errs []error
+	for range addrs {
+		a := <-got
+		if a.err == nil {
+			m.family.answered(node, a.addr)
+			return a.r, a.addr, port, nil
+		}
+		errs = append(errs, a.err)
+	}
+	return postgres.Remote{}, netip.Addr{}, 0, fmt.Errorf("look at %s: %w", node, errors.Join(errs...))
+}
+
+func (m *Machine) versionOf(ctx context.Context, node string) (int, error) {
+	r, _, _, err := m.probe(ctx, node)
+	return r.Version, err
+}
+
+func (m *Machine) lookAt(ctx context.Context, node string) (*core.Source, error) {
+	r, addr, port, err := m.probe(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	s := &core.Source{Node: node, InRecovery: r.InRecovery, SystemID: r.SystemID, TLI: r.Timeline, LSN: uint64(r.LSN)}
+	set := m.Settings
+	set.Port = port
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	ready := make(chan bool, 1)
+	go func() {
+		srv, _ := m.server()
+		ready <- !r.InRecovery && (srv == nil || srv.RewindReady(ctx, set.Source(addr.String(), "postgres")) == nil)
+	}()
+	if r.Timeline > 1 {
+		h, err := postgres.FetchHistory(ctx, set.Question(addr.String()), r.Timeline)
+		if err != nil {
+			return nil, err
+		}
+		s.History = forksOf(h)
+	}
+	s.RewindReady = <-ready
+	return s, nil
+}
+
+// Upkeep is what the server needs now and then: a slot for each peer, no more WAL kept for one than it lacks, and on a primary the
+// history files that standbys ask for on their way through the ledger.
+type Upkeep struct {
+	Peers   []string
+	Flushed map[string]uint64 // what each peer has
+	Ledger  []uint32          // below our own timeline, of a primary; nil: nothing to do
+}
+
+// Upkeep sees to it.
+func (m *Machine) Upkeep(ctx context.Context, u Upkeep) error {
+	srv, drv, err := m.mustServer()
+	if err != nil {
+		return err
+	}
+	if len(u.Ledger) > 0 {
+		if _, err := srv.Reserve(u.Ledger, 0); err != nil {
+			return err
+		}
+	}
+	if _, _, err := drv.Slots(ctx, u.Peers); err != nil {
+		return err
+	}
+	flushed := map[string]postgres.LSN{}
+	for n, lsn := range u.Flushed {
+		flushed[n] = postgres.LSN(lsn)
+	}
+	return drv.AdvanceSlots(ctx, flushed)
+}
+
+// Doctor examines the server.
+func (m *Machine) Doctor(ctx context.Context, nodes int) []postgres.Finding {
+	_, drv, err := m.mustServer()
+	if err != nil {
+		return []postgres.Finding{{Severity: postgres.Fault, Subject: m.Config.DataDir, Problem: err.Error(), Fix: "The agent copies a server as soon as another node is the active holder."}}
+	}
+	return drv.Doctor(ctx, nodes)
+}
+
+// Facts are what the last look that was answered saw.
+func (m *Machine) Facts() postgres.Glance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seen
+}
+
+// Restart starts a primary anew, for settings that wait for that.
+func (m *Machine) Restart(ctx context.Context) error {
+	srv, _, err := m.mustServer()
+	if err != nil {
+		return err
+	}
+	if _, err := m.stop(ctx, srv, true); err != nil {
+		return err
+	}
+	sctx, cancel := context.WithTimeout(ctx, m.Settings.Timeouts.Start)
+	defer cancel()
+	return srv.StartAsIs(sctx)
+}

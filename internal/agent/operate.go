@@ -1,0 +1,407 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"pgvrrp/internal/agent/core"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/postgres"
+)
+
+// Status is what one agent knows.
+type Status struct {
+	Node      string           `json:"node"`
+	At        time.Time        `json:"at"`
+	Connected bool             `json:"connected"`         // to vrrpd
+	Refused   string           `json:"refused,omitempty"` // why not
+	Resource  control.Resource `json:"resource"`
+	Open      bool             `json:"open"` // the rule of the present epoch is in force here
+	SSN       string           `json:"synchronous_standby_names,omitempty"`
+	Explain   []string         `json:"explain"`
+	Nodes     []NodeStatus     `json:"nodes"`
+	Doing     string           `json:"doing,omitempty"` // what the queue is at
+}
+
+// NodeStatus is one line of the cluster's table.
+type NodeStatus struct {
+	NodeState
+	Heard     bool    `json:"heard"` // a moment ago
+	Lag       *int64  `json:"lag_bytes,omitempty"`
+	SyncState string  `json:"sync_state,omitempty"` // sync: in the rule; async: streams, and is not
+	Holder    bool    `json:"holder,omitempty"`
+	InRule    bool    `json:"in_rule,omitempty"`
+	Age       float64 `json:"said_seconds_ago,omitempty"`
+}
+
+// Status tells what the agent knows.
+func (a *Agent) Status(ctx context.Context) (s Status, err error) {
+	err = a.ask(ctx, func() { s = a.status() })
+	return s, err
+}
+
+func (a *Agent) status() Status {
+	r := a.resource
+	s := Status{
+		Node: a.known.Self, At: time.Now(), Connected: a.connected, Refused: a.refused, Resource: r, Open: a.opened != 0 && a.opened == r.Epoch && r.Live,
+		SSN: a.server.SSN, Explain: a.core.Explain(),
+	}
+	if act := a.queue.now(); act.ID != 0 {
+		s.Doing = act.String()
+	}
+	now := a.o.Now()
+	all := []NodeState{a.state()}
+	all[0].At = now
+	for _, p := range a.known.peers() {
+		n, there := a.last[p]
+		if !there {
+			n = NodeState{Node: p, Role: "unknown", WhyNot: "its agent was not heard"}
+		}
+		all = append(all, n)
+	}
+	var end uint64
+	for _, n := range all {
+		if n.Node == r.Holder && n.Role == "primary" {
+			end = n.lsn()
+		}
+	}
+	for _, n := range all {
+		x := NodeStatus{NodeState: n, Holder: n.Node == r.Holder && n.Node != "", InRule: n.Node == r.Rule.Holder || slices.Contains(r.Rule.S, n.Node)}
+		x.Heard = n.At != 0 && now < n.At+3*tellEvery
+		if n.At != 0 {
+			x.Age = (now - n.At).Seconds()
+		}
+		if n.Role == "standby" && end != 0 && n.lsn() != 0 {
+			lag := max(0, int64(end)-int64(n.lsn()))
+			x.Lag = &lag
+		}
+		if n.Role == "standby" && n.Upstream != "" {
+			x.SyncState = "async"
+			if slices.Contains(r.Rule.S, n.Node) {
+				x.SyncState = "sync"
+			}
+		}
+		if !x.InRule && x.Promotable {
+			x.Promotable, x.WhyNot = false, fmt.Sprintf("the rule {%s; %s} does not name it", r.Rule.Holder, strings.Join(r.Rule.S, ", "))
+		}
+		s.Nodes = append(s.Nodes, x)
+	}
+	slices.SortFunc(s.Nodes, func(x, y NodeStatus) int { return strings.Compare(x.Node, y.Node) })
+	return s
+}
+
+// Switchover moves the primary to a node ("": the best standby) and waits until another one is the active holder.
+func (a *Agent) Switchover(ctx context.Context, to string) (string, error) {
+	var holder, self string
+	var epoch uint64
+	var from int
+	if err := a.ask(ctx, func() { holder, self, epoch, from = a.resource.Holder, a.known.Self, a.resource.Epoch, a.saidNext }); err != nil {
+		return "", err
+	}
+	switch {
+	case holder == "":
+		return "", errors.New("no switchover: nobody is the holder; pgnotify explain says what is missing")
+	case to == holder:
+		return "", fmt.Errorf("no switchover: %s is the holder already", to)
+	case holder == self:
+		var err error
+		if aerr := a.ask(ctx, func() { err = a.order("switchover", to) }); aerr != nil || err != nil {
+			return "", errors.Join(aerr, err)
+		}
+	default:
+		if err := a.askNode(ctx, holder, "switchover", to); err != nil {
+			return "", err
+		}
+	}
+	began := time.Now()
+	now := ""
+	err := a.until(ctx, func() (bool, error) {
+		if text, ok := a.heard(from, func(s string) bool { return strings.Contains(s, "switchover to ") && strings.Contains(s, " aborted") }); ok {
+			return true, errors.New(text)
+		}
+		r := a.resource
+		if r.Epoch > epoch && r.Phase == core.Active.String() {
+			if now = r.Holder; now == holder {
+				return true, fmt.Errorf("the switchover was aborted: %s is the holder again (%s)", holder, r.Why)
+			}
+			return true, nil
+		}
+		return false, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s is the primary now, %s after the order", now, time.Since(began).Round(time.Millisecond)), nil
+}
+
+// Maintenance takes this standby out of the synchronous set and leaves its server alone, or ends that.
+func (a *Agent) Maintenance(ctx context.Context, on bool) (string, error) {
+	kind := core.MaintenanceOff
+	if on {
+		kind = core.MaintenanceOn
+	}
+	var refused string
+	if err := a.ask(ctx, func() {
+		n := a.saidNext
+		a.step(core.Wish{Kind: kind})
+		refused, _ = a.heard(n, func(s string) bool { return hasPrefix(s, "no maintenance") })
+	}); err != nil {
+		return "", err
+	}
+	if refused != "" {
+		return "", errors.New(refused)
+	}
+	if !on {
+		return "the agent looks after the server again", nil
+	}
+	wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := a.until(wctx, func() (bool, error) { return !slices.Contains(a.resource.Rule.S, a.known.Self), nil }); err != nil {
+		if ctx.Err() != nil {
+			return "", err
+		}
+		return "in maintenance; the rule still names this node: a commit may wait for it until the holder notices that it is gone", nil
+	}
+	return "in maintenance: no commit waits for this node, and its server is left alone until pgnotify maintenance off", nil
+}
+
+// Stop announces this node, then stops its server; the agent starts it again with Start, or when it is itself started again.
+func (a *Agent) Stop(ctx context.Context) (string, error) {
+	if err := a.ask(ctx, func() { a.step(core.Wish{Kind: core.Shutdown}) }); err != nil {
+		return "", err
+	}
+	if err := a.until(ctx, func() (bool, error) { return a.looked && !a.server.Running, nil }); err != nil {
+		return "", fmt.Errorf("stop PostgreSQL: %w", err)
+	}
+	return "PostgreSQL is stopped; pgnotify start has the agent start it again", nil
+}
+
+// Start ends Stop and maintenance, and waits until the server answers.
+func (a *Agent) Start(ctx context.Context) (string, error) {
+	if err := a.ask(ctx, func() { a.step(core.Wish{Kind: core.MaintenanceOff}) }); err != nil {
+		return "", err
+	}
+	err := a.until(ctx, func() (bool, error) {
+		if a.resource.Epoch == 0 {
+			return true, errors.New("start PostgreSQL: the resource is not initialized, and the agent leaves the server alone: pgnotify init on the node whose data is the truth, or start it as you always did")
+		}
+		return a.looked && a.server.Answering, nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return "PostgreSQL runs", nil
+}
+
+// Await waits until this node's server is where it belongs: the active holder's primary, or a standby that streams from it.
+func (a *Agent) Await(ctx context.Context, say func(string)) (string, error) {
+	last, text := "", ""
+	err := a.until(ctx, func() (bool, error) {
+		r, s := a.resource, &a.server
+		switch {
+		case !a.looked:
+			return false, nil
+		case r.Mine && r.Live && a.opened == r.Epoch:
+			text = "this node is the active holder"
+			return true, nil
+		case s.Answering && s.InRecovery && s.Upstream != "" && s.Upstream == r.Holder && a.marks.now.Marker == core.NoMarker:
+			text = "streams from " + r.Holder
+			return true, nil
+		}
+		now := strings.Join(a.core.Explain(), "; ")
+		if w := a.o.Database.Work(); w != "" {
+			now = w
+		}
+		if now != last && say != nil {
+			say(now)
+			last = now
+		}
+		return false, nil
+	})
+	return text, err
+}
+
+// InitRequest makes the resource from this node's data.
+type InitRequest struct {
+	SyncNum   int  `json:"sync_num"`
+	MinCopies int  `json:"min_copies"`
+	Restart   bool `json:"restart"` // the server may be restarted for settings that wait for it
+}
+
+// restarter starts a primary anew for settings that wait for that.
+type restarter interface {
+	Restart(ctx context.Context) error
+}
+
+// Init makes the resource: this node's data is the truth. Everything that would keep the promise from being kept is refused first.
+func (a *Agent) Init(ctx context.Context, q InitRequest) (string, error) {
+	var r control.Resource
+	var s core.Server
+	var connected bool
+	if err := a.ask(ctx, func() { r, s, connected = a.resource, a.server, a.connected }); err != nil {
+		return "", err
+	}
+	switch {
+	case !connected:
+		return "", errors.New("init: vrrpd is not connected")
+	case r.Epoch != 0:
+		return "", fmt.Errorf("init: resource %s is initialized already: epoch %d, the rule's holder is %s; other nodes join by themselves", r.Name, r.Epoch, r.Rule.Holder)
+	case s.NoData:
+		return "", errors.New("init: there is no data here: run it on the node whose data is the truth")
+	case !s.Answering:
+		return "", errors.New("init: PostgreSQL does not answer: start it first")
+	case s.InRecovery:
+		return "", errors.New("init: PostgreSQL is a standby here: run it on the primary, or promote this one first if it shall be the truth (pg_ctl promote)")
+	}
+	bad, restart := a.unready(ctx)
+	if len(restart) > 0 && len(bad) == 0 && q.Restart {
+		rs, ok := a.o.Database.(restarter)
+		if !ok {
+			return "", errors.New("init: the server can't be restarted from here")
+		}
+		a.o.Log.Warn("restarting PostgreSQL for settings that wait for it", "settings", restart)
+		if err := rs.Restart(ctx); err != nil {
+			return "", fmt.Errorf("init: restart PostgreSQL: %w", err)
+		}
+		if bad, restart = a.unready(ctx); len(restart) > 0 {
+			bad = append(bad, restart...)
+			restart = nil
+		}
+	}
+	if len(bad) > 0 {
+		return "", fmt.Errorf("init: what must be put right first:\n%s", strings.Join(bad, "\n"))
+	}
+	if len(restart) > 0 {
+		return "", fmt.Errorf("init: settings wait for a restart, which ends every session; pgnotify init --restart does it now:\n%s", strings.Join(restart, "\n"))
+	}
+	if err := a.o.Vrrpd.Init(ctx, control.InitRequest{Resource: a.o.Settings.Resource, SystemID: s.SystemID, SyncNum: q.SyncNum, MinCopies: q.MinCopies}); err != nil {
+		return "", fmt.Errorf("init: %w", err)
+	}
+	return a.Await(ctx, nil)
+}
+
+// unready is what keeps a server from being a member, and what only waits for a restart.
+func (a *Agent) unready(ctx context.Context) (bad, restart []string) {
+	for _, f := range a.findings(ctx) {
+		switch {
+		case f.Severity != postgres.Fault:
+		case strings.Contains(f.Problem, "restart") || strings.Contains(f.Fix, "and restart"):
+			restart = append(restart, f.String())
+		default:
+			bad = append(bad, f.String())
+		}
+	}
+	return bad, restart
+}
+
+// Pause stops elections, or lets them go on.
+func (a *Agent) Pause(ctx context.Context, on bool, why string) (string, error) {
+	if err := a.o.Vrrpd.Pause(ctx, control.PauseRequest{Resource: a.o.Settings.Resource, On: on, Reason: why}); err != nil {
+		return "", err
+	}
+	if on {
+		return "paused: nobody is elected, and the rule only shrinks, until pgnotify resume", nil
+	}
+	return "resumed", nil
+}
+
+// Set changes sync_num or min_copies.
+func (a *Agent) Set(ctx context.Context, key string, value int) (string, error) {
+	q := control.SetRequest{Resource: a.o.Settings.Resource}
+	switch key {
+	case "sync_num":
+		q.SyncNum = &value
+	case "min_copies":
+		q.MinCopies = &value
+	default:
+		return "", fmt.Errorf("set %s: no such key, want sync_num or min_copies", key)
+	}
+	if err := a.o.Vrrpd.Set(ctx, q); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s is %d", key, value), nil
+}
+
+// Hook waits for what a change of state means for the server: MASTER until the rule is in force. vrrpd tells its instance of a grant
+// only when the epoch is active, so that it is not long.
+func (a *Agent) Hook(ctx context.Context, state string) (string, error) {
+	if state != "MASTER" {
+		return "the agent acts by the quorum's log", nil
+	}
+	epoch := uint64(0)
+	err := a.until(ctx, func() (bool, error) {
+		r := a.resource
+		if epoch == 0 {
+			if !r.Mine || !r.Live {
+				return false, nil
+			}
+			epoch = r.Epoch
+		}
+		switch {
+		case r.Epoch != epoch || !r.Mine:
+			return true, fmt.Errorf("epoch %d is over", epoch)
+		case !r.Live:
+			return true, fmt.Errorf("the lease of epoch %d does not run", epoch)
+		}
+		return a.opened == epoch, nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("open epoch %d: %w", epoch, err)
+	}
+	return fmt.Sprintf("epoch %d is open", epoch), nil
+}
+
+// Doctor is what is not as it should be: of the server, and of what the agent sees of the others.
+func (a *Agent) Doctor(ctx context.Context) ([]postgres.Finding, error) {
+	all := a.findings(ctx)
+	add := func(s postgres.Severity, subject, problem, fix string) {
+		all = append(all, postgres.Finding{Severity: s, Subject: subject, Problem: problem, Fix: fix})
+	}
+	q, qerr := a.o.Vrrpd.Status(ctx)
+	err := a.ask(ctx, func() {
+		if !a.connected {
+			add(postgres.Fault, "vrrpd", "no connection: "+a.refused, "See systemctl status vrrpd, and agent_user in vrrpd.conf.")
+		}
+		own, now := a.o.Database.Version(), a.o.Now()
+		for _, p := range a.known.peers() {
+			s, there := a.last[p]
+			switch {
+			case !there || now > s.At+3*tellEvery:
+				add(postgres.Warning, p, "its agent was not heard for three seconds", "See systemctl status pgnotify there.")
+				continue
+			case s.Version != "" && own != "" && s.Version != own:
+				add(postgres.Fault, p, fmt.Sprintf("it has PostgreSQL %s, this node %s", s.Version, own), "One cluster has one major version.")
+			case a.resource.SystemID != 0 && s.SystemID != 0 && s.SystemID != a.resource.SystemID:
+				add(postgres.Fault, p, fmt.Sprintf("its data has system identifier %d, the cluster's is %d", s.SystemID, a.resource.SystemID), "Empty its data directory; the agent copies the holder's.")
+			}
+		}
+		if r := a.resource; r.Phase == core.Active.String() && len(r.Rule.S) == 0 && len(a.known.peers()) > 0 {
+			add(postgres.Warning, "rule", "no standby is synchronous: the holder has the only copy of what is committed now", "pgnotify explain on the holder says why.")
+		}
+	})
+	switch {
+	case qerr != nil:
+		add(postgres.Fault, "vrrpd", qerr.Error(), "See systemctl status vrrpd.")
+	case q.Quorum != nil:
+		for _, t := range q.Quorum.Trouble {
+			add(postgres.Warning, "quorum", t, "vrrpd status and vrrpd quorum status tell more.")
+		}
+	}
+	for _, p := range a.known.peers() {
+		lctx, cancel := context.WithTimeout(ctx, orderTime)
+		_, lerr := a.o.Database.Call(lctx, core.Action{Kind: core.Look, Node: p})
+		cancel()
+		if lerr != nil {
+			add(postgres.Warning, p, "its server can't be asked from here: "+lerr.Error(), "It may be down; else pg_hba.conf there, and the password here.")
+		}
+	}
+	rank := []postgres.Severity{postgres.Fault, postgres.Warning, postgres.Note}
+	slices.SortStableFunc(all, func(x, y postgres.Finding) int {
+		return slices.Index(rank, x.Severity) - slices.Index(rank, y.Severity)
+	})
+	return all, err
+}

@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"pgvrrp/internal/agent/core"
+)
+
+// queue carries actions out strictly one after the other, in the order in which they came.
+type queue struct {
+	do   func(context.Context, core.Action) core.Done
+	done func(core.Done)
+
+	in      chan core.Action
+	mu      sync.Mutex
+	running core.Action // ID 0: none
+	cancel  context.CancelFunc
+	holds   int // that wait for their turn
+}
+
+var errHeld = errors.New("dropped: the server is put on hold")
+
+// loosens reports whether an action can make commits wait for less.
+func loosens(k core.Kind) bool {
+	return k == core.WriteSSN || k == core.ProveSSN || k == core.Nudge
+}
+
+// queueLen is more than the machine ever has on its way: one action, and a hold behind it.
+const queueLen = 16
+
+func newQueue(do func(context.Context, core.Action) core.Done, done func(core.Done)) *queue {
+	return &queue{do: do, done: done, in: make(chan core.Action, queueLen)}
+}
+
+// push never waits. A hold drops what would loosen the setting before its turn comes.
+func (q *queue) push(a core.Action) {
+	if a.Kind == core.Hold {
+		q.mu.Lock()
+		q.holds++
+		if q.cancel != nil && loosens(q.running.Kind) {
+			q.cancel()
+		}
+		q.mu.Unlock()
+	}
+	q.in <- a
+}
+
+// stop ends the action with that id, if it runs now.
+func (q *queue) stop(id uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.running.ID == id && id != 0 {
+		q.cancel()
+	}
+}
+
+// overtake ends what only waits for another node, for an epoch that is over.
+func (q *queue) overtake(epoch uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.running.Kind == core.Follow && q.running.Epoch < epoch {
+		q.cancel()
+	}
+}
+
+// now is the action that runs; its ID is 0 if none does.
+func (q *queue) now() core.Action {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.running
+}
+
+func (q *queue) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case a := <-q.in:
+			actx, cancel := context.WithCancel(ctx)
+			q.mu.Lock()
+			q.running, q.cancel = a, cancel
+			drop := q.holds > 0 && loosens(a.Kind)
+			if a.Kind == core.Hold {
+				q.holds--
+			}
+			q.mu.Unlock()
+			d := core.Done{ID: a.ID, Err: errHeld}
+			if !drop {
+				d = q.do(actx, a)
+			}
+			q.mu.Lock()
+			q.running, q.cancel = core.Action{}, nil
+			q.mu.Unlock()
+			cancel()
+			q.done(d)
+		}
+	}
+}

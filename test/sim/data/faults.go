@@ -1,0 +1,235 @@
+package data
+
+import (
+	"time"
+
+	"pgvrrp/internal/agent/core"
+	"pgvrrp/internal/quorum/record"
+)
+
+// profile says which faults a seed has, and how often.
+type profile struct {
+	name    string
+	every   time.Duration // mean time between faults
+	weights []int         // by place in faults
+	unknown float64       // commands of the log with an unknown outcome
+	crash   core.Crash
+	rewind  bool
+}
+
+// faults are all there are. Each has its own end.
+func (s *Sim) faults() []func() {
+	r := &s.r
+	any := func() *node { return s.nodes[r.intn(3)] }
+	holder := func() *node {
+		if n := s.node(s.record().Holder.Node); n != nil && r.chance(0.7) {
+			return n
+		}
+		return any()
+	}
+	return []func(){
+		func() { s.powerLoss(holder(), r.between(100*time.Millisecond, 4*time.Second)) },
+		func() { // two at the same instant
+			a, b := any(), any()
+			s.powerLoss(a, r.between(100*time.Millisecond, 6*time.Second))
+			s.powerLoss(b, r.between(100*time.Millisecond, 6*time.Second))
+		},
+		func() { holder().kill() },
+		func() { holder().restartAgent(r.between(20*time.Millisecond, 3*time.Second)) },
+		func() { holder().pauseAgent(r.between(10*time.Millisecond, 3*time.Second)) },
+		func() { holder().restartVrrpd() },
+		func() { s.cutLog(holder(), r.between(50*time.Millisecond, 5*time.Second)) },
+		func() {
+			s.outage = true
+			s.at(r.between(100*time.Millisecond, 3*time.Second), func() { s.outage = false })
+		},
+		func() { s.cutStream(any(), any(), r.between(50*time.Millisecond, 4*time.Second)) },
+		func() { s.isolate(holder(), r.between(50*time.Millisecond, 6*time.Second)) },
+		func() {
+			to := ""
+			if r.chance(0.5) {
+				to = any().name
+			}
+			holder().toAgent(core.Wish{Kind: core.Switchover, Node: to})
+		},
+		func() {
+			n := any()
+			n.toAgent(core.Wish{Kind: pick(r, core.MaintenanceOn, core.MaintenanceOn, core.Shutdown)})
+			s.at(r.between(200*time.Millisecond, 5*time.Second), func() { n.toAgent(core.Wish{Kind: core.MaintenanceOff}) })
+		},
+		func() {
+			_ = s.apply(record.Command{Op: record.Pause, Resource: resource})
+			s.at(r.between(100*time.Millisecond, 3*time.Second), func() { _ = s.apply(record.Command{Op: record.Resume, Resource: resource}) })
+		},
+		func() { // old WAL goes
+			for _, n := range s.nodes {
+				if n.pg.primary && r.chance(0.5) {
+					n.disk.removed = max(n.disk.removed, n.disk.durable-r.intn(50))
+				}
+			}
+		},
+		func() { s.loseDisk(any()) },
+	}
+}
+
+var profiles = []struct {
+	name    string
+	weights []int
+}{
+	{"power", []int{6, 3, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}},
+	{"process", []int{0, 0, 5, 5, 4, 2, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
+	{"network", []int{1, 0, 1, 1, 1, 1, 4, 1, 4, 5, 0, 0, 0, 0, 0}},
+	{"operator", []int{1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 6, 4, 1, 1, 0}},
+	{"all", []int{3, 1, 3, 3, 2, 1, 2, 1, 2, 3, 2, 1, 1, 1, 1}},
+}
+
+func (s *Sim) chooseProfile() profile {
+	x := profiles[s.r.intn(len(profiles))]
+	return profile{name: x.name, weights: x.weights, every: pick(&s.r, 300*time.Millisecond, 700*time.Millisecond, 1500*time.Millisecond), unknown: pick(&s.r, 0, 0.03, 0.2),
+		crash: pick(&s.r, core.Failover, core.Failover, core.Restart), rewind: !s.r.chance(0.1)}
+}
+
+// schedule draws the next fault, until all heal.
+func (s *Sim) schedule() {
+	if s.now == 0 {
+		s.at(s.o.Chaos, s.heal)
+		s.at(2*time.Second, s.schedule)
+		return
+	}
+	if !s.chaos {
+		return
+	}
+	faults := s.faults()
+	total := 0
+	for _, w := range s.profile.weights {
+		total += w
+	}
+	k := s.r.intn(total)
+	for f, w := range s.profile.weights {
+		if k < w {
+			faults[f]()
+			break
+		}
+		k -= w
+	}
+	s.at(s.r.between(0, 2*s.profile.every), s.schedule)
+}
+
+// heal ends all faults.
+func (s *Sim) heal() {
+	s.trace("all faults heal")
+	s.chaos, s.outage = false, false
+	s.cuts = [3][3]bool{}
+	for _, n := range s.nodes {
+		n.log = true
+		n.pausedUntil = min(n.pausedUntil, s.now)
+		if !n.up {
+			s.powerOn(n)
+		}
+		if !n.vrrpd {
+			n.startVrrpd()
+		}
+		n.startAgent()
+		n.toAgent(core.Wish{Kind: core.MaintenanceOff})
+	}
+	if s.record().Paused {
+		_ = s.apply(record.Command{Op: record.Resume, Resource: resource})
+	}
+	s.healed = true
+	s.settle()
+}
+
+func (s *Sim) powerLoss(n *node, d time.Duration) {
+	if !n.up {
+		return
+	}
+	s.trace("%s loses power", n.name)
+	n.stopAgent()
+	n.up = false
+	n.stopPG(false)
+	n.up, n.vrrpd, n.holding, n.until, n.vip = false, false, 0, 0, 0
+	n.power++
+	n.disk.clean = false
+	// What was not fsynced is gone.
+	n.promise, n.disk.file = n.synced, n.disk.synced
+	n.truncate(n.disk.durable)
+	s.at(d, func() { s.powerOn(n) })
+}
+
+func (s *Sim) powerOn(n *node) {
+	if n.up {
+		return
+	}
+	s.trace("%s has power", n.name)
+	n.up, n.joined = true, n.self().Incarnation
+	n.startVrrpd()
+	n.startAgent()
+}
+
+func (n *node) kill() {
+	if n.pg.pm != 0 {
+		n.stopPG(false)
+	}
+}
+
+func (n *node) restartAgent(d time.Duration) {
+	n.stopAgent()
+	n.s.at(d, n.startAgent)
+}
+
+func (n *node) pauseAgent(d time.Duration) {
+	if n.agentUp && n.pausedUntil <= n.s.now {
+		n.s.trace("%s: the agent is stopped for %v", n.name, d)
+		n.pausedAt, n.pausedUntil = n.s.now, n.s.now+int64(d)
+	}
+}
+
+// restartVrrpd: the run that held an epoch is over.
+func (n *node) restartVrrpd() {
+	if !n.up || !n.vrrpd {
+		return
+	}
+	n.s.trace("%s: vrrpd restarts", n.name)
+	n.holding, n.until, n.vip = 0, 0, 0
+	n.startVrrpd()
+}
+
+func (s *Sim) cutLog(n *node, d time.Duration) {
+	s.trace("%s is cut off from the voters", n.name)
+	n.log = false
+	s.at(d, func() { n.log = true })
+}
+
+func (s *Sim) cutStream(a, b *node, d time.Duration) {
+	s.trace("%s and %s are cut off from each other", a.name, b.name)
+	s.cuts[a.k][b.k], s.cuts[b.k][a.k] = true, true
+	s.at(d, func() { s.cuts[a.k][b.k], s.cuts[b.k][a.k] = false, false })
+}
+
+func (s *Sim) isolate(n *node, d time.Duration) {
+	s.cutLog(n, d)
+	for _, x := range s.nodes {
+		if x != n {
+			s.cutStream(n, x, d)
+		}
+	}
+}
+
+// loseDisk: the node comes back with nothing, and as another member. Somebody of the rule must be left.
+func (s *Sim) loseDisk(n *node) {
+	r := s.record()
+	others := 0
+	for _, m := range r.Rule.Members() {
+		if x := s.node(m.Node); x != n && x.self() == m {
+			others++
+		}
+	}
+	if others == 0 || (r.Phase == record.Granted || r.Phase == record.Active) && r.Holder.Node == n.name {
+		return // a holder's last proposal may make it the only one
+	}
+	s.trace("%s loses its disk", n.name)
+	s.powerLoss(n, 5*time.Second)
+	n.incarnation++
+	n.disk = disk{none: true, files: map[uint32]bool{}}
+	n.promise, n.synced, n.attempted, n.marker, n.mark = 0, 0, 0, core.NoMarker, core.Position{}
+}
