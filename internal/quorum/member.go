@@ -455,6 +455,10 @@ func (m *member) save(r *machines, a lease.Action, back func(time.Duration, *mac
 
 // extend moves the kernel's deadline first and ours after it: nobody believes longer than the kernel.
 func (m *member) extend(r *machines, epoch uint64, deadline time.Duration) {
+	if r.opened != epoch {
+		// From here on something of the resource is up: no pledge is told before it is off again.
+		m.stand(m.n.o.Now(), r, lease.Event{Kind: lease.Idle, On: false})
+	}
 	if g := m.n.o.Guard; g != nil && !r.parked {
 		var err error
 		if r.opened == epoch {
@@ -494,17 +498,13 @@ func (m *member) lapse(r *machines, a *lease.Action) {
 	if a.Lost && m.n.current().Policy == string(lease.Suicide) {
 		m.n.o.Host.Lost(r.name, reason)
 	}
+	m.stand(m.n.o.Now(), r, lease.Event{Kind: lease.Idle, On: false}) // also of an epoch that never was live: Revoke says when all is off
 	m.n.o.Host.Revoke(r.name, reason, func() {
 		m.post(func(now time.Duration) {
 			r.idle = true
 			m.stand(now, r, lease.Event{Kind: lease.Idle, On: true})
 			m.hold(now, r, lease.Event{Kind: lease.Idle, On: true})
 		})
-	})
-	m.later(func(now time.Duration) {
-		if !r.idle {
-			m.stand(now, r, lease.Event{Kind: lease.Idle, On: false})
-		}
 	})
 }
 

@@ -169,7 +169,7 @@ func (s *Sim) setup() {
 	lifetimes := s.r.chance(0.15)
 	s.grace = int64(2 * time.Second)
 	if lifetimes {
-		s.grace = int64(4 * time.Second) // what a holder without a guard acknowledges lasts for 2.2 s
+		s.grace = int64(5 * time.Second) // what is acknowledged to a holder without a guard lasts for 2.7 s
 	}
 	for k, name := range names {
 		h := &host{s: s, k: k, name: name, data: name[0] == 'n', powered: true, incarnation: 1, priority: uint8(100 + 10*k)}
@@ -179,7 +179,7 @@ func (s *Sim) setup() {
 		}
 		h.late = s.r.between(0, s.real.Margin/2)
 		if h.lifetime = lifetimes && h.data && s.r.chance(0.7); h.lifetime {
-			h.late = s.r.between(0, 1200*time.Millisecond)
+			h.late = s.r.between(0, 2200*time.Millisecond)
 		}
 		if s.r.chance(0.5) {
 			h.late = s.real.Margin / 2
