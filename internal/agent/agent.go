@@ -135,6 +135,7 @@ type Agent struct {
 	lefts     map[string][]chan struct{} // who waits for the Left of a holder
 	told      NodeState                  // what the others know of us
 	tellAt    time.Duration
+	fresh     bool // we have just connected, and know nothing of the others
 	telling   atomic.Bool
 	upkeepAt  time.Duration
 	upkeeping atomic.Bool
@@ -408,14 +409,10 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 		d.Err = a.o.Vrrpd.Park(pctx, control.ParkRequest{Resource: a.o.Settings.Resource, Epoch: act.Epoch, On: true})
 		cancel()
 		a.post(func() { a.parked, a.parkedAt = act.Epoch, a.o.Now() })
+		a.lookAfter(ctx, &d)
 	default:
 		d.Result, d.Err = a.o.Database.Do(ctx, act)
-		if s, ok := a.o.Database.Look(context.WithoutCancel(ctx)); ok {
-			d.Server = &s
-			a.post(func() { a.server, a.looked = s, true })
-		} else {
-			a.lookNow()
-		}
+		a.lookAfter(ctx, &d)
 	}
 	took := time.Since(began)
 	switch {
@@ -427,6 +424,17 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 		a.o.Log.Debug("done", "id", act.ID, "act", act.String(), "took", took)
 	}
 	return d
+}
+
+// lookAfter adds to an outcome what the server is like after it.
+func (a *Agent) lookAfter(ctx context.Context, d *core.Done) {
+	s, ok := a.o.Database.Look(context.WithoutCancel(ctx))
+	if !ok {
+		a.lookNow()
+		return
+	}
+	d.Server = &s
+	a.post(func() { a.server, a.looked = s, true })
 }
 
 // orderTime is the patience with a call to vrrpd.

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/postgres"
 	"pgvrrp/internal/promote"
@@ -552,8 +554,9 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 
 // place gives a copy the name of a data directory that is missing or empty.
 func (m *Machine) place(dir string) error {
-	if err := os.Rename(dir, m.Config.DataDir); err != nil {
-		return fmt.Errorf("put the copy into its place: %w", err)
+	// rename(2) replaces an empty directory, which os.Rename refuses.
+	if err := unix.Rename(dir, filepath.Clean(m.Config.DataDir)); err != nil {
+		return fmt.Errorf("put the copy into its place, rename %s to %s: %w", dir, m.Config.DataDir, err)
 	}
 	parent, err := os.Open(filepath.Dir(filepath.Clean(m.Config.DataDir)))
 	if err != nil {

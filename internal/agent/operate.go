@@ -241,13 +241,17 @@ type restarter interface {
 func (a *Agent) Init(ctx context.Context, q InitRequest) (string, error) {
 	var r control.Resource
 	var s core.Server
-	var connected bool
-	if err := a.ask(ctx, func() { r, s, connected = a.resource, a.server, a.connected }); err != nil {
-		return "", err
+	refused := ""
+	cctx, cancel := context.WithTimeout(ctx, initTime)
+	defer cancel()
+	err := a.until(cctx, func() (bool, error) {
+		r, s, refused = a.resource, a.server, a.refused
+		return a.connected && r.Name != "" && a.looked, nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("init: vrrpd is not connected: %s", refused)
 	}
 	switch {
-	case !connected:
-		return "", errors.New("init: vrrpd is not connected")
 	case r.Epoch != 0:
 		return "", fmt.Errorf("init: resource %s is initialized already: epoch %d, the rule's holder is %s; other nodes join by themselves", r.Name, r.Epoch, r.Rule.Holder)
 	case s.NoData:
@@ -278,10 +282,36 @@ func (a *Agent) Init(ctx context.Context, q InitRequest) (string, error) {
 	if len(restart) > 0 {
 		return "", fmt.Errorf("init: settings wait for a restart, which ends every session; pgnotify init --restart does it now:\n%s", strings.Join(restart, "\n"))
 	}
-	if err := a.o.Vrrpd.Init(ctx, control.InitRequest{Resource: a.o.Settings.Resource, SystemID: s.SystemID, SyncNum: q.SyncNum, MinCopies: q.MinCopies}); err != nil {
-		return "", fmt.Errorf("init: %w", err)
+	if err := a.initialize(ctx, s.SystemID, q); err != nil {
+		return "", err
 	}
 	return a.Await(ctx, nil)
+}
+
+// initTime is how long init waits for vrrpd, and for the quorum to form.
+const initTime = 10 * time.Second
+
+// initialize writes the resource into the log. A quorum that is only forming has no leader yet: it is asked again.
+func (a *Agent) initialize(ctx context.Context, systemID uint64, q InitRequest) error {
+	ictx, cancel := context.WithTimeout(ctx, initTime)
+	defer cancel()
+	for {
+		err := a.o.Vrrpd.Init(ictx, control.InitRequest{Resource: a.o.Settings.Resource, SystemID: systemID, SyncNum: q.SyncNum, MinCopies: q.MinCopies})
+		if err == nil {
+			return nil
+		}
+		there := false
+		if aerr := a.ask(ctx, func() { there = a.resource.Epoch != 0 }); aerr != nil || there {
+			return fmt.Errorf("init: %w", err)
+		}
+		t := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-ictx.Done():
+			t.Stop()
+			return fmt.Errorf("init: %w", err)
+		case <-t.C:
+		}
+	}
 }
 
 // unready is what keeps a server from being a member, and what only waits for a restart.
@@ -300,13 +330,35 @@ func (a *Agent) unready(ctx context.Context) (bad, restart []string) {
 
 // Pause stops elections, or lets them go on.
 func (a *Agent) Pause(ctx context.Context, on bool, why string) (string, error) {
-	if err := a.o.Vrrpd.Pause(ctx, control.PauseRequest{Resource: a.o.Settings.Resource, On: on, Reason: why}); err != nil {
+	err := insist(ctx, func() error {
+		return a.o.Vrrpd.Pause(ctx, control.PauseRequest{Resource: a.o.Settings.Resource, On: on, Reason: why})
+	})
+	if err != nil {
 		return "", err
 	}
 	if on {
 		return "paused: nobody is elected, and the rule only shrinks, until pgnotify resume", nil
 	}
 	return "resumed", nil
+}
+
+// insist does again what may be done twice: the log's leader may be changing at this moment.
+func insist(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, orderTime)
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		t := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		case <-t.C:
+		}
+	}
 }
 
 // Set changes sync_num or min_copies.
@@ -320,7 +372,7 @@ func (a *Agent) Set(ctx context.Context, key string, value int) (string, error) 
 	default:
 		return "", fmt.Errorf("set %s: no such key, want sync_num or min_copies", key)
 	}
-	if err := a.o.Vrrpd.Set(ctx, q); err != nil {
+	if err := insist(ctx, func() error { return a.o.Vrrpd.Set(ctx, q) }); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%s is %d", key, value), nil

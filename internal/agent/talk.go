@@ -17,13 +17,14 @@ import (
 // message is what one agent tells another.
 type message struct {
 	Kind  string     `json:"kind"`
-	ID    uint64     `json:"id,omitempty"` // of ask and answer
-	On    bool       `json:"on,omitempty"` // of leave
+	ID    uint64     `json:"id,omitempty"`  // of ask and answer
+	On    bool       `json:"on,omitempty"`  // of leave
 	Why   string     `json:"why,omitempty"` // of leave
 	What  string     `json:"what,omitempty"`
 	To    string     `json:"to,omitempty"`
 	Error string     `json:"error,omitempty"`
 	State *NodeState `json:"state,omitempty"`
+	Want  bool       `json:"want,omitempty"` // of state: tell me yours
 }
 
 const (
@@ -115,8 +116,9 @@ func (a *Agent) gossip(now time.Duration) {
 	a.told, a.tellAt = a.state(), now+tellEvery
 	state := a.told
 	for _, p := range a.known.peers() {
-		a.send(p, message{Kind: kindState, State: &state})
+		a.send(p, message{Kind: kindState, State: &state, Want: a.fresh})
 	}
+	a.fresh = false
 }
 
 // send hands a message to another node's agent. That it is lost is nothing to act on: what counts is said again.
@@ -152,6 +154,10 @@ func (a *Agent) receive(from, text string) {
 			m.State.Node, m.State.At = from, a.o.Now()
 			a.last[from] = *m.State
 			a.o.Family.tell(from, m.State.Port)
+		}
+		if m.Want && a.looked {
+			state := a.state()
+			a.send(from, message{Kind: kindState, State: &state})
 		}
 	case kindLeave:
 		a.o.Log.Info("a standby announces itself", "node", from, "leaves", m.On, "reason", m.Why)

@@ -12,6 +12,7 @@ import (
 
 // How often the server is looked at. Its death needs no look: the kernel tells.
 const (
+	paceGrant   = 5 * time.Millisecond   // a grant waits for its first standby
 	paceBusy    = 20 * time.Millisecond  // something is going on
 	pacePrimary = 30 * time.Millisecond  // the active holder's: a lost standby holds up commits
 	paceSteady  = 150 * time.Millisecond // a standby that streams
@@ -21,6 +22,8 @@ const (
 func (a *Agent) setPace() {
 	p := paceBusy
 	switch s := &a.server; {
+	case a.resource.Mine && a.resource.Phase == core.Granted.String():
+		p = paceGrant
 	case !a.looked || a.queue.now().ID != 0 || a.resource.Phase != core.Active.String():
 	case a.resource.Mine && a.opened == a.resource.Epoch:
 		p = pacePrimary
@@ -65,7 +68,7 @@ func (a *Agent) watch(ctx context.Context) error {
 				a.rehello()
 			})
 		}
-		t := time.NewTimer(max(time.Duration(a.pace.Load())-time.Since(began), 5*time.Millisecond))
+		t := time.NewTimer(max(time.Duration(a.pace.Load())-time.Since(began), 2*time.Millisecond))
 		select {
 		case <-ctx.Done():
 			t.Stop()
@@ -185,7 +188,7 @@ func (a *Agent) told1(attached bool, ev control.AgentEvent) {
 		a.connected, a.refused = true, ""
 		a.o.Log.Info("connected to vrrpd", "resource", a.o.Settings.Resource)
 		a.step(core.Attached{})
-		a.tellAt = 0
+		a.tellAt, a.fresh = 0, true
 	}
 	if r := ev.Resource; r != nil {
 		a.changed(*r)
@@ -250,7 +253,7 @@ func (a *Agent) nodes(ctx context.Context) error {
 				return errAgain
 			}
 		} else {
-			every = 10 * attachLast
+			every = attachLast
 			a.post(func() {
 				if a.known.Self == "" {
 					a.refused = err.Error()

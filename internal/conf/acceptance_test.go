@@ -2,6 +2,7 @@ package conf
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -153,7 +154,7 @@ func TestAddressLines(t *testing.T) {
 		{"fe80::1 preferred_lft forever", "fe80::1/128 lft -1", ""},
 		{"fe80::1 preferred_lft -1", "fe80::1/128", "invalid lifetime"},
 		{"fe80::1 home -nodad mngtmpaddr noprefixroute autojoin no_track", "fe80::1/128 home nodad mng noprefix autojoin notrack", ""},
-		{"10.0.0.1 use_vmac", "10.0.0.1/32", "recognised but not supported by this version: the address stands on the interface itself"},
+		{"10.0.0.1 dev eth9 use_vmac", "10.0.0.1/32 dev eth9", "recognised but not supported by this version: the address stands on the interface itself"},
 		{"10.0.0.300", "", "malformed address"},
 		{"10.0.0.1-3", "", "malformed address"},
 		{"010.0.0.1", "", "malformed address"},
@@ -373,8 +374,13 @@ func TestInstance(t *testing.T) {
 			"error f:8:1: track_script: no usable vrrp_script of this name, expected one in the file; the instance stays in FAULT", "it counts as failed, with weight 9", "script is tracked twice"}},
 		{"unusable script", "vrrp_script a {\nscript \"'x\"\n}\n" + instance("track_script {", "a", "}"), "[a 0 false true]", scriptsOf,
 			[]string{"error f:2:8: script: unterminated quote in the command", "error f:11:1: track_script: no usable vrrp_script"}},
-		{"tracking that is not supported has failed", instance("track_file {", "f weight 10", "}", "track_process {", "p", "}"), "[track_file f 10 false true] [track_process p 0 false true]", scriptsOf,
-			[]string{"error f:7:1: track_file: recognised but not supported by this version: what it tracks counts as failed", "error f:10:1: track_process: recognised but not supported"}},
+		{"tracking that is not supported has failed", instance("track_bfd {", "b", "}", "track_file {", "f weight 10", "}", "track_process {", "p", "}"),
+			"[track_file f 10 false true] [track_process p 0 false true] [track_bfd b 0 false true]", scriptsOf,
+			[]string{"error f:7:1: track_bfd: recognised but not supported by this version: what it tracks counts as failed",
+				"error f:10:1: track_file: recognised but not supported by this version: what it tracks counts as failed",
+				"error f:11:1: track_file: no usable track_file of this name, expected one in the file; it counts as failed, with weight 10",
+				"error f:13:1: track_process: recognised but not supported",
+				"error f:14:1: track_process: no usable vrrp_track_process of this name, expected one in the file; the instance stays in FAULT"}},
 
 		{"hooks", instance(`notify "/bin/a 'b c' d" u g`, "notify_master /bin/m", "notify_deleted"), "[/bin/a b c d]{u g} [/bin/m]{ } true", hooksOf, nil},
 		{"first hook wins", instance("notify_master /bin/m", "notify_master /bin/n"), "[]{ } [/bin/m]{ } false", hooksOf, []string{"error f:8:15: notify_master: hook is given already (at f:7:1)"}},
@@ -396,7 +402,8 @@ func TestInstance(t *testing.T) {
 		{"notify_retry alone", instance("notify_retry 5"), "0s 5s 0s", extensionsOf, []string{"lint f:7:1: notify_retry: has no effect without vip_after_notify"}},
 		{"every error of our own file counts", instance("vip_lifetime 0", "priority 0"), "0s 10s 0s", extensionsOf, []string{"fatal f:8:10: priority: out of range"}},
 		{"quorum without its block", instance("quorum pg"), "0s 10s 2s", extensionsOf, []string{`fatal f:7:1: quorum: there is no quorum block, expected one in the file (got "pg")`}},
-		{"auth_hmac", instance("auth_hmac {", "key 1 x", "}", "priority 5"), "5 false", priorityOf, []string{"fatal f:7:1: auth_hmac: auth_hmac is not part of this version"}},
+		{"auth_hmac", instance("auth_hmac {", "key 1 x", "}", "priority 5"), "5 false", priorityOf, []string{"fatal f:7:1: auth_hmac: auth_hmac is not part of this version",
+			"fatal f:7:1: auth_hmac: there is no usable key, expected key ID MATERIAL", "error f:8:7: key: key of 1 bytes, expected 32 to 64; ignored"}},
 		{"what is off needs no support", instance("strict_mode off", "notify_priority_changes no"), "51", vridOf, nil},
 	}
 	for _, tt := range tests {
@@ -485,9 +492,11 @@ func TestGlobals(t *testing.T) {
 	c, diags := load("global_defs {\nrouter_id r1\ndynamic_interfaces allow_if_changes\nscript_user u\nenable_script_security\nvrrp_startup_delay 2.5\n" +
 		"log_unknown_vrids\nvrrp_rt_priority 50\nvrrp_no_swap\n}\nglobal_defs {\ndefault_interface eth1\n}\n")
 	wantDiags(t, diags)
-	want := Globals{RouterID: "r1", DefaultInterface: "eth1", DynamicInterfaces: true, AllowInterfaceChange: true, ScriptUser: User{Name: "u"},
-		EnableScriptSecurity: true, StartupDelay: 2500 * time.Millisecond, LogUnknownVRIDs: true, RealTimePriority: 50, NoSwap: true}
-	if c.Globals != want {
+	want := newGlobals().Globals
+	want.RouterID, want.DefaultInterface, want.DynamicInterfaces, want.AllowInterfaceChange = "r1", "eth1", true, true
+	want.ScriptUser, want.EnableScriptSecurity, want.StartupDelay = User{Name: "u"}, true, 2500*time.Millisecond
+	want.LogUnknownVRIDs, want.RealTimePriority, want.NoSwap, want.VMACAddrPrefix = true, 50, true, "vrrp"
+	if !reflect.DeepEqual(c.Globals, want) {
 		t.Errorf("got %+v, want %+v", c.Globals, want)
 	}
 }
@@ -509,7 +518,7 @@ func TestBlocks(t *testing.T) {
 		{"block among values", instance("virtual_ipaddress_excluded {", "10.0.0.3 {", "x", "}", "}"), []string{"error f:8:10: virtual_ipaddress_excluded: unexpected brace"}},
 		{"skipped block not closed", "foo {\n{\n}\n", []string{"error f:1:1: unknown keyword", "error f:1:5: block is not closed"}},
 		{"unknown words", "prority 5\nglobal_defs {\nstate MASTER\nrouter_idx 5\n$A =5\nqwertyuiop\nvrrp_script x\n}\n", []string{
-			`error f:1:1: unknown keyword at the top of the file, did you mean priority, in vrrp_instance? ignored (got "prority")`,
+			`error f:1:1: unknown keyword at the top of the file, expected a block such as global_defs, vrrp_script, vrrp_instance, vrrp_sync_group or quorum; ignored (got "prority")`,
 			`error f:3:1: unknown keyword in global_defs, expected it in vrrp_instance; ignored (got "state")`,
 			`error f:4:1: unknown keyword in global_defs, did you mean router_id? ignored (got "router_idx")`,
 			`error f:5:1: unknown keyword in global_defs, expected $NAME=VALUE without a blank before the =; ignored (got "$A")`,
@@ -522,7 +531,7 @@ func TestBlocks(t *testing.T) {
 			"error f:9:1: vrrp_sync_group: group has one member only", "lint f:11:6: group: member is given twice", "error f:12:1: group: no vrrp_instance of this name",
 			"error f:14:1: group: members are given already", "error f:17:1: unknown keyword in vrrp_sync_group",
 			"error f:19:1: vrrp_sync_group: recognised but", "error f:19:1: vrrp_sync_group: group has no member", "error f:21:1: group: instance is in vrrp_sync_group G already",
-			"error f:24:17: vrrp_sync_group: vrrp_sync_group of this name exists already"}},
+			"error f:24:1: vrrp_sync_group: recognised but", "error f:24:17: vrrp_sync_group: vrrp_sync_group of this name exists already"}},
 		{"script twice", "vrrp_script a {\nscript /bin/a\n}\nvrrp_script a {\nx\n}\n", []string{
 			"lint f:1:1: vrrp_script: no vrrp_instance tracks this script", "error f:4:13: vrrp_script: vrrp_script of this name exists already (at f:1:1)"}},
 		{"a finding for each use of a definition", "$A= \\\nglobal_defs { \\\nfoo \\\n}\n$A\n$A\n", []string{
@@ -576,6 +585,12 @@ func TestFindingsAreBounded(t *testing.T) {
 func TestPasswordsStayOutOfFindings(t *testing.T) {
 	for _, line := range []string{"auth_pass s3cr3t-and-long", "auth_pass s3cr3t s3cr3t", `auth_pass "s3cr3t`, `auth_pass s3cr3t \`} {
 		_, diags := load(instance("authentication {", "auth_type PASS", line, "}"))
+		if len(diags) == 0 || strings.Contains(strings.Join(lines(diags), "\n"), "s3cr3t") {
+			t.Errorf("%s: got %q", line, lines(diags))
+		}
+	}
+	for _, line := range []string{"key 1 s3cr3t", "key 1 hex:s3cr3t", "key 300 s3cr3t", `key 1 "s3cr3t`, `key 1 s3cr3t \`, "key 1 0123456789012345678901234567890 s3cr3t"} {
+		_, diags := load(instance("auth_hmac {", line, "}"))
 		if len(diags) == 0 || strings.Contains(strings.Join(lines(diags), "\n"), "s3cr3t") {
 			t.Errorf("%s: got %q", line, lines(diags))
 		}

@@ -161,10 +161,13 @@ func (s *statement) addressLine() (Address, bool) {
 		case "no_track":
 			a.NoTrack = true
 		case "use_vmac":
-			s.bad(option, "recognised but not supported by this version: the address stands on the interface itself")
+			if s.p.unwired["vrrp_instance/use_vmac"].what != "" {
+				s.bad(option, "recognised but not supported by this version: the address stands on the interface itself")
+			}
+			a.VMAC = true
 		default:
 			hint := nearest(option.text, []string{"brd", "broadcast", "dev", "scope", "label", "peer", "preferred_lft", "home",
-				"-nodad", "mngtmpaddr", "noprefixroute", "autojoin", "no_track"})
+				"-nodad", "mngtmpaddr", "noprefixroute", "autojoin", "no_track", "use_vmac"})
 			if hint != "" {
 				hint = ", did you mean " + hint + "?"
 			}

@@ -20,6 +20,24 @@ func (s *Script) Equal(other *Script) bool {
 	return alike(reflect.ValueOf(*s), reflect.ValueOf(*other))
 }
 
+// Equal says whether two sync groups are configured alike; where they stand in their files does not count.
+func (g *SyncGroup) Equal(other *SyncGroup) bool {
+	return alike(reflect.ValueOf(*g), reflect.ValueOf(*other))
+}
+
+// Equal says whether two tracked files are configured alike; where they stand in their files does not count.
+func (f *TrackFile) Equal(other *TrackFile) bool {
+	return alike(reflect.ValueOf(*f), reflect.ValueOf(*other))
+}
+
+// Equal says whether two tracked processes are configured alike; where they stand in their files does not count.
+func (t *TrackProcess) Equal(other *TrackProcess) bool {
+	return alike(reflect.ValueOf(*t), reflect.ValueOf(*other))
+}
+
+// Equal says whether two FIFOs are configured alike; where they stand in their files does not count.
+func (f *FIFO) Equal(other *FIFO) bool { return alike(reflect.ValueOf(*f), reflect.ValueOf(*other)) }
+
 // Equal says whether two quorum blocks are alike, or both missing; where they stand in their files does not count.
 func (q *Quorum) Equal(other *Quorum) bool {
 	if q == nil || other == nil {

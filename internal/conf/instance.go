@@ -27,8 +27,16 @@ type instanceDraft struct {
 	authType    string
 	authPass    *word
 	retryGiven  bool
+	tracking
 
-	trackInterfaces, trackScripts []trackedDraft
+	// What was said, and nil what was not: then defaults and strict mode decide.
+	strict, accept, ownerIgnores, lowerPrioNoAdvert, higherPrioSendAdvert *bool
+	defaults                                                              instanceDefaults
+}
+
+// instanceDefaults are what global_defs said when the instance began.
+type instanceDefaults struct {
+	strict, ownerIgnores, lowerPrioNoAdvert, higherPrioSendAdvert bool
 }
 
 // isFamily settles the instance's address family with the first address, and says whether a fits it.
@@ -69,6 +77,9 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 		return func(s *statement, d *instanceDraft) {
 			s.p.values(s, func(s *statement) { addressOf(s, d, excluded) })
 		}
+	}
+	given := func(of func(d *instanceDraft) **bool) func(s *statement, d *instanceDraft) {
+		return boolean(func(d *instanceDraft, v bool) { *of(d) = &v })
 	}
 	own := []keyword[instanceDraft]{
 		{name: "state", need: 1, max: 1, set: func(s *statement, d *instanceDraft) {
@@ -169,7 +180,22 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 			}
 			d.family = 6
 		}},
-		{name: "accept", max: 0, set: plain(func(*instanceDraft) {})}, // the only mode that there is
+		{name: "accept", max: 0, set: plain(func(d *instanceDraft) { yes := true; d.accept = &yes })},
+		{name: "no_accept", max: 0, set: plain(func(d *instanceDraft) { no := false; d.accept = &no })},
+		{name: "strict_mode", max: 1, set: func(s *statement, d *instanceDraft) {
+			if v, ok := s.boolean(0); ok {
+				if v {
+					discourage(s)
+				}
+				d.strict = &v
+			}
+		}},
+		{name: "owner_ignore_adverts", max: 0, set: plain(func(d *instanceDraft) { yes := true; d.ownerIgnores = &yes })},
+		{name: "timer_expired_backup", max: 1, set: timerExpired},
+		{name: "thread_timer_expired", max: 1, set: func(s *statement, d *instanceDraft) {
+			s.report(Lint, word{pos: s.words[0].pos}, "old name, expected timer_expired_backup")
+			timerExpired(s, d)
+		}},
 		{name: "skip_check_adv_addr", max: 1, set: func(s *statement, d *instanceDraft) {
 			v, ok := s.boolean(0)
 			if ok && !v { // keepalived's own slip, kept: the same file must mean the same
@@ -182,12 +208,19 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 				d.DownTimerAdverts = int(v)
 			}
 		}},
-		{name: "lower_prio_no_advert", max: 1, set: boolean(func(d *instanceDraft, v bool) { d.LowerPrioNoAdvert = v })},
-		{name: "higher_prio_send_advert", max: 1, set: boolean(func(d *instanceDraft, v bool) { d.HigherPrioSendAdvert = v })},
-		{name: "track_interface", max: 0, set: trackInterface},
-		{name: "track_script", max: 0, set: trackScript},
+		{name: "lower_prio_no_advert", max: 1, set: given(func(d *instanceDraft) **bool { return &d.lowerPrioNoAdvert })},
+		{name: "higher_prio_send_advert", max: 1, set: given(func(d *instanceDraft) **bool { return &d.higherPrioSendAdvert })},
+		{name: "virtual_routes", max: 0, set: func(s *statement, d *instanceDraft) {
+			s.p.values(s, func(s *statement) { routeLine(s, d) })
+		}},
+		{name: "virtual_rules", max: 0, set: func(s *statement, d *instanceDraft) {
+			s.p.values(s, func(s *statement) { ruleLine(s, d) })
+		}},
+		{name: "promote_secondaries", max: 0, set: plain(func(d *instanceDraft) { d.PromoteSecondaries = true })},
+		{name: "notify_priority_changes", max: 1, set: boolean(func(d *instanceDraft, v bool) { d.NotifyPriorityChanges = v })},
 		{name: "dont_track_primary", max: 0, set: plain(func(d *instanceDraft) { d.DontTrackPrimary = true })},
 		{name: "authentication", max: 0, set: func(s *statement, d *instanceDraft) { parseBlock(s.p, s, s.p.auth, d) }},
+		{name: "auth_hmac", max: 0, set: func(s *statement, d *instanceDraft) { parseBlock(s.p, s, s.p.hmac, d) }},
 		{name: "notify", need: 1, max: -1, set: hook(func(h *Hooks) *Command { return &h.Notify })},
 		{name: "notify_master", need: 1, max: -1, set: hook(func(h *Hooks) *Command { return &h.Master })},
 		{name: "notify_backup", need: 1, max: -1, set: hook(func(h *Hooks) *Command { return &h.Backup })},
@@ -229,31 +262,16 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 			}
 		})},
 	}
+	own = append(own, vmacKeywords()...)
 	for i := range own {
 		own[i].set = noting(own[i].set)
 	}
 	same := func(set func(*statement, *instanceDraft)) func(*statement, *instanceDraft) { return set }
-	other := not[instanceDraft](unsupported, false, "what it tracks counts as failed, because it cannot be checked",
-		"track_file", "track_process", "track_bfd")
-	for i := range other {
-		other[i].set = trackOther
-	}
-	return [][]keyword[instanceDraft]{
-		own, garpKeywords("", same, func(d *instanceDraft) *garpDraft { return &d.garp }), other,
+	return append([][]keyword[instanceDraft]{
+		own, garpKeywords("", same, func(d *instanceDraft) *garpDraft { return &d.garp }),
 
-		not[instanceDraft](unsupported, true, "no such route or rule is set", "virtual_routes", "virtual_rules"),
-		not[instanceDraft](unsupported, false, "the addresses stand on the interface itself, with its own MAC address",
-			"use_vmac", "use_vmac_addr", "vmac_xmit_base", "use_ipvlan"),
+		not[instanceDraft](unsupported, false, "the addresses stand on the interface itself", "use_ipvlan"),
 		not[instanceDraft](unsupported, false, "the instance runs outside of the VRF", "vrf"),
-		not[instanceDraft](unsupported, false, "packets to the addresses are accepted", "no_accept"),
-		not[instanceDraft](unsupported, false, "the rules of strict mode are not enforced", "strict_mode"),
-		not[instanceDraft](unsupported, false, "a timer that fires late does not hold the instance back",
-			"timer_expired_backup", "thread_timer_expired"),
-		not[instanceDraft](unsupported, false, "an owner heeds the adverts of others", "owner_ignore_adverts"),
-		not[instanceDraft](unsupported, false, "nothing is written to a FIFO; use notify", "notify_priority_changes"),
-		not[instanceDraft](unsupported, false, "the interface's setting stays as it is", "promote_secondaries"),
-		not[instanceDraft](refused, true, "auth_hmac is not part of this version, and without it adverts would go out and be accepted unauthenticated",
-			"auth_hmac"),
 
 		not[instanceDraft](skipped, false, "only keepalived up to 1.3.6 computes that checksum", "old_unicast_checksum"),
 		not[instanceDraft](skipped, false, "vrrpd sends no e-mail; use notify", "smtp_alert"),
@@ -262,7 +280,20 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 		not[instanceDraft](skipped, false, "link state comes from the kernel's notices", "linkbeat_use_polling"),
 		not[instanceDraft](skipped, false, "it does nothing in keepalived either; see --log-level", "debug"),
 		not[instanceDraft](skipped, false, "it does not concern VRRP", "lvs_sync_daemon_interface"),
+	}, trackKeywords(func(d *instanceDraft) *tracking { return &d.tracking })...)
+}
+
+// timerExpired reads timer_expired_backup [PRIORITY]: the highest that the others can have, so that the shortest time after
+// which one of them can have taken over follows.
+func timerExpired(s *statement, d *instanceDraft) {
+	v := int64(254)
+	if s.args() > 0 {
+		var ok bool
+		if v, ok = s.number(s.arg(0), 1, 254, "ignored"); !ok {
+			return
+		}
 	}
+	d.TimerExpiredBackup = int(v)
 }
 
 func authKeywords() [][]keyword[instanceDraft] {
@@ -272,7 +303,7 @@ func authKeywords() [][]keyword[instanceDraft] {
 			case "PASS":
 				d.authType = w.text
 			case "AH":
-				s.report(Fatal, w, "IPsec AH is not supported, and without it adverts would go out and be accepted unauthenticated, expected PASS")
+				s.report(Fatal, w, "IPsec AH is not supported, and without it adverts would go out and be accepted unauthenticated, expected PASS, or auth_hmac")
 			default:
 				s.bad(w, "unknown authentication, expected PASS; adverts go out without authentication")
 			}
@@ -411,10 +442,16 @@ func beginInstance(s *statement, p *parser) {
 		seen: map[string]origin{},
 		Instance: Instance{
 			Pos: s.words[0].pos, Name: s.text(0), Interface: p.g.DefaultInterface,
-			DownTimerAdverts: p.g.downTimerAdverts, LowerPrioNoAdvert: p.g.lowerPrioNoAdvert,
-			HigherPrioSendAdvert: p.g.higherPrioSendAdvert, SkipCheckAdvAddr: p.g.skipCheckAdvAddr,
+			DownTimerAdverts: p.g.downTimerAdverts, SkipCheckAdvAddr: p.g.skipCheckAdvAddr,
 			ChecksumPlain: p.g.checksumPlain, CheckUnicastSrc: p.g.checkUnicastSrc, UnicastTTL: 255,
-			NotifyRetry: 10 * time.Second,
+			NotifyPriorityChanges: p.g.notifyPriorityChanges,
+			NotifyRetry:           10 * time.Second,
+			VMAC:                  VMAC{LinkGroup: -1},
+			HMAC:                  HMAC{Mode: HMACEnforce},
+		},
+		defaults: instanceDefaults{
+			strict: p.g.strict, ownerIgnores: p.g.ownerIgnoreAdverts,
+			lowerPrioNoAdvert: p.g.lowerPrioNoAdvert, higherPrioSendAdvert: p.g.higherPrioSendAdvert,
 		},
 		defaultVersion: p.g.version, group4: p.g.group4, group6: p.g.group6, globalGarp: p.g.garp, minGarp: p.g.minGarp,
 		advert: time.Second,
@@ -437,8 +474,8 @@ func (d *instanceDraft) place(keyword string) origin {
 	return d.at
 }
 
-// finish does what the end of the block decides, in keepalived's order.
-func (d *instanceDraft) finish(p *parser) {
+// finish does what the end of the block decides, in keepalived's order. The group is the instance's, nil without one.
+func (d *instanceDraft) finish(p *parser, g *groupDraft) {
 	report := func(sev Severity, keyword, got, format string, args ...any) {
 		at := d.place(keyword)
 		at.keyword = keyword
@@ -472,6 +509,7 @@ func (d *instanceDraft) finish(p *parser) {
 		}
 	}
 	d.StartMaster = d.state == "MASTER"
+	d.strictState(report)
 	d.Preempt = !d.noPreempt
 	if d.noPreempt && (d.StartMaster || d.Priority == 255) {
 		report(Error, "nopreempt", "", "has no effect with state MASTER or priority 255, expected state BACKUP and a lower priority; ignored")
@@ -486,6 +524,11 @@ func (d *instanceDraft) finish(p *parser) {
 		d.PreemptDelay = 0
 	}
 
+	if d.TimerExpiredBackup > 0 && d.Preempt {
+		report(Error, "timer_expired_backup", "", "has no effect without nopreempt, expected it too; ignored")
+		d.TimerExpiredBackup = 0
+	}
+
 	d.AdvertInterval = d.interval(report)
 
 	switch {
@@ -493,20 +536,14 @@ func (d *instanceDraft) finish(p *parser) {
 		if d.NoAddresses {
 			report(Lint, "no_virtual_ipaddress", "", "instance has addresses, expected none with this keyword")
 		}
-	case d.NoAddresses && d.Version == 2:
+	case d.NoAddresses && d.Version == 2 && !d.StrictMode:
+	case d.StrictMode:
+		report(Fatal, "virtual_ipaddress", "", "%s has no address, expected at least one in strict mode", d.Name)
 	case d.Version == 3:
 		report(Fatal, "virtual_ipaddress", "", "%s has no address, expected at least one: adverts of version 3 carry them (RFC 9568 section 5.2.5), those of version 2 may do without (no_virtual_ipaddress)", d.Name)
 	default:
 		report(Error, "virtual_ipaddress", "", "%s has no address, expected at least one, or no_virtual_ipaddress", d.Name)
 	}
-	for _, list := range [][]Address{d.Addresses, d.Excluded} {
-		for i := range list {
-			if list[i].Interface == "" {
-				list[i].Interface = d.Interface
-			}
-		}
-	}
-
 	d.Unicast = len(d.Peers) > 0 || d.FaultNoPeer
 	switch {
 	case d.Unicast && len(d.Peers) == 0:
@@ -532,7 +569,17 @@ func (d *instanceDraft) finish(p *parser) {
 	}
 
 	d.authenticate(report)
+	d.finishHMAC(report)
 	d.Garp = d.timing()
+	d.strictMode(p, report)
+	d.finishVMAC(p, report)
+	for _, list := range [][]Address{d.Addresses, d.Excluded} {
+		for i := range list {
+			if list[i].Interface == "" {
+				list[i].Interface = d.Interface
+			}
+		}
+	}
 
 	d.granted(p, report)
 	if _, given := d.seen["vip_after_notify"]; given && d.VIPAfterNotify > 0 && !d.Hooks.tellsMaster() {
@@ -541,7 +588,7 @@ func (d *instanceDraft) finish(p *parser) {
 	if d.retryGiven && d.VIPAfterNotify == 0 {
 		report(Lint, "notify_retry", "", "has no effect without vip_after_notify")
 	}
-	p.resolveTracking(d)
+	p.track(d, g)
 }
 
 // reporter adds a finding at the place of a keyword.
@@ -574,6 +621,8 @@ func (d *instanceDraft) authenticate(report reporter) {
 		return
 	}
 	switch {
+	case d.StrictMode && d.authType != "":
+		report(Error, "authentication", "", "has no place in strict mode (RFC 3768 section 10), expected none; adverts go out without it")
 	case d.Version == 3 && (d.authType != "" || d.authPass != nil):
 		report(Error, "authentication", "", "version 3 has no authentication, expected none, or version 2; adverts go out without it")
 	case d.authType == "" && d.authPass != nil:

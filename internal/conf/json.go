@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -11,7 +12,7 @@ import (
 )
 
 // MarshalJSON gives the configuration for people and scripts: keys in snake_case, durations in seconds, places as
-// file:line:column under "at", addresses as text, and passwords masked.
+// file:line:column under "at", addresses as text, and passwords and keys masked.
 func (c *Config) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	if err := encode(&b, reflect.ValueOf(*c)); err != nil {
@@ -34,6 +35,8 @@ func encode(b *bytes.Buffer, v reflect.Value) error {
 			return encodeValue(b, "")
 		}
 		return encodeValue(b, x.String())
+	case net.HardwareAddr:
+		return encodeValue(b, x.String())
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -53,7 +56,7 @@ func encode(b *bytes.Buffer, v reflect.Value) error {
 			switch {
 			case field.Type == posType:
 				name, value = "at", reflect.ValueOf(value.Interface().(Pos).At())
-			case field.Name == "Password" && value.String() != "":
+			case secret(field.Name) && value.Len() > 0:
 				value = reflect.ValueOf("********")
 			}
 			fmt.Fprintf(b, "%q:", name)
@@ -78,6 +81,9 @@ func encode(b *bytes.Buffer, v reflect.Value) error {
 	}
 	return encodeValue(b, v.Interface())
 }
+
+// secret says whether a field is shown as nothing but that it is there.
+func secret(field string) bool { return field == "Password" || field == "Secret" }
 
 func encodeValue(b *bytes.Buffer, v any) error {
 	text, err := json.Marshal(v)

@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"net"
 	"net/netip"
 	"time"
 )
@@ -13,13 +14,17 @@ type Pos struct {
 
 // Config is a whole configuration, typed, validated and with every default filled in.
 type Config struct {
-	File       string
-	Extended   bool // a keyword of ours occurs: then every error is "cannot run"
-	Globals    Globals
-	Scripts    []Script
-	SyncGroups []SyncGroup
-	Instances  []Instance
-	Quorum     *Quorum // nil: none
+	File           string
+	Extended       bool // a keyword of ours occurs: then every error is "cannot run"
+	Globals        Globals
+	Scripts        []Script
+	TrackFiles     []TrackFile
+	TrackProcesses []TrackProcess
+	GarpGroups     []GarpGroup
+	LinkDelays     []LinkDelay
+	SyncGroups     []SyncGroup
+	Instances      []Instance
+	Quorum         *Quorum // nil: none
 }
 
 // Globals is global_defs.
@@ -31,9 +36,37 @@ type Globals struct {
 	ScriptUser           User // zero: the account keepalived_script if there is one, else the daemon's own user
 	EnableScriptSecurity bool
 	StartupDelay         time.Duration // vrrp_startup_delay
+	DelayAfterBoot       time.Duration // vrrp_delay_after_boot: no instance starts earlier after the boot; the longer of the two counts
 	LogUnknownVRIDs      bool
-	RealTimePriority     int // vrrp_rt_priority, 0 = off
+	NetNamespace         string // net_namespace; "": the one that we are started in
+	InstanceName         string // instance; "" none
+
+	RealTimePriority     int           // vrrp_rt_priority, 1 to 99; 0 = off
+	RealTimeLimit        time.Duration // vrrp_rlimit_rttime, default 10 ms
+	MaxAutoPriority      int           // max_auto_priority, 0 to 99; 0 = off
+	MinAutoPriorityDelay time.Duration // default 1 s
+	ProcessPriority      int           // vrrp_priority, -20 to 19; 0 = as started
 	NoSwap               bool
+	CPUAffinity          []int // vrrp_cpu_affinity; empty: all
+
+	StartupScript, ShutdownScript   Command
+	StartupTimeout, ShutdownTimeout time.Duration // 1 to 1000 s, default 10 s
+	NotifyFIFO, VRRPNotifyFIFO      FIFO          // both get every line
+	FIFOStatesOnReload              bool          // fifo_write_vrrp_states_on_reload
+
+	Umask                                      int    // default 0177
+	StateDumpFile, StatsDumpFile, JSONDumpFile string // default /tmp/keepalived.data, .stats and .json
+	JSONVersion                                int    // 1 or 2
+	DataUseInstance                            bool   // InstanceName and NetNamespace are part of the dump files' names
+	VMACPrefix, VMACAddrPrefix                 string // default vrrp
+}
+
+// FIFO is a named pipe that gets a line for each change of state.
+type FIFO struct {
+	Pos
+	Path   string  // "": none
+	User   User    // whose it is
+	Script Command // started with Path as a further argument, to read it; empty Argv: none
 }
 
 // User is who a program runs as; an empty Group is the user's own. The zero value means that nothing was said, not even
@@ -60,15 +93,66 @@ type Script struct {
 	InitFail   bool
 }
 
-// Tracked is one line of track_interface or track_script.
+// TrackFile is one track_file: a file with one whole number, whose value times the weight is added to the priority.
+type TrackFile struct {
+	Pos
+	Name    string
+	Path    string
+	Weight  int // -254 to 254, default 1; 0: another content than 0 means Fault
+	Reverse bool
+	// Init: the file is made with InitValue at the start if it doesn't exist, and with Overwrite in any case.
+	Init, Overwrite bool
+	InitValue       int
+	// MissingFails (ours, "missing fail"): a file that is missing, empty or unreadable has failed. Otherwise its value is 0.
+	MissingFails bool
+}
+
+// Values of TrackProcess.Match: how the parameters of a process are compared with those wanted.
+const (
+	MatchName    = ""        // by the name alone
+	MatchExact   = "exact"   // all alike
+	MatchInitial = "initial" // the last one may be longer than wanted
+	MatchPartial = "partial" // further ones may follow
+)
+
+// TrackProcess is one vrrp_track_process: it is up while Quorum to QuorumMax such processes run.
+type TrackProcess struct {
+	Pos
+	Name                      string
+	Process                   []string // the name, then the parameters
+	Match                     string
+	FullCommand               bool // the name is that of the command line, /proc/PID/cmdline, and not that of /proc/PID/comm
+	Weight                    int  // -254 to 254, default 0: Fault
+	Reverse                   bool
+	Quorum                    int           // 0 (QuorumMax 0) to 65535, default 1
+	QuorumMax                 int           // 0 to 65535; -1: no limit
+	ForkDelay, TerminateDelay time.Duration // before it counts as up or down, 0 to 3600 s
+}
+
+// Tracked is one line of track_interface, track_script, track_file or track_process.
 type Tracked struct {
 	Pos
 	Name    string
-	Weight  int // -253 to 253, 0 = Fault
+	Weight  int // -253 to 253 of an interface or script, -254 to 254 of a file or process; 0 = Fault
 	Reverse bool
-	// Undefined: nothing can ever report on this, so that it counts as failed. Name has no vrrp_script (or one that is
-	// unusable), or stands for a kind of tracking that is not supported ("track_file NAME").
+	// Undefined: nothing can ever report on this, so that it counts as failed. Name has no block of its kind (or one that
+	// is unusable), or stands for a kind of tracking that is not supported ("track_bfd NAME").
 	Undefined bool
+}
+
+// GarpGroup is one garp_group: announcements on all of its interfaces together are paced by its intervals.
+type GarpGroup struct {
+	Pos
+	Interval    time.Duration // between two GARP packets, 0 none
+	GNAInterval time.Duration // between two NA packets, 0 none
+	Interfaces  []string      // at least one; each is in one group only
+}
+
+// LinkDelay is one line of interface_up_down_delays: for so long a link must have been down or up before it counts.
+type LinkDelay struct {
+	Pos
+	Interface string
+	Down, Up  time.Duration // 0 to 255 s
 }
 
 // Peer is one line of unicast_peer.
@@ -89,6 +173,90 @@ type Address struct {
 	Peer                                                      netip.Prefix
 	PreferredLft                                              int // seconds; -1 for ever; -2 not given (then an IPv6 /128 is added deprecated)
 	Home, NoDAD, MngTmpAddr, NoPrefixRoute, AutoJoin, NoTrack bool
+
+	// VMAC: it stands on a macvlan over Interface with the virtual MAC address, that of Instance.VMAC if Interface and
+	// family are the instance's, else one of its own.
+	VMAC bool
+}
+
+// VMAC is use_vmac and what belongs to it.
+type VMAC struct {
+	Use           bool
+	Name          string           // of the macvlan; default vrrp.VRID, or vrrp.VRID.N if that is taken
+	MAC           net.HardwareAddr // default 00:00:5e:00:01:VRID, with IPv6 00:00:5e:00:02:VRID (RFC 9568 section 7.3)
+	NetlinkNotify bool             // netlink_notify_msg
+	LinkGroup     int              // -1: that of the interface
+	XmitBase      bool             // vmac_xmit_base: adverts go out and come in on the interface itself
+	ForAddresses  bool             // use_vmac_addr: see Address.VMAC
+}
+
+// Values of HMAC.Mode.
+const (
+	HMACEnforce     = "enforce"      // sign, and take nothing unsigned
+	HMACPermissive  = "permissive"   // sign, and take unsigned adverts too
+	HMACReceiveOnly = "receive-only" // don't sign; take unsigned adverts too
+)
+
+// HMAC is auth_hmac. A signature that is there must be right in each mode.
+type HMAC struct {
+	Keys      []HMACKey     // empty: auth_hmac is not used
+	ActiveKey uint8         // which one signs
+	Mode      string        // default enforce
+	Monotonic bool          // anti_replay monotonic: clocks don't matter, a captured advert stays good until its sender speaks again
+	Window    time.Duration // 1 to 300 s, default max(3 advert_int, 5 s): how far clocks may be apart; 0 with Monotonic
+}
+
+// HMACKey is a key of auth_hmac.
+type HMACKey struct {
+	Pos
+	ID     uint8  // 1 to 255
+	Secret []byte // 32 to 64 bytes
+}
+
+// Route is one line of virtual_routes.
+type Route struct {
+	Pos
+	Type      string       // unicast, blackhole, unreachable, prohibit or throw
+	To        netip.Prefix // masked; /0: the default route
+	Via       netip.Addr   // zero: none; of NextHops if there are some
+	Interface string       // "": the kernel chooses
+	Source    netip.Addr   // src, the preferred source; zero: none
+	Table     int          // default 254, main
+	Metric    int          // 0: not given
+	Scope     int          // rtnetlink scope; -1: not given
+	Protocol  int          // default 18, as keepalived
+	MTU       int          // 0: not given
+	MTULock   bool
+	AdvMSS    int // 0: not given
+	OnLink    bool
+	Append    bool
+	NoTrack   bool
+	NextHops  []NextHop // several: a multipath route
+}
+
+// NextHop is one nexthop of a Route.
+type NextHop struct {
+	Via       netip.Addr
+	Interface string
+	Weight    int // 1 to 256
+	OnLink    bool
+}
+
+// Rule is one line of virtual_rules.
+type Rule struct {
+	Pos
+	IPv6           bool
+	Not            bool
+	From, To       netip.Prefix // masked; zero: any
+	IIF, OIF       string
+	TOS            int // 0: any
+	FWMark, FWMask uint32
+	HasFWMark      bool
+	Preference     int    // 0: not given
+	Action         string // table, goto, blackhole, unreachable, prohibit or nop
+	Table          int    // of action table
+	Goto           int    // of action goto: the preference of another rule
+	NoTrack        bool
 }
 
 // Garp is the announcement timing of an instance.
@@ -141,14 +309,30 @@ type Instance struct {
 	DontTrackPrimary bool
 	Password         string // auth_pass of auth_type PASS, at most 8 bytes; version 2
 	HasPassword      bool
+	HMAC             HMAC
+	VMAC             VMAC
+
+	StrictMode            bool // vrrp_strict, strict_mode: what it forbids is off already
+	NoAccept              bool // packets to the addresses are dropped, but for neighbour discovery
+	OwnerIgnoreAdverts    bool // priority 255 alone: it listens to nobody
+	TimerExpiredBackup    int  // the highest priority of the others, 1 to 254; 0: off; needs nopreempt
+	NotifyPriorityChanges bool
+	PromoteSecondaries    bool
 
 	Addresses []Address
 	Excluded  []Address
+	Routes    []Route
+	Rules     []Rule
 	Garp      Garp
 	Hooks     Hooks
 
+	SyncGroup string // "": none
+	// With those of the sync group, which count for every member; without the weighted ones of a member that its group
+	// ignores.
 	TrackInterfaces []Tracked
 	TrackScripts    []Tracked
+	TrackFiles      []Tracked
+	TrackProcesses  []Tracked
 
 	// our extensions
 	VIPAfterNotify time.Duration // 0: off; default 0, but 30 s with a resource of kind postgresql
@@ -157,12 +341,18 @@ type Instance struct {
 	Quorum         string        // the resource that mastership needs a grant for; "" none
 }
 
-// SyncGroup is one vrrp_sync_group: parsed and checked, but its instances do not move together yet.
+// SyncGroup is one vrrp_sync_group: its members change their state together.
 type SyncGroup struct {
 	Pos
-	Name    string
-	Members []string
-	Hooks   Hooks
+	Name                  string
+	Members               []string
+	Hooks                 Hooks // without Deleted and MasterRxLowerPri
+	TrackingWeight        bool  // sync_group_tracking_weight: the members' own weights count
+	GlobalTracking        bool
+	NotifyPriorityChanges bool
+
+	// What the group itself tracks; it is part of its members' lists too.
+	TrackInterfaces, TrackScripts, TrackFiles, TrackProcesses []Tracked
 }
 
 // Quorum is the quorum block.

@@ -16,6 +16,8 @@ type keyword[T any] struct {
 	kind keywordKind
 	what string // unsupported: what happens instead; skipped: why it may be
 	tree bool   // unsupported or skipped: a block may follow
+
+	missing effect // implemented: what the daemon does not do, see unwired
 }
 
 // keywordKind says what is done with a keyword.
@@ -30,10 +32,12 @@ const (
 
 type table[T any] map[string]keyword[T]
 
-func tableOf[T any](lists ...[]keyword[T]) table[T] {
+// tableOf makes the table of a block.
+func tableOf[T any](p *parser, block string, lists [][]keyword[T]) table[T] {
 	t := table[T]{}
 	for _, list := range lists {
 		for _, k := range list {
+			k.missing = p.unwired[block+"/"+k.name]
 			t[k.name] = k
 		}
 	}
@@ -55,24 +59,33 @@ type parser struct {
 	diags   *collector
 	cfg     *Config
 	noticed map[string]bool
+	unwired map[string]effect
 	unknown int // unknown keywords so far: suggestions for the first ones only
 
-	root     table[parser]
-	globals  table[globals]
-	script   table[scriptDraft]
-	instance table[instanceDraft]
-	auth     table[instanceDraft]
-	group    table[groupDraft]
+	root      table[parser]
+	globals   table[globals]
+	script    table[scriptDraft]
+	file      table[fileDraft]
+	process   table[processDraft]
+	garpGroup table[garpGroupDraft]
+	instance  table[instanceDraft]
+	auth      table[instanceDraft]
+	hmac      table[instanceDraft]
+	group     table[groupDraft]
 
 	quorumWords table[quorumDraft]
 
 	g         globals
 	scripts   []*scriptDraft
+	files     []*fileDraft
+	processes []*processDraft
 	instances []*instanceDraft
 	groups    []*groupDraft
 	quorum    *quorumDraft
 
 	scriptNames   map[string]*scriptDraft
+	fileNames     map[string]*fileDraft
+	processNames  map[string]*processDraft
 	instanceNames map[string]*instanceDraft
 }
 
@@ -81,15 +94,20 @@ type parser struct {
 // It never returns nil.
 func Load(path string, opts Options) (*Config, []Diagnostic) {
 	diags := newCollector()
-	p := &parser{r: newReader(opts, diags), diags: diags, cfg: &Config{File: path}, noticed: map[string]bool{},
-		scriptNames: map[string]*scriptDraft{}, instanceNames: map[string]*instanceDraft{}}
-	p.root = tableOf(rootKeywords()...)
-	p.globals = tableOf(globalKeywords()...)
-	p.script = tableOf(scriptKeywords()...)
-	p.instance = tableOf(instanceKeywords()...)
-	p.auth = tableOf(authKeywords()...)
-	p.group = tableOf(groupKeywords()...)
-	p.quorumWords = tableOf(quorumKeywords()...)
+	p := &parser{r: newReader(opts, diags), diags: diags, cfg: &Config{File: path}, noticed: map[string]bool{}, unwired: unwired(),
+		scriptNames: map[string]*scriptDraft{}, fileNames: map[string]*fileDraft{}, processNames: map[string]*processDraft{},
+		instanceNames: map[string]*instanceDraft{}}
+	p.root = tableOf(p, "", rootKeywords())
+	p.globals = tableOf(p, "global_defs", globalKeywords())
+	p.script = tableOf(p, "vrrp_script", scriptKeywords())
+	p.file = tableOf(p, "track_file", fileKeywords())
+	p.process = tableOf(p, "vrrp_track_process", processKeywords())
+	p.garpGroup = tableOf(p, "garp_group", garpGroupKeywords())
+	p.instance = tableOf(p, "vrrp_instance", instanceKeywords())
+	p.auth = tableOf(p, "authentication", authKeywords())
+	p.hmac = tableOf(p, "auth_hmac", hmacKeywords())
+	p.group = tableOf(p, "vrrp_sync_group", groupKeywords())
+	p.quorumWords = tableOf(p, "quorum", quorumKeywords())
 	p.g = newGlobals()
 
 	fail := func(message string) { diags.add(Diagnostic{Pos: Pos{File: path}, Severity: Fatal, Message: message}) }
@@ -110,7 +128,7 @@ func Load(path string, opts Options) (*Config, []Diagnostic) {
 
 func (p *parser) report(sev Severity, at origin, got, format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
-	if at.keyword == "auth_pass" {
+	if at.keyword == "auth_pass" || at.keyword == "key" {
 		got = "" // a password stays out of logs
 	}
 	if at.via != "" {
@@ -190,10 +208,14 @@ func run[T any](s *statement, k keyword[T], t *T) bool {
 		if w := s.text(0); s.args() == 1 && (w == "false" || w == "off" || w == "no") {
 			return false
 		}
-		s.report(Error, word{pos: s.words[0].pos}, "recognised but not supported by this version: %s", k.what)
 		if k.set != nil {
+			s.report(Error, word{pos: s.words[0].pos}, "recognised but not supported by this version: %s", k.what)
 			k.set(s, t)
 			return false
+		}
+		if !s.p.noticed[k.name] {
+			s.p.noticed[k.name] = true
+			s.report(Error, word{pos: s.words[0].pos}, "recognised but not supported by this version: %s", k.what)
 		}
 		return k.tree
 	case refused:
@@ -207,8 +229,26 @@ func run[T any](s *statement, k keyword[T], t *T) bool {
 	if k.max >= 0 {
 		s.surplus(k.max)
 	}
+	s.inEffect(k.missing, k.max == 1)
 	k.set(s, t)
 	return false
+}
+
+// inEffect says what is missing for the keyword to do what it should. Turning off what takes a boolean needs nothing.
+func (s *statement) inEffect(missing effect, takesBoolean bool) {
+	if missing.what == "" {
+		return
+	}
+	if w := s.text(0); takesBoolean && (w == "false" || w == "off" || w == "no") {
+		return
+	}
+	if missing.severity == Lint {
+		if s.p.noticed[s.name()] {
+			return
+		}
+		s.p.noticed[s.name()] = true
+	}
+	s.report(missing.severity, word{pos: s.words[0].pos}, "%s", missing.text())
 }
 
 // open expects the opening brace of a block. Without one the block is read as if it were there.
@@ -289,7 +329,7 @@ func (p *parser) values(opener *statement, each func(s *statement)) {
 func (p *parser) unknownKeyword(s *statement, opener *statement, here []string) {
 	w := s.words[0]
 	s.words[0].text = "" // it is no keyword: it stands behind "got"
-	block, expected := "at the top of the file", "expected global_defs, vrrp_script, vrrp_instance, vrrp_sync_group or quorum"
+	block, expected := "at the top of the file", "expected a block such as global_defs, vrrp_script, vrrp_instance, vrrp_sync_group or quorum"
 	if opener != nil {
 		block, expected = "in "+opener.name(), "expected one of that block's"
 	}
@@ -313,7 +353,11 @@ func (p *parser) hint(got string, here []string) string {
 		{"in vrrp_instance", suggestions(p.instance)},
 		{"in global_defs", suggestions(p.globals)},
 		{"in vrrp_script", suggestions(p.script)},
+		{"in track_file", suggestions(p.file)},
+		{"in vrrp_track_process", suggestions(p.process)},
+		{"in garp_group", suggestions(p.garpGroup)},
 		{"in authentication", suggestions(p.auth)},
+		{"in auth_hmac", suggestions(p.hmac)},
 		{"in vrrp_sync_group", suggestions(p.group)},
 		{"in quorum", suggestions(p.quorumWords)},
 		{"at the top of the file (is a } missing above?)", suggestions(p.root)},
@@ -325,11 +369,6 @@ func (p *parser) hint(got string, here []string) string {
 	}
 	if name := nearest(got, here); name != "" {
 		return fmt.Sprintf("did you mean %s? ignored", name)
-	}
-	for _, b := range blocks {
-		if name := nearest(got, b.names); name != "" {
-			return fmt.Sprintf("did you mean %s, %s? ignored", name, b.where)
-		}
 	}
 	return ""
 }

@@ -8,10 +8,12 @@ type Program struct {
 	*Command
 }
 
-// Programs are all commands of the configuration that are given: scripts, then the hooks of groups and instances, then
-// reboot_command, which a host without instances never runs. They may be changed through the pointers.
+// Programs are all commands of the configuration that are given: those of global_defs, scripts, then the hooks of groups
+// and instances, then reboot_command, which a host without instances never runs. They may be changed through the pointers.
 func (c *Config) Programs() []Program {
-	var all []Program
+	g := &c.Globals
+	all := given(Program{"startup_script", &g.StartupScript}, Program{"shutdown_script", &g.ShutdownScript},
+		Program{"notify_fifo_script", &g.NotifyFIFO.Script}, Program{"vrrp_notify_fifo_script", &g.VRRPNotifyFIFO.Script})
 	for k := range c.Scripts {
 		all = append(all, given(Program{"script", &c.Scripts[k].Command})...)
 	}

@@ -299,7 +299,7 @@ scan:
 	}
 	if quote >= 0 {
 		got := l.text[quote:]
-		if strings.Contains(l.text[:quote], "auth_pass") {
+		if before := l.text[:quote]; strings.Contains(before, "auth_pass") || strings.Contains(before, "key") {
 			got = "" // a password stays out of logs
 		}
 		r.report(Error, l.at(quote), l.via, `unterminated quote, expected a second " on the line`, got)

@@ -3,6 +3,7 @@ package conf
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 func rootKeywords() [][]keyword[parser] {
@@ -11,34 +12,42 @@ func rootKeywords() [][]keyword[parser] {
 		{name: "vrrp_script", need: 1, max: 1, set: beginScript},
 		{name: "vrrp_instance", max: 1, set: beginInstance},
 		{name: "vrrp_sync_group", max: 1, set: beginGroup},
+		{name: "track_file", need: 1, max: 1, set: beginFile},
+		{name: "vrrp_track_file", need: 1, max: 1, set: beginFile},
+		{name: "vrrp_track_process", need: 1, max: 1, set: beginProcess},
+		{name: "garp_group", max: 0, set: beginGarpGroup},
+		{name: "interface_up_down_delays", max: 0, set: linkDelays},
+		{name: "net_namespace", need: 1, max: 1, set: func(s *statement, p *parser) {
+			if w := s.arg(0); w.text == "" || strings.ContainsAny(w.text, "/"+blanks) {
+				s.bad(w, "not a name, expected one of /run/netns; ignored")
+				return
+			}
+			p.g.NetNamespace = s.text(0)
+		}},
+		{name: "instance", need: 1, max: 1, set: func(s *statement, p *parser) { p.g.InstanceName = s.text(0) }},
 		{name: "quorum", max: -1, set: beginQuorum},
 	},
 		not[parser](unsupported, true, "no such address, route or rule is set; set it with the system's network configuration",
 			"static_ipaddress", "static_routes", "static_rules", "track_group"),
-		not[parser](unsupported, true, "what tracks it counts as failed, because it cannot be checked",
-			"track_file", "vrrp_track_file", "vrrp_track_process"),
-		not[parser](unsupported, true, "link changes count at once", "interface_up_down_delays"),
-		not[parser](unsupported, true, "announcements are paced by vrrp_garp_interval and vrrp_gna_interval alone", "garp_group"),
-		not[parser](unsupported, false, "vrrpd stays in the network namespace that it is started in", "net_namespace"),
-
 		not[parser](skipped, true, "it does not concern VRRP", "virtual_server", "virtual_server_group", "real_server", "SSL"),
 		not[parser](skipped, true, "vrrpd has no BFD", "bfd_instance"),
 		not[parser](skipped, true, "link state comes from the kernel's notices", "linkbeat_interfaces", "linkbeat_use_polling"),
 		not[parser](skipped, false, "it does not concern VRRP as vrrpd does it",
-			"instance", "use_pid_dir", "child_wait_time", "namespace_with_ipsets", "net_namespace_ipvs"),
+			"use_pid_dir", "child_wait_time", "namespace_with_ipsets", "net_namespace_ipvs"),
 	}
 }
 
 // finish does what only the whole file tells.
 func (p *parser) finish() {
-	p.cfg.Globals = p.g.Globals
+	p.finishGlobals()
 	p.finishQuorum()
+	group := p.finishGroups()
 	for _, d := range p.instances {
-		d.finish(p)
+		d.finish(p, group[d.Name])
 	}
-	p.finishGroups()
 	p.finishGrants()
 	p.duplicates()
+	p.checkLinkDelays()
 	p.security()
 
 	for _, s := range p.scripts {
@@ -46,6 +55,18 @@ func (p *parser) finish() {
 			p.report(Lint, s.at, s.Name, "no vrrp_instance tracks this script, so that it is not run")
 		}
 		p.cfg.Scripts = append(p.cfg.Scripts, s.Script)
+	}
+	for _, f := range p.files {
+		if !f.used {
+			p.report(Lint, f.at, f.Name, "no vrrp_instance tracks this file, so that it is not read")
+		}
+		p.cfg.TrackFiles = append(p.cfg.TrackFiles, f.TrackFile)
+	}
+	for _, t := range p.processes {
+		if !t.used {
+			p.report(Lint, t.at, t.Name, "no vrrp_instance tracks this process, so that nobody looks for it")
+		}
+		p.cfg.TrackProcesses = append(p.cfg.TrackProcesses, t.TrackProcess)
 	}
 	for _, d := range p.instances {
 		p.cfg.Instances = append(p.cfg.Instances, d.Instance)
@@ -114,6 +135,12 @@ func (p *parser) security() {
 	consider := func(pos Pos) {
 		if at == nil {
 			at = &pos
+		}
+	}
+	g := &p.cfg.Globals
+	for _, c := range []*Command{&g.StartupScript, &g.ShutdownScript, &g.NotifyFIFO.Script, &g.VRRPNotifyFIFO.Script} {
+		if len(c.Argv) > 0 {
+			consider(c.Pos)
 		}
 	}
 	for _, s := range p.scripts {

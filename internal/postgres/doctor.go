@@ -126,7 +126,10 @@ func judgeDisk(name, dir string, free, total uint64) []Finding {
 func (s *Server) examineServer(ctx context.Context, conn *pgx.Conn, nodes int) ([]Finding, error) {
 	settings := map[string]string{}
 	var waiting []string
-	rows, err := conn.Query(ctx, "SELECT name, setting, pending_restart FROM pg_settings WHERE setting IS NOT NULL ORDER BY name")
+	rows, err := conn.Query(ctx, `
+SELECT name, CASE WHEN source = 'client' THEN coalesce((SELECT f.setting FROM pg_file_settings AS f WHERE f.name = s.name AND f.applied ORDER BY seqno DESC LIMIT 1), boot_val)
+                  ELSE setting END, pending_restart
+FROM pg_settings AS s WHERE setting IS NOT NULL ORDER BY name`)
 	if err != nil {
 		return nil, err
 	}

@@ -252,6 +252,32 @@ func TestFenceAndFollow(t *testing.T) {
 	}
 }
 
+// TestFenceRacesAConnection fences while the standby is somewhere on its way to an upstream: nothing may come from there afterwards.
+func TestFenceRacesAConnection(t *testing.T) {
+	a := drive(newNode(t, "").start(), "a")
+	a.sql("CREATE TABLE t (v text)")
+	b := a.standbyNamed("b", "wal_retrieve_retry_interval = 20ms")
+	b.fence()
+	for i := range 12 {
+		if err := b.WriteFollow(a.target("b")); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Reload(b.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Duration(i) * 1500 * time.Microsecond)
+		r := b.fence()
+		a.commit(fmt.Sprint(i)).acknowledged(t)
+		<-time.After(60 * time.Millisecond) // three times as long as the startup process waits before it tries again
+		if v, err := b.ident.identify(b.ctx()); err != nil || v.LSN != r.LSN || v.Timeline != r.Timeline {
+			t.Fatalf("round %d: got %+v, %v, reported %+v", i, v, err, r)
+		}
+		if n := len(a.view().Named("b")); n != 0 {
+			t.Fatalf("round %d: %d walsenders", i, n)
+		}
+	}
+}
+
 func TestFencePrimary(t *testing.T) {
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
@@ -606,5 +632,76 @@ func TestSessions(t *testing.T) {
 	a.view()
 	if got := a.query("SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'pgnotify'"); got != "1" {
 		t.Errorf("sessions: got %s, want only the one that was needed", got)
+	}
+}
+
+// TestDriverOnEveryVersion goes over what a failover does, on each version that is installed.
+func TestDriverOnEveryVersion(t *testing.T) {
+	dirs := binDirs(t)
+	if len(dirs) == 0 {
+		must(t, "no PostgreSQL is installed")
+	}
+	for _, bin := range dirs {
+		name := strings.Fields(run(t, filepath.Join(bin, "postgres"), "--version"))[2]
+		t.Run(name, func(t *testing.T) {
+			root := place(t)
+			initdb(t, bin, filepath.Join(root, "d"))
+			a := drive(adopt(t, bin, root, "").start(), "a")
+			a.sql("CREATE TABLE t (v text)")
+			b, c := a.standbyNamed("b", ""), a.standbyNamed("c", "")
+			if _, _, err := a.Slots(a.ctx(), []string{"b", "c"}); err != nil {
+				t.Fatal(err)
+			}
+			to := a.target("c")
+			to.Slot = SlotName("c")
+			if err := c.Follow(c.ctx(), to); err != nil {
+				t.Fatal(err)
+			}
+			a.setSync("b", HoldName)
+			if err := a.ProveHeld(a.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			a.setSync("c", "b")
+			if err := a.AwaitSync(a.ctx(), []string{"c", "b"}); err != nil {
+				t.Fatal(err)
+			}
+			a.commit("x").acknowledged(t)
+			a.crash()
+			rb, rc := b.fence(), c.fence()
+			if rb.Position != rc.Position || rb.Timeline != 1 {
+				t.Errorf("reports: got %+v and %+v", rb, rc)
+			}
+			if _, err := b.Reserve([]Timeline{2, 3}, 3); err != nil {
+				t.Fatal(err)
+			}
+			p, err := b.PromoteTo(b.ctx(), 3)
+			if err != nil || p.Parent != 1 || p.SwitchLSN < rb.LSN {
+				t.Fatalf("promote: got %+v, %v, reported %+v", p, err, rb)
+			}
+			if err := b.ProveHeld(b.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			c.follow(b)
+			if err := b.AwaitFlushed(b.ctx(), []string{"c"}, p.EndLSN); err != nil {
+				t.Fatal(err)
+			}
+			b.setSync("c")
+			b.commit("y").acknowledged(t)
+			slots, _, err := c.Slots(c.ctx(), []string{"a", "b"})
+			if err != nil || len(slots) != 2 || slots[0].RestartLSN == 0 {
+				t.Errorf("slots of a standby: got %+v, %v", slots, err)
+			}
+			if err := c.AdvanceSlots(c.ctx(), map[string]LSN{"a": p.EndLSN}); err != nil {
+				t.Error(err)
+			}
+			for _, f := range b.Doctor(b.ctx(), 3) {
+				if f.Subject == "server" {
+					t.Error(f)
+				}
+			}
+			if v := b.view(); v.Timeline != 3 || v.InRecovery || len(v.Walsenders) != 1 {
+				t.Errorf("got %+v", v)
+			}
+		})
 	}
 }

@@ -146,9 +146,12 @@ func (p procInfo) isPostgres() bool {
 }
 
 // worksIn reports whether a process has dir as its working directory, as every process of a server has its data directory; known is false if
-// the kernel does not tell us.
+// the kernel does not tell us. One that is ending has given its memory and its files back, then its working directory, before it is a zombie.
 func (p procInfo) worksIn(dir string) (yes, known bool) {
 	there, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", p.pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, true
+	}
 	if err != nil {
 		return false, false
 	}
@@ -189,7 +192,7 @@ func (s *Server) judge(f pidFile) (verdict, error) {
 	}
 	if here, known := p.worksIn(s.cfg.DataDir); known {
 		if !here {
-			v.why = fmt.Sprintf("process %d is now a PostgreSQL of another data directory", pid)
+			v.why = fmt.Sprintf("process %d is ending, or is now a PostgreSQL of another data directory", pid)
 			return v, nil
 		}
 	} else if f.started.IsZero() {

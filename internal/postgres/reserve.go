@@ -304,6 +304,11 @@ func (d *Driver) promoteTo(ctx, q context.Context, conn *pgx.Conn, want Timeline
 		if !strings.Contains(v.settings["synchronous_standby_names"], HoldName) {
 			return Promoted{}, fmt.Errorf("%w: synchronous_standby_names is %q", ErrNotHeld, v.settings["synchronous_standby_names"])
 		}
+		if v.paused { // it would be noticed only at the next of the looks that a pause takes each second
+			if _, err := conn.Exec(q, "SELECT pg_wal_replay_resume() WHERE pg_is_in_recovery()"); err != nil {
+				return Promoted{}, err
+			}
+		}
 		var sent bool
 		err = conn.QueryRow(q, "SELECT pg_promote(false)").Scan(&sent)
 		var pe *pgconn.PgError

@@ -193,7 +193,21 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 	if runErr != nil {
 		return fmt.Errorf("%w: %s", runErr, out.message())
 	}
+	if err := flushSource(ctx, ci); err != nil {
+		s.log.Info("the rewound server may take some seconds to come up: what its source has written last is not flushed yet", "reason", err)
+	}
 	return nil
+}
+
+// flushSource has the source flush its WAL up to now. The rewound server is consistent only once it has replayed up to where the source had inserted
+// at the end, and on an idle source nothing but a snapshot each 15 s flushes what pg_rewind's own reading wrote last.
+func flushSource(ctx context.Context, conninfo string) error {
+	conn, err := dial(ctx, conninfo, sessionParams(queryTimeout))
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	return nudge(ctx, conn)
 }
 
 // unmarkRewind says that the data directory is whole again.

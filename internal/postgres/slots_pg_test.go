@@ -11,8 +11,8 @@ import (
 )
 
 func TestSlotsOnEveryNode(t *testing.T) {
-	more := "max_slot_wal_keep_size = 32MB\nwal_keep_size = 0\nmin_wal_size = 32MB\nmax_wal_size = 32MB\n"
-	a := drive(newNode(t, strings.ReplaceAll(more, "wal_keep_size = 0", "wal_keep_size = 16MB")).start(), "a")
+	more := "max_slot_wal_keep_size = 128MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB\n"
+	a := drive(newNode(t, more+"wal_keep_size = 0\n").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	all, changes, err := a.Slots(a.ctx(), []string{"b", "C-1"})
 	if err != nil || len(changes.Created) != 2 || len(all) != 2 || changes.Unbounded {
@@ -79,7 +79,7 @@ func TestSlotsOnEveryNode(t *testing.T) {
 		s := a.query("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '" + SlotName("C-1") + "'")
 		return s == "lost", s
 	})
-	if s := slot(a, "C-1"); s.Status == "lost" || s.RestartLSN == 0 || s.Kept > 32<<20 {
+	if s := slot(a, "C-1"); s.Status == "lost" || s.RestartLSN == 0 || s.Kept > 128<<20 {
 		t.Errorf("made anew: got %+v", s)
 	}
 	// One of nobody's goes, but for those that are not ours.

@@ -170,7 +170,7 @@ vrrp_instance VI_1 {
 	return b.String()
 }
 
-// start runs vrrpd on hosts as their units do: a witness has no privileges.
+// start runs vrrpd on hosts as units do: a witness has no privileges, but real-time scheduling, as a unit can give it.
 func (c *council) start(ctx context.Context, names ...string) error {
 	var g errgroup.Group
 	for _, name := range names {
@@ -179,7 +179,7 @@ func (c *council) start(ctx context.Context, names ...string) error {
 			argv := []string{"/usr/sbin/vrrpd", "run", "-f", councilConf}
 			if isWitness(name) {
 				user = "nobody"
-				argv = append([]string{"/usr/bin/chrt", "--rr", "50", "/usr/bin/setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=-all", "--no-new-privs"}, argv...)
+				argv = append([]string{"/usr/bin/chrt", "--rr", "50", "/usr/bin/setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--no-new-privs"}, argv...)
 			}
 			for dir, mode := range map[string]string{filepath.Dir(control.DefaultSocket): "0755", "/var/lib/vrrpd": "0700"} {
 				if _, err := h.Run(ctx, "/usr/bin/install", "-d", "-o", user, "-m", mode, dir); err != nil {

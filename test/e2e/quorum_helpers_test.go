@@ -232,8 +232,8 @@ func (a *assembly) start(names ...string) {
 		}
 		argv := vrrpdRun()
 		if a.voter(name).witness {
-			// As its unit does: scheduling is given before privileges go.
-			argv = append([]string{"/usr/bin/chrt", "--rr", "50", "/usr/bin/setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--inh-caps=-all", "--no-new-privs"}, argv...)
+			// Real-time scheduling without a privilege, as a unit can give it.
+			argv = append([]string{"/usr/bin/chrt", "--rr", "50", "/usr/bin/setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--no-new-privs"}, argv...)
 		}
 		_, err := h.Spawn(ctx, "vrrpd", argv...)
 		return err

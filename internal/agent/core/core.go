@@ -41,7 +41,7 @@ type Times struct {
 // Defaults are the times that the design names; a lost standby is out within 300 ms.
 func Defaults() Times {
 	return Times{
-		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 250 * time.Millisecond, Settle: 50 * time.Millisecond,
+		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 200 * time.Millisecond, Settle: 50 * time.Millisecond,
 		Grow: 300 * time.Millisecond, Activate: 5 * time.Second, Retry: 100 * time.Millisecond, Ask: 10 * time.Millisecond, Stuck: 10 * time.Second,
 		Flap: time.Second, FlapMax: time.Minute, Forget: 2 * time.Minute, Renew: 10 * time.Second, Switch: time.Second, Orphan: 500 * time.Millisecond,
 	}
@@ -393,6 +393,8 @@ func (a *Agent) called(act Action, d Done) {
 	case Release:
 		if d.Err != nil {
 			a.slot(Release).retry = a.now + a.t.Retry
+		} else if a.giving.epoch == act.Epoch {
+			a.giving = giving{}
 		}
 	case Look:
 		a.looked(act, d)

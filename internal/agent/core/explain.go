@@ -8,6 +8,8 @@ import (
 
 // Explain says in sentences what stands between this server and where it should be; a healthy one is told in one or two.
 func (a *Agent) Explain() []string {
+	wake := a.wake
+	defer func() { a.wake = wake }() // asking changes nothing
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	v := &a.view

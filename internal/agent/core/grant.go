@@ -49,11 +49,13 @@ func (a *Agent) granted() {
 			a.say("granted epoch %d: PostgreSQL runs, the rule stays %v", v.Epoch, a.rule.S)
 		}
 	}
-	if a.now >= g.since+a.t.Activate {
+	// How long the replay before the end of recovery may take is for PromoteTo to know.
+	due := max(g.since, g.promoted) + a.t.Activate
+	if a.now >= due {
 		a.abandon(fmt.Sprintf("not active within %v of the grant", a.t.Activate))
 		return
 	}
-	a.at(g.since + a.t.Activate)
+	a.at(due)
 	if g.keep && a.srv.InRecovery || g.end != 0 && (a.srv.InRecovery || a.srv.Pos.TLI != g.tli) {
 		a.abandon("PostgreSQL was restarted during the grant")
 		return
@@ -167,6 +169,9 @@ func (a *Agent) release(prefer, reason string) {
 // nobody to wait for.
 func (a *Agent) giveUp() bool {
 	g := &a.giving
+	if v := &a.view; g.epoch == 0 && a.burnt == v.Epoch && v.Mine && v.Live {
+		*g = giving{epoch: v.Epoch, reason: "it was over for " + a.o.Node + " before"} // vrrpd goes on with an epoch that we do not
+	}
 	if g.epoch == 0 {
 		return false
 	}

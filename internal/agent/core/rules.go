@@ -71,6 +71,9 @@ func (a *Agent) lost(name string) bool {
 		a.at(p.since + a.t.Gone)
 		return a.now >= p.since+a.t.Gone
 	}
+	if p.has < a.insert {
+		a.at(p.moved + a.t.Stalled)
+	}
 	return a.now >= p.moved+a.t.Stalled
 }
 

@@ -1,0 +1,640 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"pgvrrp/internal/agent/core"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/promote"
+)
+
+// trace is what happened, line by line.
+type trace struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (r *trace) add(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines = append(r.lines, fmt.Sprintf(format, args...))
+}
+
+func (r *trace) take() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := r.lines
+	r.lines = nil
+	return out
+}
+
+// fakeKeeper is a disk.
+type fakeKeeper struct {
+	*trace
+	mu    sync.Mutex
+	files map[string]string
+	fail  error
+}
+
+func (k *fakeKeeper) Keep(name string, v any) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = k.fail
+	}
+	if err != nil {
+		k.add("keep %s: %v", name, err)
+		return err
+	}
+	k.files[name] = string(text)
+	if name != markName {
+		k.add("keep %s %s", name, text)
+	}
+	return nil
+}
+
+func (k *fakeKeeper) Kept(name string, v any) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	text, ok := k.files[name]
+	if !ok {
+		return false, nil
+	}
+	return true, json.Unmarshal([]byte(text), v)
+}
+
+// fakeServer is a server that does what it is told at once.
+type fakeServer struct {
+	*trace
+	now   func() time.Duration
+	mu    sync.Mutex
+	s     core.Server
+	block map[core.Kind]chan struct{}
+}
+
+func (f *fakeServer) set(change func(*core.Server)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.s)
+}
+
+func (f *fakeServer) Look(context.Context) (core.Server, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.s
+	s.At = f.now()
+	return s, true
+}
+
+func (f *fakeServer) Do(ctx context.Context, a core.Action) (core.Result, error) {
+	f.add("begin %s", a.Kind)
+	if b := f.block[a.Kind]; b != nil {
+		select {
+		case <-b:
+		case <-ctx.Done():
+			f.add("broken off %s", a.Kind)
+			return core.Result{}, ctx.Err()
+		}
+	}
+	f.add("end %s", a.Kind)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch a.Kind {
+	case core.Hold:
+		f.s.SSN = core.SSN{Hold: true}.String()
+	case core.WriteSSN:
+		f.s.SSN = a.SSN.String()
+	case core.Stop:
+		f.s.Running, f.s.Answering, f.s.Postmaster = false, false, 0
+	case core.StartStandby:
+		f.s.Running, f.s.Answering, f.s.InRecovery, f.s.Postmaster = true, true, true, 0
+	}
+	return core.Result{SystemID: f.s.SystemID, Pos: f.s.Pos}, nil
+}
+
+func (f *fakeServer) Call(_ context.Context, a core.Action) (core.Result, error) {
+	f.add("call %s", a.Kind)
+	if a.Kind == core.AfterPromote {
+		f.set(func(s *core.Server) { s.RewindReady = true })
+	}
+	return core.Result{}, nil
+}
+func (f *fakeServer) Settled() error                       { f.add("settled"); return nil }
+func (f *fakeServer) Upkeep(context.Context, Upkeep) error { return nil }
+func (f *fakeServer) Version() string                      { return "15" }
+func (f *fakeServer) Work() string                         { return "" }
+
+// fakeVrrpd holds one connection at a time.
+type fakeVrrpd struct {
+	*trace
+	mu      sync.Mutex
+	down    bool
+	events  chan control.AgentEvent
+	cut     chan struct{}
+	nodes   []string
+	hellos  int
+	ruled   func(control.RuleRequest)
+	verdict []string
+}
+
+func (v *fakeVrrpd) Agent(ctx context.Context, h control.AgentHello, f func(control.AgentEvent) error) error {
+	v.mu.Lock()
+	down, cut := v.down, v.cut
+	v.hellos++
+	v.mu.Unlock()
+	if down {
+		return errors.New("no such file")
+	}
+	v.add("hello %s resource %s system %d version %s port %d", h.Node, h.Resource, h.SystemID, h.Version, h.Port)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-cut:
+			return io.EOF
+		case ev := <-v.events:
+			if err := f(ev); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (v *fakeVrrpd) AgentEligible(_ context.Context, q control.EligibleRequest) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.verdict = append(v.verdict, fmt.Sprintf("%t %s", q.Eligible, q.Reason))
+	return nil
+}
+
+func (v *fakeVrrpd) Status(context.Context) (control.Status, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.down {
+		return control.Status{}, errors.New("no such file")
+	}
+	q := &control.Quorum{Node: "n1"}
+	for k, n := range v.nodes {
+		q.Voters = append(q.Voters, control.Voter{ID: n, Node: n, Addresses: []string{fmt.Sprintf("10.78.0.%d", k+1)}})
+	}
+	q.Voters = append(q.Voters, control.Voter{ID: "w1", Node: "w1", Witness: true, Addresses: []string{"10.78.0.21"}})
+	return control.Status{Quorum: q}, nil
+}
+
+func (v *fakeVrrpd) Pledge(_ context.Context, q control.PledgeReport) error {
+	v.add("pledge %d timeline %d at %d", q.Epoch, q.TLI, q.LSN)
+	return nil
+}
+
+func (v *fakeVrrpd) SetRule(_ context.Context, q control.RuleRequest) error {
+	v.add("set rule epoch %d version %d S=%v", q.Epoch, q.Version, q.S)
+	if v.ruled != nil {
+		v.ruled(q)
+	}
+	return nil
+}
+
+func (v *fakeVrrpd) GiveBack(_ context.Context, q control.GiveBackRequest) error {
+	v.add("give back %d: %s", q.Epoch, q.Reason)
+	return nil
+}
+
+func (v *fakeVrrpd) ReadLog(context.Context, string) (control.Resource, error) {
+	return control.Resource{}, errors.New("not asked for")
+}
+
+func (v *fakeVrrpd) Park(_ context.Context, q control.ParkRequest) error {
+	v.add("park %d %t", q.Epoch, q.On)
+	return nil
+}
+func (v *fakeVrrpd) Tell(_ context.Context, m control.AgentMessage) error {
+	if !strings.Contains(m.Text, `"kind":"state"`) {
+		v.add("tell %s %s", m.To, m.Text)
+	}
+	return nil
+}
+func (v *fakeVrrpd) Init(context.Context, control.InitRequest) error   { v.add("init"); return nil }
+func (v *fakeVrrpd) Pause(context.Context, control.PauseRequest) error { v.add("pause"); return nil }
+func (v *fakeVrrpd) Set(context.Context, control.SetRequest) error     { v.add("set"); return nil }
+
+// bench is an agent in virtual time with everything around it.
+type bench struct {
+	*Agent
+	*trace
+	t      *testing.T
+	keeper *fakeKeeper
+	server *fakeServer
+	vrrpd  *fakeVrrpd
+	stop   func()
+}
+
+// newBench runs an agent beside a primary on n1; it must be called within synctest.Test.
+func newBench(t *testing.T, change func(*bench)) *bench {
+	t.Helper()
+	start := time.Now()
+	now := func() time.Duration { return time.Hour + time.Since(start) }
+	r := &trace{}
+	b := &bench{trace: r, t: t, keeper: &fakeKeeper{trace: r, files: map[string]string{}}}
+	b.server = &fakeServer{trace: r, now: now, block: map[core.Kind]chan struct{}{}, s: core.Server{
+		Running: true, Answering: true, SystemID: 7, Pos: core.Position{TLI: 1, LSN: 1000}, Insert: 1000,
+	}}
+	b.vrrpd = &fakeVrrpd{trace: r, events: make(chan control.AgentEvent), cut: make(chan struct{}), nodes: []string{"n1", "n2", "n3"}}
+	if change != nil {
+		change(b)
+	}
+	var err error
+	b.Agent, err = New(Options{
+		Settings: promote.Settings{Resource: "pg", Port: 5432, Rewind: true, Reclone: true}, Keeper: b.keeper, Database: b.server, Vrrpd: b.vrrpd, Now: now,
+		Log: slog.New(slog.DiscardHandler), Family: NewFamily(5432),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(ctx) }()
+	b.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
+	return b
+}
+
+// now is the resource in the hands of this node, its lease running for d.
+func (b *bench) mine(epoch uint64, phase string, version uint64, d time.Duration, s ...string) control.Resource {
+	return control.Resource{
+		Name: "pg", SystemID: 7, Epoch: epoch, Phase: phase, Holder: "n1", Mine: true, Live: d > 0, Deadline: int64(b.o.Now() + d),
+		Rule: control.Rule{Holder: "n1", S: append([]string{}, s...), Version: version},
+	}
+}
+
+func (b *bench) say(r control.Resource) { b.vrrpd.events <- control.AgentEvent{Resource: &r} }
+
+func (b *bench) want(what string, want ...string) {
+	b.t.Helper()
+	if d := cmp.Diff(want, b.take()); d != "" {
+		b.t.Errorf("%s: -want +got\n%s", what, d)
+	}
+}
+
+// TestGrantOfARunningPrimary: hold, promise on disk, pledge, rule, setting, open; in this order, and the hook waits for its end.
+func TestGrantOfARunningPrimary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		b.want("start", `keep nodes {"self":"n1","nodes":{"n1":["10.78.0.1"],"n2":["10.78.0.2"],"n3":["10.78.0.3"]}}`,
+			"hello n1 resource pg system 7 version 15 port 5432")
+		b.vrrpd.ruled = func(q control.RuleRequest) {
+			go b.say(b.mine(q.Epoch, "active", q.Version+1, 400*time.Millisecond, q.S...))
+		}
+		electing := control.Resource{Name: "pg", SystemID: 7, Epoch: 2, Phase: "electing", Rule: control.Rule{Holder: "n1", Version: 1}}
+		b.say(electing)
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		b.want("electing", "begin hold", "end hold", `keep agent {"promise":2}`, "pledge 2 timeline 1 at 1000")
+		hook := make(chan error, 1)
+		go func() {
+			_, err := b.Hook(t.Context(), "MASTER")
+			hook <- err
+		}()
+		synctest.Wait()
+		select {
+		case err := <-hook:
+			t.Fatalf("the hook ended before the grant: %v", err)
+		default:
+		}
+		b.say(b.mine(2, "granted", 1, 400*time.Millisecond))
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		b.want("granted", "set rule epoch 2 version 1 S=[]", "begin write SSN", "end write SSN", "begin nudge", "end nudge", "call after promote")
+		if err := <-hook; err != nil {
+			t.Errorf("hook: %v", err)
+		}
+		// vrrpd stands still: the deadline counts, and nobody needs to tell.
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		b.want("vrrpd stands still", "begin hold", "end hold")
+	})
+}
+
+// TestPromiseThatCanNotBeKept: an epoch whose promise is not on disk is not pledged for.
+func TestPromiseThatCanNotBeKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(b *bench) { b.server.s.SSN = core.SSN{Hold: true}.String() })
+		defer b.stop()
+		synctest.Wait()
+		b.take()
+		b.keeper.mu.Lock()
+		b.keeper.fail = errors.New("disk full")
+		b.keeper.mu.Unlock()
+		b.say(control.Resource{Name: "pg", SystemID: 7, Epoch: 2, Phase: "electing", Rule: control.Rule{Holder: "n1", Version: 1}})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		got := b.take()
+		if len(got) < 2 || slices.ContainsFunc(got, func(l string) bool { return !strings.HasPrefix(l, "keep agent: disk full") }) {
+			t.Errorf("got %q, want tries to keep the promise and nothing else", got)
+		}
+		b.keeper.mu.Lock()
+		b.keeper.fail = nil
+		b.keeper.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		b.want("the disk has room again", `keep agent {"promise":2}`, "pledge 2 timeline 1 at 1000")
+	})
+}
+
+// TestReconnect: a lost connection is tried again within 100 ms, and what is new is told.
+func TestReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		b.say(b.mine(0, "", 0, 0))
+		synctest.Wait()
+		b.take()
+		v := b.vrrpd
+		v.mu.Lock()
+		v.down = true
+		close(v.cut)
+		v.cut = make(chan struct{})
+		v.hellos = 0
+		v.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		v.mu.Lock()
+		if v.hellos < 95 || v.hellos > 120 {
+			t.Errorf("got %d tries in 10 s, want one each 100 ms", v.hellos)
+		}
+		v.down, v.verdict = false, nil
+		v.mu.Unlock()
+		if s, err := b.Status(t.Context()); err != nil || s.Connected || s.Refused != "no such file" {
+			t.Errorf("got %+v, %v, want the refusal", s, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		b.say(b.mine(0, "", 0, 0))
+		synctest.Wait()
+		b.want("again", "hello n1 resource pg system 7 version 15 port 5432")
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if !slices.Equal(v.verdict, []string{"true "}) {
+			t.Errorf("verdicts: got %q, want one", v.verdict)
+		}
+	})
+}
+
+// TestOtherServer: the hello follows the server.
+func TestOtherServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(b *bench) { b.server.s = core.Server{NoData: true} })
+		defer b.stop()
+		synctest.Wait()
+		b.say(b.mine(0, "", 0, 0))
+		synctest.Wait()
+		b.server.set(func(s *core.Server) {
+			*s = core.Server{Running: true, Answering: true, InRecovery: true, SystemID: 9, Pos: core.Position{TLI: 1, LSN: 5}}
+		})
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		b.want("copied", `keep nodes {"self":"n1","nodes":{"n1":["10.78.0.1"],"n2":["10.78.0.2"],"n3":["10.78.0.3"]}}`,
+			"hello n1 resource pg system 0 version 15 port 5432", "hello n1 resource pg system 9 version 15 port 5432")
+	})
+}
+
+// TestNodesChange: with other data nodes everything begins anew from what is on disk.
+func TestNodesChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(b *bench) { b.vrrpd.nodes = []string{"n1", "n2"} })
+		defer b.stop()
+		synctest.Wait()
+		b.say(b.mine(0, "", 0, 0))
+		synctest.Wait()
+		b.take()
+		b.vrrpd.mu.Lock()
+		b.vrrpd.nodes = []string{"n1", "n2", "n3"}
+		b.vrrpd.mu.Unlock()
+		time.Sleep(nodesEvery + 100*time.Millisecond)
+		synctest.Wait()
+		b.want("a third", `keep nodes {"self":"n1","nodes":{"n1":["10.78.0.1"],"n2":["10.78.0.2"],"n3":["10.78.0.3"]}}`, "hello n1 resource pg system 7 version 15 port 5432")
+		s, err := b.Status(t.Context())
+		if err != nil || len(s.Nodes) != 3 {
+			t.Errorf("got %+v, %v, want three nodes", s.Nodes, err)
+		}
+	})
+}
+
+// TestWithoutVrrpd: a primary whose vrrpd never says a word is put on hold.
+func TestWithoutVrrpd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(b *bench) {
+			b.vrrpd.down = true
+			b.keeper.files[familyName] = `{"self":"n1","nodes":{"n1":["10.78.0.1"],"n2":["10.78.0.2"]}}`
+		})
+		defer b.stop()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		b.want("alone", "begin hold", "end hold")
+	})
+}
+
+// TestMessages: a standby's leave reaches the machine, and the answer whoever waits for it.
+func TestMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		b.take()
+		left := make(chan error, 1)
+		go func() {
+			left <- b.leave(t.Context(), core.Action{Kind: core.Leave, Node: "n2", On: true, Text: "why"})
+		}()
+		synctest.Wait()
+		b.want("leave", `tell n2 {"kind":"leave","on":true,"why":"why"}`)
+		b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n3", Text: `{"kind":"left"}`}}
+		b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `nonsense`}}
+		synctest.Wait()
+		select {
+		case err := <-left:
+			t.Fatalf("somebody else's answer counted: %v", err)
+		default:
+		}
+		b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `{"kind":"left"}`}}
+		if err := <-left; err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := b.leave(ctx, core.Action{Kind: core.Leave, Node: "n2", On: true}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("without an answer: got %v", err)
+		}
+		b.take()
+		b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `{"kind":"ask","id":5,"what":"switchover","to":"n2"}`}}
+		b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `{"kind":"state","state":{"node":"n9","role":"standby","timeline":1,"lsn":"0/10","port":6000,"promotable":true}}`}}
+		synctest.Wait()
+		b.want("ask", `tell n2 {"kind":"answer","id":5,"error":"no switchover: this node is not the active holder"}`)
+		s, err := b.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := slices.IndexFunc(s.Nodes, func(n NodeStatus) bool { return n.Node == "n2" })
+		if n := s.Nodes[k]; !n.Heard || n.LSN != "0/10" || n.Promotable || !strings.Contains(n.WhyNot, "does not name it") {
+			t.Errorf("n2: got %+v, want its own word, and that the rule does not name it", n)
+		}
+		if _, port := b.o.Family.at("n2"); port != 6000 {
+			t.Errorf("port of n2: got %d, want 6000", port)
+		}
+	})
+}
+
+// TestAddressReturns: an address that went for a stop that never comes returns.
+func TestAddressReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		b.take()
+		d := b.carryOut(t.Context(), core.Action{ID: 99, Kind: core.DropVIP, Epoch: 3})
+		if d.Err != nil || d.ID != 99 || d.Server == nil {
+			t.Errorf("got %+v", d)
+		}
+		b.say(b.mine(3, "active", 5, time.Minute))
+		time.Sleep(parkedTime + 2*tellEvery)
+		synctest.Wait()
+		got := slices.DeleteFunc(b.take(), func(l string) bool { return !strings.HasPrefix(l, "park") })
+		if !slices.Equal(got, []string{"park 3 true", "park 3 false"}) {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+func TestQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &trace{}
+		f := &fakeServer{trace: r, now: func() time.Duration { return 0 }, block: map[core.Kind]chan struct{}{
+			core.WriteSSN: make(chan struct{}), core.Clone: make(chan struct{}), core.Fence: make(chan struct{}), core.Follow: make(chan struct{}),
+		}}
+		q := newQueue(func(ctx context.Context, a core.Action) core.Done {
+			_, err := f.Do(ctx, a)
+			return core.Done{ID: a.ID, Err: err}
+		}, func(d core.Done) { r.add("done %d %v", d.ID, d.Err) })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = q.run(ctx) }() // it returns nil
+		want := func(what string, lines ...string) {
+			t.Helper()
+			synctest.Wait()
+			if d := cmp.Diff(lines, r.take()); d != "" {
+				t.Errorf("%s: -want +got\n%s", what, d)
+			}
+		}
+		q.push(core.Action{ID: 1, Kind: core.Fence})
+		q.push(core.Action{ID: 2, Kind: core.Nudge})
+		want("one after the other", "begin fence")
+		q.push(core.Action{ID: 3, Kind: core.Hold})
+		want("a hold does not break off a fence", []string(nil)...)
+		close(f.block[core.Fence])
+		want("a looser setting is dropped for the hold", "end fence", "done 1 <nil>", "done 2 "+errHeld.Error(), "begin hold", "end hold", "done 3 <nil>")
+		q.push(core.Action{ID: 4, Kind: core.WriteSSN})
+		want("a write", "begin write SSN")
+		q.push(core.Action{ID: 5, Kind: core.Hold})
+		want("is broken off by a hold", "broken off write SSN", "done 4 context canceled", "begin hold", "end hold", "done 5 <nil>")
+		q.push(core.Action{ID: 6, Kind: core.Clone})
+		want("a copy", "begin clone")
+		q.stop(5)
+		want("is not meant by another id", []string(nil)...)
+		q.stop(6)
+		want("is stopped", "broken off clone", "done 6 context canceled")
+		q.push(core.Action{ID: 7, Kind: core.Follow, Epoch: 3})
+		want("following", "begin follow")
+		q.overtake(3)
+		want("in this epoch", []string(nil)...)
+		q.overtake(4)
+		want("ends with the next", "broken off follow", "done 7 context canceled")
+		if q.now().ID != 0 {
+			t.Errorf("at work: got %+v, want nothing", q.now())
+		}
+	})
+}
+
+func TestMarks(t *testing.T) {
+	k := &fakeKeeper{trace: &trace{}, files: map[string]string{}}
+	m, first, err := openMarks(k)
+	if err != nil || first != (core.Marks{}) {
+		t.Fatalf("got %+v, %v, want none", first, err)
+	}
+	for _, a := range []core.Action{
+		{Kind: core.PersistPromise, Epoch: 4}, {Kind: core.PersistAttempt, Epoch: 4}, {Kind: core.PersistMarker, Marker: core.Rewinding},
+		{Kind: core.PersistMark, Pos: core.Position{TLI: 2, LSN: 77}},
+	} {
+		if err := m.persist(a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := core.Marks{Promise: 4, Attempted: 4, Marker: core.Rewinding, Mark: core.Position{TLI: 2, LSN: 77}}
+	if _, got, err := openMarks(k); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if err := m.persist(core.Action{Kind: core.PersistPromise, Epoch: 3}); err == nil {
+		t.Error("a promise went back")
+	}
+	if err := m.persist(core.Action{Kind: core.Hold}); err == nil {
+		t.Error("a hold was taken for a mark")
+	}
+	if err := m.persist(core.Action{Kind: core.PersistMarker, Pos: core.Position{TLI: 1, LSN: 5}}); err != nil {
+		t.Fatal(err)
+	}
+	want.Marker, want.Mark = core.NoMarker, core.Position{TLI: 1, LSN: 5}
+	if _, got, err := openMarks(k); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	k.fail = errors.New("disk full")
+	if err := m.persist(core.Action{Kind: core.PersistPromise, Epoch: 9}); err == nil || m.now.Promise != 4 {
+		t.Errorf("got %v, promise %d, want a failure and 4", err, m.now.Promise)
+	}
+	k.files[marksName] = "{"
+	if _, _, err := openMarks(k); err == nil {
+		t.Error("unreadable marks were taken")
+	}
+}
+
+func TestFamily(t *testing.T) {
+	f := NewFamily(5432)
+	k := nodesOf(&control.Quorum{Node: "n1", Voters: []control.Voter{
+		{Node: "n1", Addresses: []string{"10.78.0.1", "10.77.0.1"}}, {Node: "n2", Addresses: []string{"10.78.0.2", "10.77.0.2"}},
+		{Node: "w1", Witness: true, Addresses: []string{"10.78.0.9"}}, {Node: "w1", Witness: true},
+	}})
+	if got := slices.Sorted(maps.Keys(k.Nodes)); !slices.Equal(got, []string{"n1", "n2"}) || !slices.Equal(k.peers(), []string{"n2"}) {
+		t.Errorf("got %v, peers %v", got, k.peers())
+	}
+	f.set(k)
+	f.answered("n2", k.Nodes["n2"][1])
+	f.tell("n2", 6000)
+	if addrs, port := f.at("n2"); port != 6000 || addrs[0].String() != "10.77.0.2" || addrs[1].String() != "10.78.0.2" {
+		t.Errorf("n2 is at %v port %d", addrs, port)
+	}
+	if addrs, port := f.at("n1"); port != 5432 || len(addrs) != 2 {
+		t.Errorf("n1 is at %v port %d", addrs, port)
+	}
+	for host, want := range map[string]string{"10.77.0.2": "n2", "10.78.0.1": "n1", "10.78.0.9": "10.78.0.9", "db": "db", "::ffff:10.77.0.2": "n2"} {
+		if got := f.node(host); got != want {
+			t.Errorf("%s: got %s, want %s", host, got, want)
+		}
+	}
+}

@@ -1,0 +1,178 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"pgvrrp/test/lab"
+	"pgvrrp/test/lab/meter"
+)
+
+// TestAgentTakesOver: a running primary becomes a cluster of three by init and two empty hosts, and its power loss costs no commit.
+func TestAgentTakesOver(t *testing.T) {
+	s := newTrio(t)
+	out := run(t, s.l.Host("n1"), "pgnotify", "init")
+	t.Logf("init: %s", strings.TrimSpace(out))
+	holder := s.whole()
+	t.Logf("whole, holder %s", holder)
+	t.Log(run(t, s.l.Host(holder), "pgnotify", "status"))
+	m, err := meter.Start(within(t, patience), meter.Config{
+		Conninfo: s.pg.MeterConninfo(lab.VIP(1).String()), Dial: s.l.Client().Dial, Writers: 4, Interval: 5 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.WaitAck(within(t, longPatience), time.Now().Add(2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	since := m.Mark("power loss of " + holder)
+	if _, err := s.l.Host(holder).PowerLoss(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.WaitAck(within(t, longPatience), since.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	next := s.whole(holder)
+	t.Logf("next holder %s; %s", next, lab.ReadLoad())
+	if next == holder {
+		t.Errorf("%s is still the holder", holder)
+	}
+	r, err := m.Report(within(t, patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(r)
+	if len(r.Lost) > 0 || r.Unknown > 0 || r.Acked == 0 {
+		t.Errorf("acknowledged %d, lost %d, never written %d; want none but the first", r.Acked, len(r.Lost), r.Unknown)
+	}
+	if err := s.l.Host(holder).Boot(within(t, patience)); err != nil {
+		t.Fatal(err)
+	}
+	s.start(s.l.Host(holder))
+	s.whole()
+	for _, n := range []string{"n1", "n2", "n3"} {
+		t.Log(n + "\n" + run(t, s.l.Host(n), "pgnotify", "explain"))
+	}
+	t.Log(run(t, s.l.Host("n1"), "pgnotify", "switchover"))
+	s.whole()
+	t.Log(run(t, s.l.Host("n1"), "pgnotify", "history"))
+}
+
+// TestAgentSurvives: what dies alone, and what an operator asks for.
+func TestAgentSurvives(t *testing.T) {
+	s := newTrio(t)
+	run(t, s.l.Host("n1"), "pgnotify", "init")
+	holder := s.whole()
+	m, err := meter.Start(within(t, 10*time.Minute), meter.Config{
+		Conninfo: s.pg.MeterConninfo(lab.VIP(1).String()), Dial: s.l.Client().Dial, Writers: 4, Interval: 5 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	longest := func(since time.Time) time.Duration {
+		var d time.Duration
+		for _, o := range m.Outages() {
+			if o.End.After(since) {
+				d = max(d, o.Duration)
+			}
+		}
+		return d
+	}
+	act := func(name string, f func()) {
+		t.Helper()
+		since := m.Mark(name)
+		f()
+		if _, err := m.WaitAck(within(t, longPatience), time.Now()); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		holder = s.whole()
+		t.Logf("%s: holder %s, longest outage %s; %s", name, holder, longest(since).Round(time.Millisecond), lab.ReadLoad())
+	}
+	standby := func() string {
+		for _, n := range []string{"n3", "n2", "n1"} {
+			if n != holder {
+				return n
+			}
+		}
+		return ""
+	}
+	act("kill -9 of the holder's postmaster", func() {
+		pid, err := s.pg.PID(holder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.l.Host(holder).Signal(within(t, patience), pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		sleep(time.Second)
+	})
+	act("the holder's agent is restarted", func() {
+		signal(t, s.l.Host(holder), "agent", syscall.SIGKILL)
+		if _, err := s.l.Host(holder).Proc("agent").Wait(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.startAgent(s.l.Host(holder)); err != nil {
+			t.Fatal(err)
+		}
+		sleep(time.Second)
+	})
+	act("the holder's vrrpd is stopped for a while", func() {
+		h := s.l.Host(holder)
+		signal(t, h, "vrrpd", syscall.SIGSTOP)
+		sleep(time.Second)
+		got, err := s.pg.SQL(within(t, patience), holder, "SHOW synchronous_standby_names")
+		if err != nil || !strings.Contains(got, "pgnotify_hold") {
+			t.Errorf("%s: synchronous_standby_names is %q, %v; want the hold", holder, got, err)
+		}
+		signal(t, h, "vrrpd", syscall.SIGCONT)
+		sleep(time.Second)
+	})
+	act("a standby's power", func() {
+		name := standby()
+		if _, err := s.l.Host(name).PowerLoss(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		sleep(2 * time.Second)
+		if err := s.l.Host(name).Boot(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		s.start(s.l.Host(name))
+	})
+	act("maintenance of a standby", func() {
+		h := s.l.Host(standby())
+		t.Log(run(t, h, "pgnotify", "maintenance", "on"))
+		t.Log(run(t, h, "pgnotify", "status"))
+		t.Log(run(t, h, "pgnotify", "maintenance", "off"))
+	})
+	act("stop and start of a standby", func() {
+		h := s.l.Host(standby())
+		t.Log(run(t, h, "pgnotify", "stop"))
+		t.Log(run(t, h, "pgnotify", "start"))
+	})
+	act("promote", func() { t.Log(run(t, s.l.Host(standby()), "pgnotify", "promote")) })
+	act("pause and resume", func() {
+		h := s.l.Host(standby())
+		t.Log(run(t, h, "pgnotify", "pause", "--reason", "a test"))
+		t.Log(run(t, h, "pgnotify", "explain"))
+		t.Log(run(t, h, "pgnotify", "resume"))
+		t.Log(run(t, h, "pgnotify", "set", "min_copies", "2"))
+		t.Log(run(t, h, "pgnotify", "status"))
+		t.Log(run(t, h, "pgnotify", "set", "min_copies", "1"))
+	})
+	res, err := s.l.Host(holder).Run(within(t, patience), "pgnotify", "doctor")
+	t.Logf("doctor: %v\n%s", err, res.Stdout)
+	r, err := m.Report(within(t, patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(r)
+	if len(r.Lost) > 0 || r.Unknown > 0 || r.Acked == 0 {
+		t.Errorf("acknowledged %d, lost %d, never written %d; want none but the first", r.Acked, len(r.Lost), r.Unknown)
+	}
+}
+
+func sleep(d time.Duration) { <-time.After(d) }
