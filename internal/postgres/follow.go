@@ -150,6 +150,12 @@ func (d *Driver) follow(ctx context.Context, t Target) error {
 		if err != nil {
 			return err
 		}
+		old := 0 // the walreceiver that must go
+		for _, n := range []string{"primary_conninfo", "primary_slot_name"} {
+			if v.settings[n] != c.set[n] {
+				old = v.receiver
+			}
+		}
 		if err := d.s.winsError(); err != nil {
 			return err
 		}
@@ -162,7 +168,8 @@ func (d *Driver) follow(ctx context.Context, t Target) error {
 				return false, "", err
 			}
 			if u.Status == "streaming" && u.Host == t.Host && u.Port == t.port() && u.Slot == t.Slot && u.Timeline >= t.Timeline {
-				return true, "", nil
+				accepted, err := accepted(q, conn, t, old)
+				return accepted, "the target has not accepted the request yet: no such slot, or a timeline that it does not have?", err
 			}
 			if v, err = look(q, conn); err != nil {
 				return false, "", err
@@ -180,6 +187,17 @@ func (d *Driver) follow(ctx context.Context, t Target) error {
 		}
 		return err
 	})
+}
+
+// accepted reports whether the target streams. The walreceiver calls itself streaming once it is connected, before it has asked for anything: a message
+// has come if its two times differ, and one that waits in its main loop has been let in. The walreceiver old has the settings of before.
+func accepted(ctx context.Context, conn *pgx.Conn, t Target, old int) (bool, error) {
+	var yes bool
+	err := conn.QueryRow(ctx, `
+SELECT EXISTS (SELECT FROM pg_stat_wal_receiver AS r JOIN pg_stat_activity AS a USING (pid)
+WHERE r.status = 'streaming' AND r.sender_host = $1 AND r.sender_port = $2::int AND coalesce(r.slot_name, '') = $3 AND r.received_tli >= $4::int
+  AND r.pid <> $5::int AND (a.wait_event = 'WalReceiverMain' OR r.last_msg_send_time <> r.last_msg_receipt_time))`, t.Host, t.port(), t.Slot, int64(t.Timeline), old).Scan(&yes)
+	return yes, err
 }
 
 // upstream asks what the walreceiver is connected to; the zero value if none runs.

@@ -3,6 +3,8 @@
 package postgres
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,6 +22,17 @@ func TestSlotsOnEveryNode(t *testing.T) {
 	}
 	b := drive(a.standby(more), "b")
 	to := a.target("b")
+	to.Slot = SlotName("b")
+	if err := b.Follow(b.ctx(), to); err != nil {
+		t.Fatal(err)
+	}
+	// With one that is not there it connects again and again, and is never let in.
+	to.Slot = SlotName("nobody")
+	ctx, cancel := timeoutContext(t, 500*time.Millisecond)
+	defer cancel()
+	if err := b.Follow(ctx, to); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without the slot: got %v, want that it does not stream", err)
+	}
 	to.Slot = SlotName("b")
 	if err := b.Follow(b.ctx(), to); err != nil {
 		t.Fatal(err)
