@@ -28,12 +28,7 @@ func checkCommand() *ufcli.Command {
 func check(c *ufcli.Context) error {
 	config, found := daemon.Check(cli.String(c, "file"), cli.String(c, "config-id"))
 	if c.Bool("json") {
-		report := struct {
-			Config      *conf.Config      `json:"config"`
-			Diagnostics []conf.Diagnostic `json:"diagnostics"`
-			ExitCode    int               `json:"exit_code"`
-		}{config, found, conf.ExitCode(found, c.Bool("strict"))}
-		if err := cli.JSON(c.App.Writer, report); err != nil {
+		if err := cli.JSON(c.App.Writer, conf.NewReport(config, found, c.Bool("strict"))); err != nil {
 			return err
 		}
 	} else {

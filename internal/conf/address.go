@@ -161,8 +161,8 @@ func (s *statement) addressLine() (Address, bool) {
 		case "no_track":
 			a.NoTrack = true
 		case "use_vmac":
-			if s.p.unwired["vrrp_instance/use_vmac"].what != "" {
-				s.bad(option, "recognised but not supported by this version: the address stands on the interface itself")
+			if missing := s.p.unwired["vrrp_instance/use_vmac"]; missing.what != "" {
+				s.report(missing.severity, option, "%s", missing.text())
 			}
 			a.VMAC = true
 		default:

@@ -25,6 +25,10 @@ func seeds(f *testing.F) {
 		quorum("@n1 node n1", "port 3741", "lease 0.4", "witness w2 2001:db8::1 10.0.0.1 votes 2") + instance("quorum pg"),
 		quorum("voter n1 10.77.0.1", "voter n2 fe80::1%eth0 ::ffff:10.0.0.1 votes", "watchdog a timeout b mode", "fencing") + "quorum {\n}\n",
 		"quorum {\nno_quorum_policy suicide\nreboot_command '/sbin/reboot\nguard lifetime\nguard_port 3742\n}\n" + instance("quorum pg", "vip_lifetime 0", "priority 255"),
+		"track_file f {\nfile /f\nmissing fail\ninit_file 1 overwrite\n}\nvrrp_track_process p {\nprocess a b\nparam_match partial\nquorum_max 0\n}\n" +
+			instance("priority 255", "track_file {\nf weight -254 reverse\n}", "track_process {\np\n}") + "vrrp_sync_group G {\ngroup {\nVI_1\n}\ntrack_file {\nf\n}\n}\n",
+		instance("auth_hmac {\nkey 1 hex:"+strings.Repeat("00", 32)+"\nkey 2 file:a\nactive_key 1\n}", "use_vmac name a 1:2:3:4:5 group 5", "use_vmac_addr", "strict_mode", "owner_ignore_adverts"),
+		"interface_up_down_delays {\neth0 1 2\n}\ngarp_group {\ngarp_interval 1\ninterface eth0\n}\nglobal_defs {\numask 0x1f\nvrrp_cpu_affinity 0 1\nnotify_fifo a b c\nvmac_prefix v\n}\n",
 	} {
 		f.Add([]byte(text))
 	}
@@ -80,7 +84,27 @@ func FuzzLoad(f *testing.F) {
 		if c.Quorum != nil {
 			fuzzQuorum(t, c, ExitCode(diags, false))
 		}
+		fuzzTracking(t, c)
 		for _, i := range c.Instances {
+			if h := i.HMAC; ExitCode(diags, false) != ExitCannot && len(h.Keys) > 0 && (h.ActiveKey == 0 || h.Window == 0 != h.Monotonic) {
+				t.Errorf("got auth_hmac %+v", h)
+			}
+			if v := i.VMAC; v.Use && (len(v.MAC) != 6 || v.Name == "" || len(v.Name) > 15 || i.Unicast && !v.XmitBase) {
+				t.Errorf("got use_vmac %+v", v)
+			}
+			if i.TimerExpiredBackup > 0 && i.Preempt || i.OwnerIgnoreAdverts && i.Priority != 255 || i.NoAccept && i.Priority == 255 {
+				t.Errorf("got %+v", i)
+			}
+			for _, r := range i.Routes {
+				if !r.To.IsValid() || r.Table <= 0 || r.Type == "unicast" && !r.Via.IsValid() && r.Interface == "" && len(r.NextHops) == 0 {
+					t.Errorf("got route %+v", r)
+				}
+			}
+			for _, r := range i.Rules {
+				if r.Action == "" || r.Action == "table" && r.Table <= 0 || r.Action == "goto" && r.Goto <= r.Preference {
+					t.Errorf("got rule %+v", r)
+				}
+			}
 			if ExitCode(diags, false) != ExitCannot && i.Quorum != "" && (c.Quorum == nil || i.VIPLifetime == 0 && c.Quorum.Guard == GuardLifetime || i.Priority == 255) {
 				t.Errorf("got %+v with %+v", i, c.Quorum)
 			}
@@ -101,6 +125,46 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+// fuzzTracking: what is tracked has its block or is undefined, with a weight of its range; members are instances of one group.
+func fuzzTracking(t *testing.T, c *Config) {
+	defined := map[string]bool{}
+	for _, s := range c.Scripts {
+		defined["script "+s.Name] = true
+	}
+	for _, f := range c.TrackFiles {
+		defined["file "+f.Name] = f.Path != ""
+	}
+	for _, p := range c.TrackProcesses {
+		defined["process "+p.Name] = len(p.Process) > 0
+	}
+	for _, i := range c.Instances {
+		for kind, list := range map[string][]Tracked{"interface": i.TrackInterfaces, "script": i.TrackScripts, "file": i.TrackFiles, "process": i.TrackProcesses} {
+			for _, tracked := range list {
+				if w := tracked.Weight; w < -254 || w > 254 || w != 0 && i.Priority == 255 || kind != "interface" && !tracked.Undefined && !defined[kind+" "+tracked.Name] {
+					t.Errorf("got %s %+v", kind, tracked)
+				}
+			}
+		}
+	}
+	member := map[string]string{}
+	for _, g := range c.SyncGroups {
+		if len(g.Members) == 0 || !g.Equal(&g) {
+			t.Errorf("got %+v", g)
+		}
+		for _, name := range g.Members {
+			if member[name] != "" {
+				t.Errorf("%s is in two groups", name)
+			}
+			member[name] = g.Name
+		}
+	}
+	for _, i := range c.Instances {
+		if i.SyncGroup != member[i.Name] {
+			t.Errorf("%s is in %q and thinks that it is in %q", i.Name, member[i.Name], i.SyncGroup)
+		}
+	}
 }
 
 func fuzzQuorum(t *testing.T, c *Config, code int) {

@@ -55,16 +55,19 @@ func TestGolden(t *testing.T) {
 }
 
 func TestJSON(t *testing.T) {
-	for _, name := range []string{"v2-pass", "tracking", "extensions", "definitions", "sync-group", "include", "quorum"} {
+	for _, name := range []string{"v2-pass", "tracking", "extensions", "definitions", "sync-group", "include", "quorum",
+		"auth-hmac", "track-process", "track-file-weight", "routes", "vmac-unicast", "fifo", "interfaces", "sync-tracking"} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join("testdata", name)
 			c, diags := Load(file+".conf", testdataOptions())
-			text, err := json.Marshal(map[string]any{"config": c, "diagnostics": diags})
+			text, err := json.Marshal(NewReport(c, diags, false))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if bytes.Contains(text, []byte("s3cret")) {
-				t.Errorf("a password shows in %s", text)
+			for _, secret := range []string{"s3cret", testSecret, "AAECAwQFBgc"} {
+				if bytes.Contains(text, []byte(secret)) {
+					t.Errorf("a password shows in %s", text)
+				}
 			}
 			var b bytes.Buffer
 			if err := json.Indent(&b, text, "", "  "); err != nil {

@@ -266,9 +266,8 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 	for i := range own {
 		own[i].set = noting(own[i].set)
 	}
-	same := func(set func(*statement, *instanceDraft)) func(*statement, *instanceDraft) { return set }
 	return append([][]keyword[instanceDraft]{
-		own, garpKeywords("", same, func(d *instanceDraft) *garpDraft { return &d.garp }),
+		own, garpKeywords("", noting, func(d *instanceDraft) *garpDraft { return &d.garp }),
 
 		not[instanceDraft](unsupported, false, "the addresses stand on the interface itself", "use_ipvlan"),
 		not[instanceDraft](unsupported, false, "the instance runs outside of the VRF", "vrf"),

@@ -4,12 +4,27 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"reflect"
 	"strings"
 	"time"
 )
+
+// Report is what vrrpd check --json prints: one object with config, diagnostics and exit_code. Keys are added and never
+// change their meaning.
+type Report struct {
+	Config      *Config      `json:"config"`
+	Diagnostics []Diagnostic `json:"diagnostics"` // in the order of the text, those about the host after them
+	ExitCode    int          `json:"exit_code"`   // see ExitCode
+}
+
+// NewReport makes the report of a configuration and all that was found about it.
+func NewReport(c *Config, found []Diagnostic, strict bool) Report {
+	if found == nil {
+		found = []Diagnostic{}
+	}
+	return Report{c, found, ExitCode(found, strict)}
+}
 
 // MarshalJSON gives the configuration for people and scripts: keys in snake_case, durations in seconds, places as
 // file:line:column under "at", addresses as text, and passwords and keys masked.
@@ -35,7 +50,7 @@ func encode(b *bytes.Buffer, v reflect.Value) error {
 			return encodeValue(b, "")
 		}
 		return encodeValue(b, x.String())
-	case net.HardwareAddr:
+	case MAC:
 		return encodeValue(b, x.String())
 	}
 	switch v.Kind() {

@@ -1,8 +1,9 @@
 package conf
 
 import (
-	"net"
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -182,12 +183,27 @@ type Address struct {
 // VMAC is use_vmac and what belongs to it.
 type VMAC struct {
 	Use           bool
-	Name          string           // of the macvlan; default vrrp.VRID, or vrrp.VRID.N if that is taken
-	MAC           net.HardwareAddr // default 00:00:5e:00:01:VRID, with IPv6 00:00:5e:00:02:VRID (RFC 9568 section 7.3)
-	NetlinkNotify bool             // netlink_notify_msg
-	LinkGroup     int              // -1: that of the interface
-	XmitBase      bool             // vmac_xmit_base: adverts go out and come in on the interface itself
-	ForAddresses  bool             // use_vmac_addr: see Address.VMAC
+	Name          string // of the macvlan; default vrrp.VRID, or vrrp.VRID.N if that is taken
+	MAC           MAC    // default 00:00:5e:00:01:VRID, with IPv6 00:00:5e:00:02:VRID (RFC 9568 section 7.3)
+	NetlinkNotify bool   // netlink_notify_msg
+	LinkGroup     int    // -1: that of the interface
+	XmitBase      bool   // vmac_xmit_base: adverts go out and come in on the interface itself
+	ForAddresses  bool   // use_vmac_addr: see Address.VMAC
+}
+
+// MAC is the address of a station, six bytes; net.HardwareAddr can be made of it.
+type MAC []byte
+
+// String gives the bytes in hexadecimal with colons.
+func (m MAC) String() string {
+	var b strings.Builder
+	for i, c := range m {
+		if i > 0 {
+			b.WriteByte(':')
+		}
+		fmt.Fprintf(&b, "%02x", c)
+	}
+	return b.String()
 }
 
 // Values of HMAC.Mode.

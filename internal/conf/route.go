@@ -151,6 +151,9 @@ func routeLine(s *statement, d *instanceDraft) {
 				r.To = o.prefix(v, ipv6)
 			}
 		case "via", "gw":
+			if w.text == "gw" {
+				s.report(Lint, w, "old word, expected via")
+			}
 			o.inet()
 			r.Via = o.address(w)
 		case "or": // an old way to write a second gateway
@@ -245,9 +248,14 @@ func routeLine(s *statement, d *instanceDraft) {
 	case r.Type == "unicast" && !r.Via.IsValid() && r.Interface == "" && len(r.NextHops) == 0:
 		o.drop(at, "route goes nowhere, expected via, dev or nexthop")
 	}
-	if o.keep {
-		d.Routes = append(d.Routes, r)
+	if !o.keep {
+		return
 	}
+	if r.Type == "unicast" && r.Interface == "" && !r.NoTrack && len(r.NextHops) == 0 {
+		s.bad(at, "route has no dev, expected one, or no_track: its loss is not noticed")
+		r.NoTrack = true
+	}
+	d.Routes = append(d.Routes, r)
 }
 
 // nextHop reads via ADDRESS, dev INTERFACE, weight N and onlink up to the next nexthop.

@@ -42,7 +42,7 @@ func (d *instanceDraft) strictMode(p *parser, report reporter) {
 		report(Error, keyword, "", "strict mode %s, expected no such line; ignored", what)
 	}
 	if d.Unicast {
-		report(Fatal, "unicast_peer", "", "strict mode has no unicast, expected none of it: keepalived refuses the file too")
+		report(Fatal, "unicast_peer", "", "strict mode has no unicast, expected none of it: later versions of keepalived refuse the file too")
 	}
 	if len(d.Addresses) > 0 && d.IPv6 && !d.Addresses[0].Prefix.Addr().IsLinkLocalUnicast() {
 		report(Error, "virtual_ipaddress", "", "strict mode wants a link-local address first (RFC 9568 section 5.2.9)")

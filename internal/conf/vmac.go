@@ -2,7 +2,6 @@ package conf
 
 import (
 	"bytes"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,7 +59,7 @@ func useVMAC(s *statement, d *instanceDraft) {
 // vmacAddress reads a MAC address; one with five bytes is completed by the VRID.
 func (d *instanceDraft) vmacAddress(s *statement, w word) {
 	parts := strings.Split(strings.TrimSuffix(w.text, ":"), ":")
-	var mac net.HardwareAddr
+	var mac MAC
 	for _, p := range parts {
 		v, err := strconv.ParseUint(p, 16, 8)
 		if err != nil || len(p) > 2 {
@@ -84,8 +83,8 @@ func (d *instanceDraft) vmacAddress(s *statement, w word) {
 }
 
 // virtualMAC is that of RFC 9568 section 7.3, with VRID 0.
-func virtualMAC(ipv6 bool) net.HardwareAddr {
-	mac := net.HardwareAddr{0, 0, 0x5e, 0, 1, 0}
+func virtualMAC(ipv6 bool) MAC {
+	mac := MAC{0, 0, 0x5e, 0, 1, 0}
 	if ipv6 {
 		mac[4] = 2
 	}
@@ -114,7 +113,7 @@ func (d *instanceDraft) finishVMAC(p *parser, report reporter) {
 		}
 		switch {
 		case d.Unicast && !v.XmitBase:
-			report(Lint, "use_vmac", "", "with unicast_peer adverts go out on the interface itself, expected vmac_xmit_base too; using it")
+			report(Error, "use_vmac", "", "with unicast_peer adverts go out on the interface itself, expected vmac_xmit_base too; using it")
 			v.XmitBase = true
 		case d.StrictMode && v.XmitBase && !d.Unicast:
 			report(Error, "vmac_xmit_base", "", "has no place in strict mode (RFC 9568 section 7.3), expected none; ignored")

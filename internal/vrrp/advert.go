@@ -183,10 +183,7 @@ func Decode(a *Advert, payload []byte, src, dst netip.Addr) (ChecksumForms, Reje
 		size = 16
 	}
 	count := int(payload[3])
-	end := headerLen + count*size
-	if a.Version == 2 {
-		end += authLen
-	}
+	end := advertLen(a.Version, payload, src.Is6())
 	if len(payload) < end {
 		return 0, RejectLength
 	}
@@ -203,6 +200,9 @@ func Decode(a *Advert, payload []byte, src, dst netip.Addr) (ChecksumForms, Reje
 		return 0, RejectInterval
 	}
 	forms := verify(a.Version, pdu, src, dst)
+	if forms == 0 && src.Is6() && trailer(payload, end) != nil {
+		forms = verify(a.Version, payload, src, dst) // an authenticated advert: see TrailerLen
+	}
 	if forms == 0 {
 		return 0, RejectChecksum
 	}
@@ -215,6 +215,19 @@ func Decode(a *Advert, payload []byte, src, dst netip.Addr) (ChecksumForms, Reje
 		b = b[size:]
 	}
 	return forms, Accepted
+}
+
+// advertLen is how long the advert must be that begins with this header.
+func advertLen(v Version, header []byte, ipv6 bool) int {
+	size := 4
+	if ipv6 {
+		size = 16
+	}
+	n := headerLen + int(header[3])*size
+	if v == 2 {
+		n += authLen
+	}
+	return n
 }
 
 // interval reads the advertisement interval of a header. The four bits before version 3's are reserved: ignored.

@@ -29,7 +29,7 @@ func TestNoAllocations(t *testing.T) {
 	}{
 		"version 2":               {filter2(), packet(t, vectors[1])},
 		"version 3":               {filter4(), packet(t, vectors[4])},
-		"IPv6 with a zone":        {filter6(), Packet{vectors[7].bytes(t), link1.WithZone("eth0"), group6, TTL}},
+		"IPv6 with a zone":        {filter6(), Packet{Payload: vectors[7].bytes(t), Src: link1.WithZone("eth0"), Dst: group6, TTL: TTL}},
 		"unicast":                 {filterUnicast(), unicast(t, ip3, 100)},
 		"rejected":                {filter4(), packet(t, vectors[3])},
 		"other addresses, warned": {Filter{Version: 3, VRID: 51, Addrs: []netip.Addr{ip1}}, packet(t, vectors[4])},

@@ -26,6 +26,15 @@ type Config struct {
 	AddressesAfterNotify bool          // vip_after_notify: the VIPs wait for the hook's exit code 0
 	NotifyRetry          time.Duration // Fault for so long after a failed hook
 
+	// TimerExpiredBackup (keepalived's timer_expired_backup): the highest priority of the others, 1 to 254; 0: off. An
+	// Active router whose own timer fires so late that one of that priority can have taken over goes to Backup without a
+	// word instead of advertising. Only with Preempt off: otherwise it would come back at once.
+	TimerExpiredBackup uint8
+
+	// Grouped: the router is a member of a sync group, see Group. It becomes Active by GroupActive alone, and asks with
+	// Request when it could. Not with Gated.
+	Grouped bool
+
 	Gated bool // mastership needs a grant: Granted and Revoked decide, adverts are hints; not for an owner
 }
 
@@ -52,6 +61,15 @@ func (c Config) check() error {
 	}
 	if c.NotifyRetry < 0 {
 		bad("notify retry %v: want 0s or more", c.NotifyRetry)
+	}
+	if c.TimerExpiredBackup == PriorityOwner {
+		bad("timer expired backup 255: want 1 to 254")
+	}
+	if c.TimerExpiredBackup > 0 && c.Preempt {
+		bad("timer expired backup with preemption: want one of the two")
+	}
+	if c.Gated && c.Grouped {
+		bad("sync group and grant: want one of the two")
 	}
 	if c.Gated && c.Priority == PriorityOwner {
 		bad("priority 255: an address owner takes mastership without asking, so it can't need a grant")

@@ -41,13 +41,16 @@ const (
 	Stalled                          // we were stopped for so long that another has become Active: go without a word
 	Granted                          // gated: mastership is ours now; Reason says under what
 	Revoked                          // gated: it is ours no more; Reason says why
+	GroupActive                      // grouped: all members can; Reason says who was the last
+	GroupBackup                      // grouped: another member is Active no more; Reason says which and why
+	GroupFault                       // grouped: another member is in Fault for a reason of its own; Reason "": none is
 )
 
 // String is the event's name.
 func (k EventKind) String() string {
 	return name(uint8(k), "Tick", "Startup", "Shutdown", "Received", "PriorityChanged", "FaultRaised", "FaultCleared",
 		"SourceChanged", "AddressLost", "HookSucceeded", "HookFailed", "Release", "Stalled",
-		"Granted", "Revoked")
+		"Granted", "Revoked", "GroupActive", "GroupBackup", "GroupFault")
 }
 
 // Event is one thing that happened. Which fields count depends on Kind.
@@ -73,7 +76,7 @@ const (
 	AnnounceAgain                     // the same after a lower-priority advert was heard while Active (contention)
 	Transition                        // From -> To with Reason: log, status and notify hooks
 	Contention                        // Active heard a lower priority: notify_master_rx_lower_pri
-	Request                           // gated: the Active router seems gone, for Reason; whoever grants mastership may look
+	Request                           // gated, grouped: the Active router seems gone, for Reason; whoever decides on mastership may look
 	GiveUp                            // gated: give the grant back, for Reason; the VIPs are off
 )
 

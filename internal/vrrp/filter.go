@@ -1,6 +1,7 @@
 package vrrp
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +14,7 @@ type Packet struct {
 	Payload  []byte     // without the IP header
 	Src, Dst netip.Addr // zones are ignored
 	TTL      int        // TTL or hop limit; -1 if unknown, which fails a check of it
+	Clock    time.Time  // wall clock when it came in; for auth_hmac alone, which with the zero time takes nothing for fresh
 }
 
 // Peer is a unicast peer and the TTLs its packets may have.
@@ -21,7 +23,7 @@ type Peer struct {
 	MinTTL, MaxTTL int // -1: not checked
 }
 
-// Filter is what one virtual router lets in. It keeps no state; the caller changes Source and Owner as they change.
+// Filter is what one virtual router lets in. It keeps no state but HMAC's; the caller changes Source and Owner as they change.
 type Filter struct {
 	Version  Version
 	VRID     uint8
@@ -29,6 +31,7 @@ type Filter struct {
 	Checksum ChecksumForm  // version 3 on IPv4
 	AuthType uint8         // version 2: AuthNone or AuthPassword
 	Auth     [8]byte       // version 2: see Password
+	HMAC     *Verifier     // auth_hmac; nil: not used
 	Interval time.Duration // ours; version 2 rejects another, version 3 warns
 
 	Source        netip.Addr // our own address: what comes from it is our echo; zero: not known yet
@@ -45,7 +48,7 @@ type Filter struct {
 
 // Check decodes p into a if it is an advert for this virtual router, and else says why not. It looks in keepalived's
 // order, so that the first thing wrong is the one an operator of both would be told: header, VRID, own address, family,
-// TTL, version, authentication, version 2's interval, type, length, checksum, destination, owner, sender. The warnings
+// TTL, version, auth_hmac, authentication, version 2's interval, type, length, checksum, destination, owner, sender. The warnings
 // are those of an accepted advert.
 func (f *Filter) Check(a *Advert, p Packet) (Warnings, Reject) {
 	src, dst := plain(p.Src), plain(p.Dst)
@@ -65,6 +68,13 @@ func (f *Filter) Check(a *Advert, p Packet) (Warnings, Reject) {
 	case version != f.Version:
 		return 0, RejectVersion
 	}
+	var warnings Warnings
+	if f.HMAC != nil {
+		var r Reject
+		if warnings, r = f.checkHMAC(p, src, peer); r != Accepted {
+			return 0, r
+		}
+	}
 	if f.Version == 2 {
 		if r := f.checkV2(p.Payload); r != Accepted {
 			return 0, r
@@ -83,7 +93,19 @@ func (f *Filter) Check(a *Advert, p Packet) (Warnings, Reject) {
 	case f.Unicast && f.CheckSource && peer == nil:
 		return 0, RejectPeer
 	}
-	return f.warnings(a), Accepted
+	return warnings | f.warnings(a), Accepted
+}
+
+// checkHMAC judges the trailer. What is signed must come from a peer with unicast: its stamps need somebody to belong to.
+func (f *Filter) checkHMAC(p Packet, src netip.Addr, peer *Peer) (Warnings, Reject) {
+	end := advertLen(f.Version, p.Payload, f.IPv6)
+	switch {
+	case len(p.Payload) < end:
+		return 0, RejectLength
+	case f.Unicast && peer == nil && trailer(p.Payload, end) != nil:
+		return 0, RejectPeer
+	}
+	return f.HMAC.check(p.Payload, end, f.Version, f.VRID, src, f.Unicast, p.Clock)
 }
 
 // checkV2 is what RFC 3768 section 7.1 wants of a version 2 header beyond what Decode looks at.
@@ -189,6 +211,18 @@ func (f *Filter) Explain(p Packet, r Reject) string {
 		return fmt.Sprintf("%v sent with TTL %d instead of 255: it is not on this link", src, p.TTL)
 	case RejectVersion:
 		return fmt.Sprintf("%v speaks VRRP version %d, we speak %d; set the same vrrp_version", src, version, f.Version)
+	case RejectAuthMissing:
+		return fmt.Sprintf("%v does not sign its adverts; set the same auth_hmac block, or until all have it mode permissive", src)
+	case RejectAuthMalformed:
+		return fmt.Sprintf("%v signs its adverts in another way than auth_hmac", src)
+	case RejectAuthStale:
+		return fmt.Sprintf("%v signed with a clock that is %s ours, outside of time_window; synchronise the clocks, or it is a replay", src, f.skew(p))
+	case RejectAuthKey:
+		return fmt.Sprintf("%v signed with key %d, which is not ours; add it to the auth_hmac block", src, f.trailer(p)[1])
+	case RejectAuthHMAC:
+		return fmt.Sprintf("%v signed with another key %d, or somebody changed its advert; set the same key", src, f.trailer(p)[1])
+	case RejectAuthReplay:
+		return fmt.Sprintf("%v sent a signed advert that is not newer than its last one: a replay, or its clock was set back", src)
 	case RejectAuthType:
 		return fmt.Sprintf("%v uses authentication type %d, we use %d; set the same authentication block", src, header[4], f.AuthType)
 	case RejectAuth:
@@ -229,6 +263,25 @@ func (f *Filter) Explain(p Packet, r Reject) string {
 	}
 }
 
+// trailer gives the trailer of p, or 28 zeros if there is none.
+func (f *Filter) trailer(p Packet) []byte {
+	if len(p.Payload) >= headerLen {
+		if t := trailer(p.Payload, advertLen(f.Version, p.Payload, f.IPv6)); t != nil {
+			return t
+		}
+	}
+	return make([]byte, TrailerLen)
+}
+
+// skew says how far the clock of a sender is from ours.
+func (f *Filter) skew(p Packet) string {
+	off := secondsAfter(stampOf(p.Clock), binary.BigEndian.Uint64(f.trailer(p)[4:]))
+	if off < 0 {
+		return fmt.Sprintf("%v ahead of", time.Duration(-off)*time.Second)
+	}
+	return fmt.Sprintf("%v behind", time.Duration(off)*time.Second)
+}
+
 // ExplainWarnings says in an operator's words what is odd about the advert a of src. As Explain, it is for the log.
 func (f *Filter) ExplainWarnings(a *Advert, src netip.Addr, w Warnings) string {
 	var s []string
@@ -240,6 +293,9 @@ func (f *Filter) ExplainWarnings(a *Advert, src netip.Addr, w Warnings) string {
 	}
 	if w&WarnSecondOwner != 0 {
 		s = append(s, fmt.Sprintf("%v has priority 255 as we have: only one can own the addresses", plain(src)))
+	}
+	if w&WarnClock != 0 {
+		s = append(s, fmt.Sprintf("the clock of %v is more than half of time_window from ours; synchronise the clocks", plain(src)))
 	}
 	return strings.Join(s, "; ")
 }

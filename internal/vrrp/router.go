@@ -34,6 +34,9 @@ import (
 //	Shutdown of a Backup         RemoveAddresses, Transition
 //
 // The addresses are gone before anybody, be it by an advert or by the grant given back, is told that they are free.
+//
+// A grouped router (Config.Grouped) asks with Request too, once each time that Active_Down_Timer fires, and is Ready from
+// then on until it hears an advert that it follows. In all else it is a plain one.
 type Router struct {
 	cfg      Config
 	state    State
@@ -54,6 +57,9 @@ type Router struct {
 	fault     string    // what
 	retryAt   time.Time // Fault: a failed hook keeps us there until then; zero if none did
 	hookError string
+
+	ready      bool   // grouped Backup: it could be Active
+	groupFault string // grouped: why another member is in Fault; "": none is
 
 	heard   Heard
 	actions [4]Action
@@ -87,6 +93,9 @@ func (r *Router) Reconfigure(c Config) error {
 	}
 	if c.Version != r.cfg.Version || c.VRID != r.cfg.VRID {
 		return fmt.Errorf("configure virtual router %d: version %d and virtual router id %d: can't change while it runs", r.cfg.VRID, c.Version, c.VRID)
+	}
+	if c.Grouped != r.cfg.Grouped {
+		return fmt.Errorf("configure virtual router %d: whether it is in a sync group: can't change while it runs", r.cfg.VRID)
 	}
 	if c.Gated != r.cfg.Gated {
 		return fmt.Errorf("configure virtual router %d: whether it needs a grant: can't change while it runs", r.cfg.VRID)
@@ -154,6 +163,18 @@ func (r *Router) Step(now time.Time, ev Event) []Action {
 		if r.cfg.Gated && r.state == Active {
 			r.revoked(now, ev.Reason)
 		}
+	case GroupActive:
+		if r.cfg.Grouped && r.state == Backup && !r.held(now) {
+			r.becomeActive(now, or(ev.Reason, "its sync group takes over"))
+		}
+	case GroupBackup:
+		if r.cfg.Grouped {
+			r.groupBackup(now, ev.Reason)
+		}
+	case GroupFault:
+		if r.cfg.Grouped {
+			r.groupFaulted(now, ev.Reason)
+		}
 	}
 	return r.actions[:r.n]
 }
@@ -169,7 +190,7 @@ func (r *Router) Deadline() time.Time {
 		}
 		return r.holdUntil
 	case Fault:
-		if !r.faulty {
+		if !r.faulty && r.groupFault == "" {
 			return r.retryAt
 		}
 	}
@@ -201,8 +222,14 @@ func (r *Router) HoldReason() string { return r.holdReason }
 // AddressesWait reports whether we are Active and the addresses wait for the hook.
 func (r *Router) AddressesWait() bool { return r.waiting }
 
+// Ready reports whether a grouped router in Backup could be Active: no advert that it follows has come since its timer fired.
+func (r *Router) Ready() bool { return r.ready }
+
 // FaultReason is all that keeps us in Fault, or would put us there after a Startup; empty: nothing.
-func (r *Router) FaultReason() string {
+func (r *Router) FaultReason() string { return or(r.OwnFault(), r.groupFault) }
+
+// OwnFault is FaultReason without what other members of the sync group have.
+func (r *Router) OwnFault() string {
 	switch {
 	case r.faulty && !r.retryAt.IsZero():
 		return r.fault + "; " + r.hookError
@@ -238,13 +265,18 @@ func (r *Router) tick(now time.Time) {
 	}
 	switch r.state {
 	case Active:
+		if late, expired := r.expired(now); expired {
+			r.stalled(now, fmt.Sprintf("our timer fired %s late: a router of priority %d can have taken over (timer_expired_backup)",
+				short(late), r.cfg.TimerExpiredBackup))
+			return
+		}
 		r.advertise(r.priority)
 		// from the deadline, not from now: no drift. After a stall one advert says as much as all that are missing.
 		if r.advertAt = r.advertAt.Add(r.cfg.AdvertInterval); !r.advertAt.After(now) {
 			r.advertAt = now.Add(r.cfg.AdvertInterval)
 		}
 	case Backup:
-		if r.cfg.Gated {
+		if r.cfg.Gated || r.cfg.Grouped {
 			r.request(now)
 		} else {
 			r.becomeActive(now, r.takeoverReason(now))
@@ -254,12 +286,25 @@ func (r *Router) tick(now time.Time) {
 	}
 }
 
+// expired reports whether our advert is so late that another router, of the highest priority that we are told to expect,
+// has waited long enough to take over, and how late it is.
+func (r *Router) expired(now time.Time) (late time.Duration, yes bool) {
+	if r.cfg.TimerExpiredBackup == 0 {
+		return 0, false
+	}
+	late = now.Sub(r.advertAt)
+	patience := activeDownInterval(r.cfg.Version, r.cfg.TimerExpiredBackup, r.cfg.AdvertInterval, min(r.cfg.DownTimerAdverts, 3))
+	return late, late+r.cfg.AdvertInterval >= patience
+}
+
 // startup is section 6.4.1. The fault of a tracker that reported before us stands.
 func (r *Router) startup(now time.Time, reason string) {
 	switch {
 	case r.state != Initialize:
 	case r.faulty:
 		r.transition(Fault, r.fault)
+	case r.groupFault != "":
+		r.transition(Fault, r.groupFault)
 	case reason != "":
 		r.begin(now, reason)
 	case r.owner():
@@ -274,15 +319,19 @@ func (r *Router) startup(now time.Time, reason string) {
 func (r *Router) begin(now time.Time, reason string) {
 	r.retryAt, r.hookError = time.Time{}, ""
 	r.activeInterval = r.cfg.AdvertInterval
-	if r.owner() && !r.held(now) {
+	if r.owner() && !r.held(now) && !r.cfg.Grouped {
 		r.becomeActive(now, reason)
 		return
 	}
 	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
+	if r.owner() && !r.held(now) {
+		r.request(now)
+	}
 }
 
 func (r *Router) becomeActive(now time.Time, reason string) {
 	r.waiting = r.cfg.AddressesAfterNotify
+	r.ready = false
 	r.activeInterval = r.cfg.AdvertInterval
 	r.hold(time.Time{}, "")
 	r.contendedAt = time.Time{}
@@ -299,6 +348,7 @@ func (r *Router) becomeActive(now time.Time, reason string) {
 // becomeBackup enters Backup; a router that was Active has called leaveActive.
 func (r *Router) becomeBackup(now time.Time, adverts int, why cause, reason string) {
 	r.preemptAt = time.Time{}
+	r.ready = false
 	r.startDown(now, adverts, why, netip.Addr{})
 	r.transition(Backup, reason)
 }
@@ -334,6 +384,7 @@ func (r *Router) shutdown(reason string) {
 		r.leaveActive() // in every state: nothing may stay behind, whatever we believe
 	}
 	r.retryAt, r.hookError = time.Time{}, ""
+	r.ready = false
 	r.hold(time.Time{}, "")
 	r.transition(Initialize, reason)
 }
@@ -385,6 +436,7 @@ func (r *Router) receivedBackup(now time.Time, ev Event) {
 			r.request(now)
 		}
 	case r.follows(now, ev.Priority):
+		r.ready = false
 		r.learn(ev.Interval)
 		r.startDown(now, r.cfg.DownTimerAdverts, silence, netip.Addr{})
 	default: // discarded: the timer runs on, and this is whom we shall preempt
@@ -484,6 +536,7 @@ func (r *Router) faultRaised(reason string) {
 		r.goodbye(r.fault)
 		r.transition(Fault, r.fault)
 	case Backup:
+		r.ready = false
 		r.transition(Fault, r.fault)
 	}
 }
@@ -494,8 +547,37 @@ func (r *Router) faultCleared(now time.Time, reason string) {
 		return
 	}
 	r.faulty, r.fault = false, ""
-	if r.state == Fault && !now.Before(r.retryAt) {
+	if r.state == Fault && !now.Before(r.retryAt) && r.groupFault == "" {
 		r.begin(now, or(reason, "nothing tracked is failed any more"))
+	}
+}
+
+// groupBackup follows a member that is Active no more, and waits anew with those that are not yet.
+func (r *Router) groupBackup(now time.Time, reason string) {
+	reason = or(reason, "another member of its sync group is Active no more")
+	switch r.state {
+	case Active:
+		r.goodbye(reason)
+		r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
+	case Backup:
+		r.ready = false
+		r.startDown(now, r.cfg.DownTimerAdverts, silence, netip.Addr{})
+	}
+}
+
+// groupFaulted follows a member into Fault and out of it.
+func (r *Router) groupFaulted(now time.Time, reason string) {
+	before := r.groupFault
+	r.groupFault = reason
+	switch {
+	case reason != "" && r.state == Active:
+		r.goodbye(reason)
+		r.transition(Fault, reason)
+	case reason != "" && r.state == Backup:
+		r.ready = false
+		r.transition(Fault, reason)
+	case reason == "" && before != "" && r.state == Fault && !r.faulty && !now.Before(r.retryAt):
+		r.begin(now, "no other member of its sync group is in Fault any more")
 	}
 }
 

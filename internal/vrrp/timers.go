@@ -67,7 +67,7 @@ func (r *Router) takeoverReason(now time.Time) string {
 
 // request asks for mastership, and sets Active_Down_Timer anew: nobody may be there to answer.
 func (r *Router) request(now time.Time) {
-	r.requestedAt = now
+	r.requestedAt, r.ready = now, r.cfg.Grouped
 	r.add(Action{Kind: Request, Reason: r.takeoverReason(now)})
 	r.down.from, r.down.adverts = now, r.cfg.DownTimerAdverts
 }

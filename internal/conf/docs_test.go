@@ -1,0 +1,44 @@
+package conf
+
+import (
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestDocs: every keyword that is recognised stands in the table of docs/keepalived-compat.md, itself or by a pattern.
+func TestDocs(t *testing.T) {
+	text, err := os.ReadFile("../../docs/keepalived-compat.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(string(text), -1) {
+		words = append(words, strings.Fields(m[1])[0])
+	}
+	check := func(block string, names []string) {
+		for _, name := range names {
+			if !slices.ContainsFunc(words, func(w string) bool {
+				ok, err := path.Match(w, name)
+				return err == nil && ok && strings.Trim(w, "*") != ""
+			}) {
+				t.Errorf("%s of %q is not in the table", name, block)
+			}
+		}
+	}
+	p := &parser{unwired: unwired()}
+	check("", suggestions(tableOf(p, "", rootKeywords())))
+	check("global_defs", suggestions(tableOf(p, "", globalKeywords())))
+	check("vrrp_script", suggestions(tableOf(p, "", scriptKeywords())))
+	check("track_file", suggestions(tableOf(p, "", fileKeywords())))
+	check("vrrp_track_process", suggestions(tableOf(p, "", processKeywords())))
+	check("garp_group", suggestions(tableOf(p, "", garpGroupKeywords())))
+	check("vrrp_instance", suggestions(tableOf(p, "", instanceKeywords())))
+	check("authentication", suggestions(tableOf(p, "", authKeywords())))
+	check("auth_hmac", suggestions(tableOf(p, "", hmacKeywords())))
+	check("vrrp_sync_group", suggestions(tableOf(p, "", groupKeywords())))
+	check("quorum", suggestions(tableOf(p, "", quorumKeywords())))
+}
