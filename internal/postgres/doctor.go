@@ -18,6 +18,7 @@ import (
 // Severity is how bad a finding is.
 type Severity string
 
+// The severities.
 const (
 	Note    Severity = "note"    // works, and could work better
 	Warning Severity = "warning" // works until something else goes wrong

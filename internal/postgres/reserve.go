@@ -130,7 +130,7 @@ func (s *Server) createFile(path string, content []byte) (made bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // Unreserve removes what is left
+	defer os.Remove(f.Name()) // else Unreserve removes what is left
 	_, err = f.Write(content)
 	err = errors.Join(err, f.Chmod(0o600), s.give(f.Name()), f.Sync(), f.Close())
 	if err != nil {

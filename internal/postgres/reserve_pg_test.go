@@ -228,7 +228,7 @@ func TestKilledWhilePromoting(t *testing.T) {
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	names := map[Timeline]int{}
-	for i, delay := range []time.Duration{0, 2, 5, 8, 12, 20} {
+	for i, delay := range []time.Duration{0, 2 * time.Millisecond, 5 * time.Millisecond, 8 * time.Millisecond, 12 * time.Millisecond, 20 * time.Millisecond} {
 		b := a.standbyNamed("b", "")
 		b.fence()
 		if _, err := b.Reserve([]Timeline{2, 3}, 4); err != nil {
@@ -239,7 +239,7 @@ func TestKilledWhilePromoting(t *testing.T) {
 			_, err := b.PromoteTo(b.ctx(), 4)
 			done <- err
 		}()
-		<-time.After(delay * time.Millisecond)
+		<-time.After(delay)
 		b.crash()
 		err := <-done
 		// Given up: it starts as a standby.
@@ -248,7 +248,7 @@ func TestKilledWhilePromoting(t *testing.T) {
 		}
 		r := b.fence()
 		names[r.Timeline]++
-		t.Logf("killed after %v: %v; then %+v", delay*time.Millisecond, err, r.Position)
+		t.Logf("killed after %v: %v; then %+v", delay, err, r.Position)
 		switch r.Timeline {
 		case 1:
 			if kind, err := b.historyKind(4); kind != historyNone {

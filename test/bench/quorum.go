@@ -225,7 +225,7 @@ func (c *council) whole(ctx context.Context) (holder, leader string, err error) 
 		for _, name := range c.all() {
 			s, err := c.status(ctx, name)
 			if err != nil {
-				return false, err.Error(), nil
+				return false, err.Error(), nil //nolint:nilerr // it is asked again
 			}
 			q, r := s.Quorum, s.Quorum.Resources[0]
 			for _, v := range q.Voters {

@@ -122,7 +122,6 @@ type cluster struct {
 	acked                             []applied
 	all                               map[uint64]applied // by index, of every state machine
 	grants, unknown, conflicts, kills int
-	healed                            bool
 }
 
 func newCluster(t *testing.T, seed uint64) *cluster {

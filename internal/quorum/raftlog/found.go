@@ -87,7 +87,7 @@ func (l *Log) askAll(ctx context.Context) map[string]Hello {
 
 // firstMembers are the members that a new log begins with, or why it can't begin yet.
 func firstMembers(file []Voter, self Hello, answers map[string]Hello) (c raft.Configuration, why string) {
-	var unheard, ready, belong []string
+	var unheard, belong []string
 	used := map[string]string{}
 	for _, v := range file {
 		h, ok := answers[v.ID]
@@ -102,8 +102,6 @@ func firstMembers(file []Voter, self Hello, answers map[string]Hello) (c raft.Co
 			return c, fmt.Sprintf("%s and %s have copies of one state directory: move one away", used[h.Incarnation], v.ID)
 		case !h.Empty:
 			belong = append(belong, v.ID)
-		default:
-			ready = append(ready, v.ID)
 		}
 		used[h.Incarnation] = v.ID
 		id := serverID(v.ID, h.Incarnation)
@@ -111,7 +109,7 @@ func firstMembers(file []Voter, self Hello, answers map[string]Hello) (c raft.Co
 	}
 	switch {
 	case len(belong) > 0:
-		why = fmt.Sprintf("%s %s part of a quorum already, whose leader has to add this voter", strings.Join(belong, ", "), be(belong))
+		why = fmt.Sprintf("%s %s part of a quorum alwhose leader has to add this voter", strings.Join(belong, ", "), be(belong))
 		if len(unheard) > 0 {
 			why += "; not heard: " + strings.Join(unheard, ", ")
 		}

@@ -158,7 +158,7 @@ func (l *Log) ask(ctx context.Context, asks *sync.WaitGroup) {
 		if busy {
 			continue
 		}
-		asks.Go(func() { l.askOne(ctx, v.ID) })
+		asks.Go(func() { _, _ = l.askOne(ctx, v.ID) }) // who does not answer is not heard
 	}
 }
 
