@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pgvrrp/internal/agent"
+	"pgvrrp/internal/child"
 	"pgvrrp/internal/cli"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/postgres"
@@ -149,8 +149,10 @@ func withPatience(ctx context.Context, d time.Duration) context.Context {
 func hostEnds(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // any state but running is a failure of the command
-	return strings.TrimSpace(string(out)) == "stopping"
+	var out strings.Builder
+	// Any state but running is a failure of the command.
+	_, _ = child.Run(ctx, child.Command{Argv: []string{"systemctl", "is-system-running"}, Stdout: &out, Dir: "/"})
+	return strings.TrimSpace(out.String()) == "stopping"
 }
 
 func initCommand(h machine) *ufcli.Command {

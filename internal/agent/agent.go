@@ -410,6 +410,14 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 		cancel()
 		a.post(func() { a.parked, a.parkedAt = act.Epoch, a.o.Now() })
 		a.lookAfter(ctx, &d)
+	case core.Hold:
+		hctx, cancel := context.WithTimeout(ctx, holdTime)
+		d.Result, d.Err = a.o.Database.Do(hctx, act)
+		cancel()
+		if d.Err != nil && ctx.Err() == nil {
+			d.Err = a.mustNotAnswer(ctx, d.Err)
+		}
+		a.lookAfter(ctx, &d)
 	default:
 		d.Result, d.Err = a.o.Database.Do(ctx, act)
 		a.lookAfter(ctx, &d)
@@ -426,6 +434,24 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 	return d
 }
 
+// holdTime is how long a server may take to be put on hold.
+const holdTime = 2 * time.Second
+
+// mustNotAnswer stops a primary that can't be put on hold: nobody may hear of a commit that it makes. One that was never ours, because
+// nothing was ever promised here, is left alone.
+func (a *Agent) mustNotAnswer(ctx context.Context, why error) error {
+	s, ok := a.o.Database.Look(ctx)
+	if a.marks.get().Promise == 0 || ok && (!s.Running || s.Answering && s.InRecovery) {
+		return why
+	}
+	if hold, ok := core.ParseSSN(s.SSN); ok && s.Answering && hold.IsHold() {
+		return why // it is on hold, whatever failed
+	}
+	a.o.Log.Error("the server can't be put on hold: stopping it", "reason", why)
+	_, err := a.o.Database.Do(ctx, core.Action{Kind: core.Stop})
+	return errors.Join(why, err)
+}
+
 // lookAfter adds to an outcome what the server is like after it.
 func (a *Agent) lookAfter(ctx context.Context, d *core.Done) {
 	s, ok := a.o.Database.Look(context.WithoutCancel(ctx))
@@ -437,8 +463,12 @@ func (a *Agent) lookAfter(ctx context.Context, d *core.Done) {
 	a.post(func() { a.server, a.looked = s, true })
 }
 
-// orderTime is the patience with a call to vrrpd.
-const orderTime = 2 * time.Second
+// orderTime is the patience with a call to vrrpd. A rule has less: commits may wait for it, and behind a leader that has just died there
+// soon is another one.
+const (
+	orderTime = 2 * time.Second
+	ruleTime  = 300 * time.Millisecond
+)
 
 // begin starts a call beside the queue.
 func (a *Agent) begin(act core.Action) {
@@ -474,7 +504,7 @@ func (a *Agent) begin(act core.Action) {
 			a.o.Log.Debug("call done", "act", act.String(), "took", time.Since(began))
 		}
 		a.post(func() { a.stepOf(machine, d) })
-		return nil
+		return nil //nolint:nilerr // the machine takes the outcome
 	})
 }
 
@@ -488,7 +518,9 @@ func (a *Agent) call(ctx context.Context, act core.Action) core.Done {
 	case core.ReportPledge:
 		d.Err = a.o.Vrrpd.Pledge(octx, control.PledgeReport{Resource: name, Epoch: act.Epoch, SystemID: act.SystemID, TLI: act.Pos.TLI, LSN: act.Pos.LSN})
 	case core.SetRule:
-		d.Err = a.o.Vrrpd.SetRule(octx, control.RuleRequest{Resource: name, Epoch: act.Epoch, Version: act.Ver, S: append([]string{}, act.Names...), TLI: act.TLI, SwitchLSN: act.LSN})
+		rctx, cancel := context.WithTimeout(ctx, ruleTime)
+		defer cancel()
+		d.Err = a.o.Vrrpd.SetRule(rctx, control.RuleRequest{Resource: name, Epoch: act.Epoch, Version: act.Ver, S: append([]string{}, act.Names...), TLI: act.TLI, SwitchLSN: act.LSN})
 		d.Unknown = d.Err != nil
 	case core.Release:
 		d.Err = a.o.Vrrpd.GiveBack(octx, control.GiveBackRequest{Resource: name, Epoch: act.Epoch, Prefer: act.Node, Reason: act.Text})
@@ -569,14 +601,21 @@ func (a *Agent) tellVerdict() {
 	v := a.verdict
 	a.calls.Go(func() error {
 		ctx, cancel := context.WithTimeout(a.ctx, orderTime)
-		err := a.o.Vrrpd.AgentEligible(ctx, control.EligibleRequest{Resource: a.o.Settings.Resource, Eligible: v.On, Reason: v.Text})
-		cancel()
-		a.telling.Store(false)
-		if err != nil {
+		defer cancel()
+		told := true
+		if err := a.o.Vrrpd.AgentEligible(ctx, control.EligibleRequest{Resource: a.o.Settings.Resource, Eligible: v.On, Reason: v.Text}); err != nil {
+			told = false
 			a.o.Log.Debug("tell vrrpd the verdict", "reason", err)
+			t := time.NewTimer(attachLast)
+			defer t.Stop()
+			select {
+			case <-a.ctx.Done():
+			case <-t.C:
+			}
 		}
+		a.telling.Store(false)
 		a.post(func() {
-			if a.verdict.On != v.On || a.verdict.Text != v.Text {
+			if !told || a.verdict.On != v.On || a.verdict.Text != v.Text {
 				a.tellVerdict()
 			}
 		})
@@ -664,5 +703,9 @@ func (a *Agent) findings(ctx context.Context) []postgres.Finding {
 	if !ok {
 		return nil
 	}
-	return d.Doctor(ctx, len(a.known.Nodes))
+	nodes := 0
+	if err := a.ask(ctx, func() { nodes = len(a.known.Nodes) }); err != nil {
+		return nil
+	}
+	return d.Doctor(ctx, nodes)
 }

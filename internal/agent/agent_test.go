@@ -85,6 +85,7 @@ type fakeServer struct {
 	mu    sync.Mutex
 	s     core.Server
 	block map[core.Kind]chan struct{}
+	fail  map[core.Kind]error
 }
 
 func (f *fakeServer) set(change func(*core.Server)) {
@@ -111,9 +112,13 @@ func (f *fakeServer) Do(ctx context.Context, a core.Action) (core.Result, error)
 			return core.Result{}, ctx.Err()
 		}
 	}
-	f.add("end %s", a.Kind)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if err := f.fail[a.Kind]; err != nil {
+		f.add("failed %s", a.Kind)
+		return core.Result{}, err
+	}
+	f.add("end %s", a.Kind)
 	switch a.Kind {
 	case core.Hold:
 		f.s.SSN = core.SSN{Hold: true}.String()
@@ -150,6 +155,7 @@ type fakeVrrpd struct {
 	hellos  int
 	ruled   func(control.RuleRequest)
 	verdict []string
+	deaf    int // verdicts that get no answer
 }
 
 func (v *fakeVrrpd) Agent(ctx context.Context, h control.AgentHello, f func(control.AgentEvent) error) error {
@@ -178,6 +184,10 @@ func (v *fakeVrrpd) Agent(ctx context.Context, h control.AgentHello, f func(cont
 func (v *fakeVrrpd) AgentEligible(_ context.Context, q control.EligibleRequest) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.deaf > 0 {
+		v.deaf--
+		return errors.New("no answer")
+	}
 	v.verdict = append(v.verdict, fmt.Sprintf("%t %s", q.Eligible, q.Reason))
 	return nil
 }
@@ -383,13 +393,14 @@ func TestReconnect(t *testing.T) {
 		if v.hellos < 95 || v.hellos > 120 {
 			t.Errorf("got %d tries in 10 s, want one each 100 ms", v.hellos)
 		}
-		v.down, v.verdict = false, nil
+		v.down, v.verdict, v.deaf = false, nil, 3
 		v.mu.Unlock()
 		if s, err := b.Status(t.Context()); err != nil || s.Connected || s.Refused != "no such file" {
 			t.Errorf("got %+v, %v, want the refusal", s, err)
 		}
 		time.Sleep(100 * time.Millisecond)
 		b.say(b.mine(0, "", 0, 0))
+		time.Sleep(time.Second)
 		synctest.Wait()
 		b.want("again", "hello n1 resource pg system 7 version 15 port 5432")
 		v.mu.Lock()
@@ -445,6 +456,7 @@ func TestWithoutVrrpd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, func(b *bench) {
 			b.vrrpd.down = true
+			b.keeper.files[marksName] = `{"promise":3}`
 			b.keeper.files[familyName] = `{"self":"n1","nodes":{"n1":["10.78.0.1"],"n2":["10.78.0.2"]}}`
 		})
 		defer b.stop()
@@ -452,6 +464,36 @@ func TestWithoutVrrpd(t *testing.T) {
 		synctest.Wait()
 		b.want("alone", "begin hold", "end hold")
 	})
+}
+
+// TestNoHold: a primary that can't be put on hold is stopped, unless nothing was ever promised here or it is a standby.
+func TestNoHold(t *testing.T) {
+	for name, tt := range map[string]struct {
+		promise string
+		standby bool
+		want    []string
+	}{
+		"promised":       {`{"promise":3}`, false, []string{"begin hold", "failed hold", "begin stop", "end stop"}},
+		"never promised": {`{"promise":0}`, false, []string{"begin hold", "failed hold"}},
+		"standby":        {`{"promise":3}`, true, []string{"begin hold", "failed hold"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, func(b *bench) {
+					b.keeper.files[marksName] = tt.promise
+					b.server.s.InRecovery = tt.standby
+					b.server.fail = map[core.Kind]error{core.Hold: errors.New("no session")}
+				})
+				defer b.stop()
+				synctest.Wait()
+				b.take()
+				if d := b.carryOut(t.Context(), core.Action{ID: 9, Kind: core.Hold}); d.Err == nil || d.ID != 9 || d.Server == nil {
+					t.Errorf("got %+v, want a failure and a look", d)
+				}
+				b.want("hold", tt.want...)
+			})
+		})
+	}
 }
 
 // TestMessages: a standby's leave reaches the machine, and the answer whoever waits for it.

@@ -50,7 +50,6 @@ type Machine struct {
 const (
 	lookTime   = time.Second            // a look
 	silence    = time.Second            // a server that answered so long ago, and runs on, may just be busy
-	holdTime   = 2 * time.Second        // a primary that can't be put on hold in this time is stopped
 	proofTime  = 200 * time.Millisecond // ProveSSN
 	probeTime  = time.Second            // a probe of another node's server
 	followTime = 300 * time.Millisecond // from a new upstream to its first answer; the looks tell the rest
@@ -273,7 +272,7 @@ func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 	}
 	switch a.Kind {
 	case core.Hold:
-		return core.Result{}, m.hold(ctx, srv, drv)
+		return core.Result{}, drv.Hold(ctx)
 	case core.Fence:
 		r, err := drv.Fence(ctx, postgres.FenceOptions{KillAfter: killAfter})
 		return core.Result{SystemID: r.SystemID, Pos: core.Position{TLI: r.Timeline, LSN: uint64(r.LSN)}}, err
@@ -313,24 +312,6 @@ func settingNames(s core.SSN) []string {
 		names = append(names, postgres.HoldName)
 	}
 	return names
-}
-
-// hold puts the server on hold. A primary that takes no orders any more is stopped: nobody may hear of a commit that it makes.
-func (m *Machine) hold(ctx context.Context, srv *postgres.Server, drv *postgres.Driver) error {
-	hctx, cancel := context.WithTimeout(ctx, holdTime)
-	err := drv.Hold(hctx)
-	cancel()
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	m.mu.Lock()
-	standby := m.seen.Answered && m.seen.InRecovery
-	m.mu.Unlock()
-	if standby {
-		return err
-	}
-	m.Log.Error("the server can't be put on hold, stopping it", "reason", err)
-	return errors.Join(err, srv.Stop(ctx, postgres.Immediate))
 }
 
 func (m *Machine) prove(ctx context.Context, drv *postgres.Driver, a core.Action) (core.Result, error) {

@@ -202,7 +202,8 @@ func (p *pair) until(name, what string, cond func(core.Server) bool) core.Server
 			return s
 		}
 		if time.Now().After(end) {
-			p.t.Fatalf("%s: not %s: %+v", name, what, s)
+			text, err := os.ReadFile(filepath.Join(p.n[name].Config.DataDir, "log", "pgnotify-start.log"))
+			p.t.Fatalf("%s: not %s: %+v\n%s %v", name, what, s, text[max(0, len(text)-3000):], err)
 		}
 	}
 }
@@ -276,6 +277,11 @@ func TestMachine(t *testing.T) {
 		t.Errorf("barrier %X, setting %q, standby %+v", r.Barrier, s.SSN, s.Standbys[0])
 	}
 	p.do("n1", core.Action{Kind: core.Nudge})
+
+	// A standby keeps WAL for its peers too.
+	if err := p.n["n2"].Upkeep(t.Context(), Upkeep{Peers: []string{"n1"}, Flushed: map[string]uint64{"n1": s.Pos.LSN}}); err != nil {
+		t.Fatal(err)
+	}
 
 	// The standby is cut off and led back.
 	p.do("n2", core.Action{Kind: core.Fence, Epoch: 3})

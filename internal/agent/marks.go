@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"sync"
 
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/postgres"
@@ -35,7 +36,14 @@ type keptMark struct {
 // marks are the marks on disk. One goroutine writes them.
 type marks struct {
 	keeper Keeper
+	mu     sync.Mutex // for those that only look
 	now    kept
+}
+
+func (m *marks) get() kept {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
 }
 
 // openMarks reads the marks. What can't be read is an error: an agent that forgot its promise could break it.
@@ -77,6 +85,8 @@ func (m *marks) persist(a core.Action) error {
 	if err := m.keeper.Keep(marksName, next); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.now = next
 	return nil
 }

@@ -40,9 +40,24 @@ type NodeStatus struct {
 
 // Status tells what the agent knows.
 func (a *Agent) Status(ctx context.Context) (s Status, err error) {
-	err = a.ask(ctx, func() { s = a.status() })
-	return s, err
+	if err = a.ask(ctx, func() { s = a.status() }); err != nil || s.Resource.Phase == core.Active.String() || !s.Connected {
+		return s, err
+	}
+	// What is missing, the leader of the quorum's log knows; vrrpd asks it.
+	mctx, cancel := context.WithTimeout(ctx, missingTime)
+	defer cancel()
+	if v, verr := a.o.Vrrpd.Status(mctx); verr == nil && v.Quorum != nil {
+		for _, r := range v.Quorum.Resources {
+			if r.Name == s.Resource.Name && s.Resource.Missing == "" {
+				s.Resource.Missing = r.Missing
+			}
+		}
+	}
+	return s, nil
 }
+
+// missingTime is how long a status waits for the sentence that says what is missing.
+const missingTime = 500 * time.Millisecond
 
 func (a *Agent) status() Status {
 	r := a.resource
@@ -208,7 +223,7 @@ func (a *Agent) Await(ctx context.Context, say func(string)) (string, error) {
 		case r.Mine && r.Live && a.opened == r.Epoch:
 			text = "this node is the active holder"
 			return true, nil
-		case s.Answering && s.InRecovery && s.Upstream != "" && s.Upstream == r.Holder && a.marks.now.Marker == core.NoMarker:
+		case s.Answering && s.InRecovery && s.Upstream != "" && s.Upstream == r.Holder && a.marks.get().Marker == core.NoMarker:
 			text = "streams from " + r.Holder
 			return true, nil
 		}
@@ -410,6 +425,7 @@ func (a *Agent) Hook(ctx context.Context, state string) (string, error) {
 // Doctor is what is not as it should be: of the server, and of what the agent sees of the others.
 func (a *Agent) Doctor(ctx context.Context) ([]postgres.Finding, error) {
 	all := a.findings(ctx)
+	var peers []string
 	add := func(s postgres.Severity, subject, problem, fix string) {
 		all = append(all, postgres.Finding{Severity: s, Subject: subject, Problem: problem, Fix: fix})
 	}
@@ -419,7 +435,8 @@ func (a *Agent) Doctor(ctx context.Context) ([]postgres.Finding, error) {
 			add(postgres.Fault, "vrrpd", "no connection: "+a.refused, "See systemctl status vrrpd, and agent_user in vrrpd.conf.")
 		}
 		own, now := a.o.Database.Version(), a.o.Now()
-		for _, p := range a.known.peers() {
+		peers = a.known.peers()
+		for _, p := range peers {
 			s, there := a.last[p]
 			switch {
 			case !there || now > s.At+3*tellEvery:
@@ -431,7 +448,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]postgres.Finding, error) {
 				add(postgres.Fault, p, fmt.Sprintf("its data has system identifier %d, the cluster's is %d", s.SystemID, a.resource.SystemID), "Empty its data directory; the agent copies the holder's.")
 			}
 		}
-		if r := a.resource; r.Phase == core.Active.String() && len(r.Rule.S) == 0 && len(a.known.peers()) > 0 {
+		if r := a.resource; r.Phase == core.Active.String() && len(r.Rule.S) == 0 && len(peers) > 0 {
 			add(postgres.Warning, "rule", "no standby is synchronous: the holder has the only copy of what is committed now", "pgnotify explain on the holder says why.")
 		}
 	})
@@ -443,7 +460,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]postgres.Finding, error) {
 			add(postgres.Warning, "quorum", t, "vrrpd status and vrrpd quorum status tell more.")
 		}
 	}
-	for _, p := range a.known.peers() {
+	for _, p := range peers {
 		lctx, cancel := context.WithTimeout(ctx, orderTime)
 		_, lerr := a.o.Database.Call(lctx, core.Action{Kind: core.Look, Node: p})
 		cancel()

@@ -158,6 +158,11 @@ func (s *Server) order(name string, f func(context.Context, Request) (answer, er
 			reply(w, http.StatusBadRequest, answer{Error: fmt.Sprintf("read %s request: %v", name, err)})
 			return
 		}
+		// The request has been read; its deadline would end the waiting for what becomes of it.
+		if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
+			reply(w, http.StatusInternalServerError, answer{Error: fmt.Sprintf("wait for %s: %v", name, err)})
+			return
+		}
 		s.log.Info("order", "order", name, "uid", cred.Uid, "pid", cred.Pid)
 		ans, err := f(r.Context(), q)
 		if err != nil {

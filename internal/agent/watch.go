@@ -132,7 +132,7 @@ func (a *Agent) attach(ctx context.Context) error {
 		again := sctx.Err() != nil
 		cancel()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the run has ended
 		}
 		a.post(func() {
 			a.connected, a.refused = false, ""

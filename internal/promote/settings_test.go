@@ -220,6 +220,29 @@ func TestHostNameWithDomain(t *testing.T) {
 	}
 }
 
+// TestSamples: every pgnotify.toml that is shipped is right for each of its nodes.
+func TestSamples(t *testing.T) {
+	files, err := filepath.Glob("../../etc/*/pgnotify.toml")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%d files, want at least 5: %v", len(files), err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, node := range []string{"n1", "n2"} {
+			s, err := Parse(file, text, node)
+			if err != nil {
+				t.Error(err)
+			}
+			if s.Quorum() != strings.Contains(file, "quorum") {
+				t.Errorf("%s: quorum mode %t", file, s.Quorum())
+			}
+		}
+	}
+}
+
 func TestLoad(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "missing.toml")); err == nil || !strings.HasPrefix(err.Error(), "read settings: open ") {
 		t.Errorf("got %v", err)

@@ -185,6 +185,7 @@ type caller struct {
 	turn chan struct{} // holds a value while a call runs
 	conn net.Conn
 	in   *bufio.Reader
+	used time.Time // when conn answered last
 }
 
 // run closes what is open when ctx ends.
@@ -227,6 +228,9 @@ func (c *callers) call(ctx context.Context, id string, q call) (answer, error) {
 		return answer{}, fmt.Errorf("ask voter %s: %w", id, ctx.Err())
 	}
 	defer func() { <-p.turn }()
+	if time.Since(p.used) > callIdle/2 {
+		p.close() // the other side hangs up on who is silent, and a command is not sent twice
+	}
 	stale := p.conn != nil
 	a, err := p.ask(ctx, c.net, id, q)
 	if err != nil && stale && ctx.Err() == nil && q.Apply == nil {
@@ -275,6 +279,7 @@ func (p *caller) ask(ctx context.Context, n *link.Network, id string, q call) (_
 	if err = json.Unmarshal(line, &a); err != nil {
 		return answer{}, err
 	}
+	p.used = time.Now()
 	return a, nil
 }
 

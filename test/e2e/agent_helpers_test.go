@@ -60,7 +60,8 @@ func newTrio(t *testing.T) *trio {
 		if strings.HasPrefix(h.Name(), "w") {
 			continue
 		}
-		writeFile(t, h, pgnotifyToml, strings.ReplaceAll(sampleFile(t, trioSample, "pgnotify.toml"), sampleData, s.pg.DataDir), 0o644)
+		toml := strings.ReplaceAll(sampleFile(t, trioSample, "pgnotify.toml"), sampleData, s.pg.DataDir)
+		writeFile(t, h, pgnotifyToml, toml+"\n[http]\nlisten = \"[::]:8008\"\n", 0o644)
 		run(t, h, "/usr/bin/install", "-d", "-o", "postgres", "-g", "postgres", "-m", "0700", pgnotifyState)
 		run(t, h, "/usr/bin/install", "-d", "-o", "postgres", "-g", "postgres", s.pg.DataDir[:strings.LastIndexByte(s.pg.DataDir, '/')])
 		run(t, h, "/usr/bin/install", "-d", "-o", "postgres", "-g", "postgres", "-m", "0700", s.pg.DataDir)

@@ -3,6 +3,9 @@
 package e2e
 
 import (
+	"fmt"
+	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -176,3 +179,179 @@ func TestAgentSurvives(t *testing.T) {
 }
 
 func sleep(d time.Duration) { <-time.After(d) }
+
+// TestAgentDoubleFailure: two data nodes lose their power, at once and one after the other; the third goes on by itself with every
+// acknowledged commit, and the others come back.
+func TestAgentDoubleFailure(t *testing.T) {
+	s := newTrio(t)
+	run(t, s.l.Host("n1"), "pgnotify", "init")
+	holder := s.whole()
+	m, err := meter.Start(within(t, 10*time.Minute), meter.Config{
+		Conninfo: s.pg.MeterConninfo(lab.VIP(1).String()), Dial: s.l.Client().Dial, Writers: 8, Interval: 2 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := func(but ...string) (all []string) {
+		for _, n := range []string{"n1", "n2", "n3"} {
+			if !slices.Contains(but, n) {
+				all = append(all, n)
+			}
+		}
+		return all
+	}
+	for name, fail := range map[string]func() []string{
+		"primary and a standby at once": func() []string {
+			gone := []string{holder, others(holder)[0]}
+			if _, err := s.l.PowerLoss(within(t, patience), gone...); err != nil {
+				t.Fatal(err)
+			}
+			return gone
+		},
+		"both standbys at once": func() []string {
+			gone := others(holder)
+			if _, err := s.l.PowerLoss(within(t, patience), gone...); err != nil {
+				t.Fatal(err)
+			}
+			return gone
+		},
+		"primary, then the new primary": func() []string {
+			first := holder
+			if _, err := s.l.PowerLoss(within(t, patience), first); err != nil {
+				t.Fatal(err)
+			}
+			sleep(2 * time.Second)
+			second := s.whole(first)
+			if _, err := s.l.PowerLoss(within(t, patience), second); err != nil {
+				t.Fatal(err)
+			}
+			return []string{first, second}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.t = t
+			defer func() { s.t = t }()
+			since := m.Mark(name)
+			began := lab.ReadLoad()
+			gone := fail()
+			last := time.Now()
+			at, err := m.WaitAck(within(t, longPatience), last.Add(100*time.Millisecond))
+			if err != nil {
+				s.dump(t)
+				t.Fatal(err)
+			}
+			longest := time.Duration(0)
+			for _, o := range m.Outages() {
+				if o.End.After(since) {
+					longest = max(longest, o.Duration)
+				}
+			}
+			t.Logf("gone %v, commits again %s after the last failure, longest outage %s; stalled %.0f %%", gone, at.Sub(last).Round(time.Millisecond), longest.Round(time.Millisecond),
+				lab.ReadLoad().StalledSince(began))
+			var back []*lab.Host
+			for _, n := range gone {
+				if err := s.l.Host(n).Boot(within(t, patience)); err != nil {
+					t.Fatal(err)
+				}
+				back = append(back, s.l.Host(n))
+			}
+			s.start(back...)
+			healed := time.Now()
+			holder = s.whole()
+			t.Logf("whole again after %s, holder %s", time.Since(healed).Round(time.Millisecond), holder)
+		})
+	}
+	s.t = t
+	r, err := m.Report(within(t, patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(r)
+	if len(r.Lost) > 0 || r.Unknown > 0 || r.Acked == 0 {
+		t.Errorf("acknowledged %d, lost %d, never written %d; want none but the first", r.Acked, len(r.Lost), r.Unknown)
+	}
+}
+
+// TestAgentOutages: the primary is cut off with writes on their way, and everything loses its power at once.
+func TestAgentOutages(t *testing.T) {
+	s := newTrio(t)
+	run(t, s.l.Host("n1"), "pgnotify", "init")
+	holder := s.whole()
+	m, err := meter.Start(within(t, 10*time.Minute), meter.Config{
+		Conninfo: s.pg.MeterConninfo(lab.VIP(1).String()), Dial: s.l.Client().Dial, Writers: 8, Interval: 2 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.WaitAck(within(t, longPatience), time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	since := m.Mark("the primary is cut off")
+	old := holder
+	if err := s.l.Isolate([]string{old}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.WaitAck(within(t, longPatience), since.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.pg.SQL(within(t, patience), old, "SHOW synchronous_standby_names")
+	if err != nil || !strings.Contains(got, "pgnotify_hold") {
+		t.Errorf("%s is cut off: synchronous_standby_names is %q, %v; want the hold", old, got, err)
+	}
+	// What it writes now is nobody's: it must not come back.
+	if _, err := s.pg.SQL(within(t, patience), old, "SET synchronous_commit = local; CREATE TABLE ghost (); CHECKPOINT"); err != nil {
+		t.Logf("ghost: %v", err)
+	}
+	healed := time.Now()
+	if err := s.l.Heal(); err != nil {
+		t.Fatal(err)
+	}
+	holder = s.whole()
+	t.Logf("healed: whole after %s, holder %s", time.Since(healed).Round(time.Millisecond), holder)
+	for _, n := range []string{"n1", "n2", "n3"} {
+		if got, err := s.pg.SQL(within(t, patience), n, "SELECT count(*) FROM pg_class WHERE relname = 'ghost'"); err != nil || strings.TrimSpace(got) != "0" {
+			t.Errorf("%s: %q ghosts, %v", n, got, err)
+		}
+	}
+	all := []string{"n1", "n2", "n3", "w1", "w2"}
+	if _, err := s.l.PowerLoss(within(t, patience), all...); err != nil {
+		t.Fatal(err)
+	}
+	m.Mark("everything without power")
+	for k := range all { // the last holder comes last
+		n := all[(slices.Index(all, holder)+1+k)%len(all)]
+		if err := s.l.Host(n).Boot(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		s.start(s.l.Host(n))
+		sleep(500 * time.Millisecond)
+	}
+	back := time.Now()
+	holder = s.whole()
+	t.Logf("power is back: whole after %s, holder %s", time.Since(back).Round(time.Millisecond), holder)
+	if _, err := m.WaitAck(within(t, longPatience), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := m.Report(within(t, patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(r)
+	if len(r.Lost) > 0 || r.Unknown > 0 || r.Acked == 0 {
+		t.Errorf("acknowledged %d, lost %d, never written %d; want none but the first", r.Acked, len(r.Lost), r.Unknown)
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: s.l.Client().Dial, DisableKeepAlives: true}}
+	for _, n := range []string{"n1", "n2", "n3"} {
+		for path, atHolder := range map[string]bool{"primary": true, "replica": false, "sync": false} {
+			resp, err := client.Get(fmt.Sprintf("http://%s:8008/%s", s.l.Host(n).Addr(lab.LAN), path))
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			resp.Body.Close()
+			if want := map[bool]int{true: 200, false: 503}[atHolder == (n == holder)]; resp.StatusCode != want {
+				t.Errorf("%s /%s: got %d, want %d", n, path, resp.StatusCode, want)
+			}
+		}
+	}
+}

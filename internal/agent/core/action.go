@@ -30,7 +30,8 @@ const (
 	Reserve
 	// Unreserve removes comment-only history files above the highest real timeline.
 	Unreserve
-	// PromoteTo calls pg_promote(false) and polls until the server is out of recovery. Result: TLI, SwitchLSN, EndLSN.
+	// PromoteTo looks once more that PostgreSQL would choose TLI, calls pg_promote(false) and polls until the server is out of
+	// recovery. Result: TLI, SwitchLSN, EndLSN.
 	PromoteTo
 	// WriteSSN writes SSN, reloads, and is done once a fresh session sees it.
 	WriteSSN

@@ -159,6 +159,9 @@ func (a *Agent) switching() bool {
 	}
 	abort := func(why string) bool {
 		a.say("switchover to %s aborted: %s", c.to, why)
+		if c.step >= changeDrop {
+			a.opened = 0 // the address comes back
+		}
 		*c = change{}
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 // grant is how far the grant of an epoch has come here.
 type grant struct {
 	epoch    uint64
+	server   uint64 // the postmaster: another one has not seen what was done for the grant
 	since    time.Duration
 	keep     bool // a running Rule.Holder: nothing is promoted, S stays
 	tli      uint32
@@ -37,7 +38,7 @@ func (a *Agent) granted() {
 			a.abandon("a former run of the agent has tried this epoch already")
 			return
 		}
-		*g = grant{epoch: v.Epoch, since: a.now, tli: v.Timeline}
+		*g = grant{epoch: v.Epoch, server: a.srv.Postmaster, since: a.now, tli: v.Timeline}
 		a.ruling = ruling{epoch: v.Epoch}
 		if !a.srv.InRecovery {
 			if !a.rightful() {
@@ -56,7 +57,7 @@ func (a *Agent) granted() {
 		return
 	}
 	a.at(due)
-	if g.keep && a.srv.InRecovery || g.end != 0 && (a.srv.InRecovery || a.srv.Pos.TLI != g.tli) {
+	if a.srv.Postmaster != g.server || g.end != 0 && a.srv.InRecovery {
 		a.abandon("PostgreSQL was restarted during the grant")
 		return
 	}

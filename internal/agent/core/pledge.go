@@ -28,16 +28,16 @@ func (a *Agent) down() {
 	case a.marker == Rewinding || a.marker == Cloning:
 		a.copyAgain("a rewind or a copy was not finished")
 		return
-	case a.marker == Rewound && (a.fails > 3 || a.follow.tries >= 2):
+	case a.marker == Rewound && (a.fails > 3 || a.follow.tries >= 2 && !a.rule.Has(a.o.Node)):
 		a.copyAgain("what was rewound or copied does not start, or does not stream")
 		return
-	case a.marker == Rewound:
+	case a.marker == Rewound && !a.rule.Has(a.o.Node):
 		// It must stream before it is consistent. Whether it can from this holder, PostgreSQL tells.
 		if a.heldByOther() && v.Phase == Active {
 			a.startStandby(v.Holder)
 		}
 		return
-	case a.fails > 3 && a.replaceable():
+	case a.fails > 3 && a.view.Phase == Active && a.heldByOther():
 		a.copyAgain("PostgreSQL does not start")
 		return
 	}
@@ -131,6 +131,9 @@ func (a *Agent) rightful() bool {
 func (a *Agent) runsStandby() {
 	v := &a.view
 	switch {
+	case a.marker == Rewound && a.rule.Has(a.o.Node):
+		// The rule names it: it has streamed, though this agent did not see it.
+		a.do(Action{Kind: PersistMarker, Pos: a.srv.Pos})
 	case a.live() && a.active == v.Epoch:
 		if a.change.stopping(v.Epoch) {
 			a.afterStop()

@@ -158,10 +158,7 @@ func (a *Agent) readLog(act Action, d Done) {
 // rebuild is the ladder below following: rewind once the holder is ready for it, else copy. s is the holder as it was just seen.
 func (a *Agent) rebuild(s *Source) {
 	f := &a.follow
-	if a.view.Phase == Active && a.rule.Has(a.o.Node) && !a.away.on {
-		// As long as the rule names us our data counts. With min_copies the holder may keep us in it for ever: tell it.
-		a.ask(Action{Kind: Leave, Node: s.Node, Epoch: a.view.Epoch, On: true, Text: f.reason})
-	}
+	a.letGo()
 	if !a.mayRebuild() {
 		return
 	}
@@ -180,6 +177,14 @@ func (a *Agent) rebuild(s *Source) {
 	}
 	a.say("the data directory is %s%s: %s", how, s.Node, f.reason)
 	a.rebuilding()
+}
+
+// letGo tells an active holder that this server can't stream as it is. As long as the rule names us our data counts, and with
+// min_copies the holder may keep us in it for ever.
+func (a *Agent) letGo() {
+	if a.view.Phase == Active && a.heldByOther() && a.rule.Has(a.o.Node) && !a.away.on {
+		a.ask(Action{Kind: Leave, Node: a.view.Holder, Epoch: a.view.Epoch, On: true, Text: a.follow.reason})
+	}
 }
 
 // rebuilding goes on with a rewind or a copy; it reports whether there is one. The marker is on disk before the first byte changes.
@@ -238,6 +243,7 @@ func (a *Agent) cancelClone() {
 // copyAgain is for a server that can't run as it is: a new copy, once there is somebody to copy.
 func (a *Agent) copyAgain(why string) {
 	a.follow.reason = why
+	a.letGo()
 	if !a.replaceable() {
 		return
 	}

@@ -205,6 +205,10 @@ func (a *Agent) manage() {
 		a.do(Action{Kind: Nudge}) // waiting commits are let go with the next reply only
 		return
 	}
+	if a.opened != v.Epoch && a.atLeast() > 0 && !a.flag && a.setting(a.rule.S).Hold {
+		a.do(Action{Kind: ProveSSN, SSN: a.setting(a.rule.S), Probe: true}) // too few copies: do commits wait already?
+		return
+	}
 	if a.opened != v.Epoch {
 		a.opened = v.Epoch
 		a.tell(Action{Kind: Open, Epoch: v.Epoch})

@@ -21,7 +21,7 @@ type node struct {
 	disk        disk
 	pg          postgres
 	tries       int
-	frozen      int64
+	held        bool // the last SSN that was written is the hold
 
 	// vrrpd
 	vrrpd     bool
@@ -73,7 +73,7 @@ func (n *node) startAgent() {
 			peers = append(peers, p.name)
 		}
 	}
-	n.agent = core.New(core.Options{Node: n.name, Peers: peers, OnCrash: s.profile.crash, Rewind: s.profile.rewind, Clone: true},
+	n.agent = core.New(core.Options{Node: n.name, Peers: peers, OnCrash: s.profile.crash, Rewind: s.profile.rewind, Clone: true, Times: s.profile.times},
 		core.Marks{Promise: n.promise, Attempted: n.attempted, Marker: n.marker, Mark: n.mark})
 	s.trace("%s: the agent starts: promise %d, attempted %d, marker %q", n.name, n.promise, n.attempted, n.marker)
 	n.report = report{}
@@ -102,7 +102,8 @@ func (n *node) stopAgent() {
 // poll looks at the server again and again.
 func (n *node) poll() {
 	f := n.facts()
-	n.toAgent(f)
+	// A look takes its time: what it tells may be older than the outcome of an action that comes before it.
+	n.s.at(n.s.r.soon(100*time.Microsecond, 3*time.Millisecond, 60*time.Millisecond), n.ofRun(func() { n.event(f) }))
 	n.s.at(n.s.r.soon(15*time.Millisecond, 35*time.Millisecond, 200*time.Millisecond), n.ofRun(n.poll))
 }
 
@@ -180,6 +181,7 @@ func (n *node) work() {
 	n.queue = n.queue[1:]
 	n.working = true
 	run := n.run
+	n.trip(s.profile.trip)
 	finish := func(res core.Result, err error) {
 		if n.run != run || !n.agentUp {
 			return
@@ -211,6 +213,21 @@ func (n *node) work() {
 		s.at(d, g)
 	}
 	n.perform(a, later, finish)
+}
+
+// trip has the agent or the power go in the middle of what is about to begin.
+func (n *node) trip(p float64) {
+	s := n.s
+	if !s.chaos || s.now < int64(time.Second) || !s.r.chance(p) {
+		return
+	}
+	s.at(s.r.between(0, 20*time.Millisecond), n.ofRun(func() {
+		if s.r.chance(0.3) {
+			s.powerLoss(n, s.r.between(50*time.Millisecond, 3*time.Second))
+		} else {
+			n.restartAgent(s.r.between(0, time.Second))
+		}
+	}))
 }
 
 type (
@@ -246,6 +263,7 @@ func (n *node) perform(a core.Action, later later, finish finish) {
 	case core.Hold:
 		n.include(include{s.plant.hold(n), d.file.conninfo}, later, finish)
 	case core.WriteSSN:
+		n.held = false
 		n.include(include{a.SSN, d.file.conninfo}, later, finish)
 	case core.Follow:
 		n.include(include{d.file.ssn, a.Node}, later, finish)
@@ -469,7 +487,7 @@ func (n *node) rewind(a core.Action, later later, finish finish) {
 		s.fail("%s rewinds while PostgreSQL runs", n.name)
 	}
 	ready := func() bool {
-		return s.linked(n, x) && x.pg.pm == pm && pm != 0 && x.pg.primary && !x.pg.closing && x.pg.ready
+		return s.linked(n, x) && x.pg.pm == pm && pm != 0 && x.pg.primary && !x.pg.closing && s.plant.ready(x)
 	}
 	if !ready() || s.chaos && s.r.chance(0.05) {
 		later(20*time.Millisecond, func() { finish(none, errGarbage) })
@@ -563,6 +581,7 @@ func (n *node) call(a core.Action) {
 		}))
 	case core.SetRule:
 		s.plant.setRule(n, a)
+		n.trip(5 * s.profile.trip)
 		s.at(short, n.ofRun(func() {
 			if !n.vrrpd || n.holding != a.Epoch || n.until <= s.now {
 				answer(none, errLease, false)
@@ -576,7 +595,7 @@ func (n *node) call(a core.Action) {
 		}))
 	case core.Release:
 		s.at(short, n.ofRun(func() {
-			if !n.vrrpd {
+			if !n.vrrpd || n.known == 0 || s.versions[n.known-1].Epoch != a.Epoch || !s.versions[n.known-1].Holds(n.name, n.boot) {
 				answer(none, errRefused, false)
 				return
 			}
@@ -588,11 +607,14 @@ func (n *node) call(a core.Action) {
 	case core.ReadLog:
 		d := s.r.soon(time.Millisecond, 8*time.Millisecond, 500*time.Millisecond)
 		s.at(d, n.ofRun(func() {
-			if !s.reach(n) {
+			switch {
+			case s.plant.StaleRead && n.vrrpd && n.known > 0:
+			case !s.reach(n):
 				answer(none, errRefused, false)
 				return
+			default:
+				n.learn(len(s.versions))
 			}
-			n.learn(len(s.versions))
 			v := n.view(n.known)
 			answer(core.Result{View: &v}, nil, false)
 		}))
@@ -673,6 +695,6 @@ func (n *node) lookAt(a core.Action, answer func(core.Result, error, bool)) {
 		return
 	}
 	f := x.facts()
-	src := &core.Source{Node: x.name, InRecovery: f.InRecovery, SystemID: f.SystemID, TLI: f.Pos.TLI, LSN: f.Pos.LSN, History: f.History, RewindReady: x.pg.ready}
+	src := &core.Source{Node: x.name, InRecovery: f.InRecovery, SystemID: f.SystemID, TLI: f.Pos.TLI, LSN: f.Pos.LSN, History: f.History, RewindReady: s.plant.ready(x)}
 	s.at(s.r.soon(time.Millisecond, 6*time.Millisecond, 300*time.Millisecond), n.ofRun(func() { answer(core.Result{Source: src}, nil, false) }))
 }

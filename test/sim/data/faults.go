@@ -13,8 +13,11 @@ type profile struct {
 	every   time.Duration // mean time between faults
 	weights []int         // by place in faults
 	unknown float64       // commands of the log with an unknown outcome
+	lag     float64       // records that a node hears of late
+	trip    float64       // actions in whose middle the agent or the power goes
 	crash   core.Crash
 	rewind  bool
+	times   core.Times
 }
 
 // faults are all there are. Each has its own end.
@@ -69,6 +72,24 @@ func (s *Sim) faults() []func() {
 			}
 		},
 		func() { s.loseDisk(any()) },
+		func() { // the holder loses the voters and one standby; the other one dies a little later, and comes back without the voters
+			h := holder()
+			a, b := s.nodes[(h.k+1)%3], s.nodes[(h.k+2)%3]
+			if r.chance(0.5) {
+				a, b = b, a
+			}
+			s.cutLog(h, 6*time.Second)
+			s.cutStream(h, a, 6*time.Second)
+			s.at(r.between(500*time.Millisecond, 3*time.Second), func() {
+				s.powerLoss(b, r.between(20*time.Millisecond, 300*time.Millisecond))
+				s.cutLog(b, r.between(time.Second, 4*time.Second))
+			})
+		},
+		func() { // a standby's connection breaks, and the primary does not see it
+			if c := any().pg.receiver; c != nil {
+				s.breakDown(c)
+			}
+		},
 	}
 }
 
@@ -76,16 +97,27 @@ var profiles = []struct {
 	name    string
 	weights []int
 }{
-	{"power", []int{6, 3, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}},
-	{"process", []int{0, 0, 5, 5, 4, 2, 1, 0, 1, 0, 0, 0, 0, 0, 0}},
-	{"network", []int{1, 0, 1, 1, 1, 1, 4, 1, 4, 5, 0, 0, 0, 0, 0}},
-	{"operator", []int{1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 6, 4, 1, 1, 0}},
-	{"all", []int{3, 1, 3, 3, 2, 1, 2, 1, 2, 3, 2, 1, 1, 1, 1}},
+	{"power", []int{6, 3, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0}},
+	{"process", []int{0, 0, 5, 5, 4, 2, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1}},
+	{"network", []int{1, 0, 1, 1, 1, 1, 4, 1, 4, 5, 0, 0, 0, 0, 0, 1, 4}},
+	{"operator", []int{1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 6, 4, 1, 1, 0, 0, 0}},
+	{"grants", []int{2, 0, 5, 2, 4, 4, 5, 1, 0, 2, 1, 0, 0, 0, 0, 1, 0}},
+	{"all", []int{3, 1, 3, 3, 2, 1, 2, 1, 2, 3, 2, 1, 1, 1, 1, 1, 2}},
 }
 
 func (s *Sim) chooseProfile() profile {
 	x := profiles[s.r.intn(len(profiles))]
-	return profile{name: x.name, weights: x.weights, every: pick(&s.r, 300*time.Millisecond, 700*time.Millisecond, 1500*time.Millisecond), unknown: pick(&s.r, 0, 0.03, 0.2),
+	for _, y := range profiles {
+		if y.name == s.o.Profile {
+			x = y
+		}
+	}
+	times := core.Defaults()
+	if s.r.chance(0.5) { // whoever waits long rarely gets into trouble
+		times.Stuck, times.Renew, times.Copies = 500*time.Millisecond, time.Second, 500*time.Millisecond
+	}
+	return profile{name: x.name, times: times, weights: x.weights, every: pick(&s.r, 300*time.Millisecond, 700*time.Millisecond, 1500*time.Millisecond), unknown: pick(&s.r, 0, 0.03, 0.2),
+		trip:  pick(&s.r, 0, 0.003, 0.02),
 		crash: pick(&s.r, core.Failover, core.Failover, core.Restart), rewind: !s.r.chance(0.1)}
 }
 
@@ -93,7 +125,7 @@ func (s *Sim) chooseProfile() profile {
 func (s *Sim) schedule() {
 	if s.now == 0 {
 		s.at(s.o.Chaos, s.heal)
-		s.at(2*time.Second, s.schedule)
+		s.at(pick(&s.r, 2*time.Second, s.r.between(20*time.Millisecond, time.Second)), s.schedule)
 		return
 	}
 	if !s.chaos {
@@ -122,7 +154,6 @@ func (s *Sim) heal() {
 	s.cuts = [3][3]bool{}
 	for _, n := range s.nodes {
 		n.log = true
-		n.pausedUntil = min(n.pausedUntil, s.now)
 		if !n.up {
 			s.powerOn(n)
 		}
@@ -230,6 +261,7 @@ func (s *Sim) loseDisk(n *node) {
 	s.trace("%s loses its disk", n.name)
 	s.powerLoss(n, 5*time.Second)
 	n.incarnation++
+	s.robbed = true
 	n.disk = disk{none: true, files: map[uint32]bool{}}
 	n.promise, n.synced, n.attempted, n.marker, n.mark = 0, 0, 0, core.NoMarker, core.Position{}
 }

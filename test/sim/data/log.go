@@ -100,10 +100,18 @@ func (s *Sim) apply(c record.Command) error {
 	v := len(s.versions)
 	for _, n := range s.nodes {
 		if s.reach(n) {
-			s.at(s.r.soon(300*time.Microsecond, 8*time.Millisecond, 300*time.Millisecond), func() { n.learn(v) })
+			s.at(n.lag(), func() { n.learn(v) })
 		}
 	}
 	return nil
+}
+
+// lag is how long a record takes to a node.
+func (n *node) lag() time.Duration {
+	if n.s.chaos && n.s.r.chance(n.s.profile.lag) {
+		return n.s.r.between(0, 2*time.Second)
+	}
+	return n.s.r.between(300*time.Microsecond, 8*time.Millisecond)
 }
 
 // learn brings a node's vrrpd to version v of the record.
@@ -181,10 +189,10 @@ func (n *node) giveBack(epoch uint64, prefer, why string, answer func(error, boo
 
 func (n *node) startVrrpd() {
 	n.boot++
+	old := n.known
 	n.vrrpd, n.known, n.holding, n.until, n.report = true, 0, 0, 0, report{}
-	if n.s.reach(n) {
-		n.learn(max(1, len(n.s.versions)-n.s.r.intn(2)))
-	}
+	// What its log holds is committed as far as the leader says; before that it knows what a snapshot says.
+	n.learn(max(1, old-n.s.r.intn(8)))
 	n.catchUp()
 	if n.agentUp {
 		n.toAgent(core.Attached{})
@@ -200,7 +208,7 @@ func (n *node) catchUp() {
 		}
 		if n.s.reach(n) {
 			v := len(n.s.versions)
-			n.learn(v)
+			n.s.at(n.lag(), func() { n.learn(v) })
 			// A record that names a former run of ours is released.
 			if r := n.s.record(); r.Holder == n.self() && (r.Phase == record.Granted || r.Phase == record.Active) && (r.HolderBoot != n.boot || r.Epoch <= n.burnt) && n.s.r.chance(0.3) {
 				n.s.propose(n, record.Command{Op: record.Release, Resource: resource, Epoch: r.Epoch, Member: n.self(), Boot: n.boot, Why: "of a former run"}, func(error, bool) {})

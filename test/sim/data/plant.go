@@ -9,6 +9,7 @@ import (
 // never the machine.
 type Plant struct {
 	VolatilePromise bool // the promise is not fsynced
+	StaleRead       bool // the log is read without a barrier
 	EarlySSN        bool // the SSN is loosened before the log has the rule
 	NoBarrier       bool // a Grow neither proves the SSN nor takes a barrier
 	NoHold          bool // a server that is not active runs without the hold
@@ -21,11 +22,23 @@ type Plant struct {
 }
 
 func (p *Plant) hold(n *node) core.SSN {
+	n.held = true
 	if p.NoHold {
 		return core.SSN{}
 	}
 	return core.SSN{Hold: true}
 }
+
+// shown is the SSN that a fresh session sees.
+func (p *Plant) shown(n *node) core.SSN {
+	if p.NoHold && n.held {
+		return core.SSN{Hold: true}
+	}
+	return n.pg.conf.ssn
+}
+
+// ready reports whether the server may be rewound to.
+func (p *Plant) ready(n *node) bool { return n.pg.ready || p.EarlyActive }
 
 func (p *Plant) sent(c *conn) int {
 	if p.AnyFlush {

@@ -102,6 +102,7 @@ type conn struct {
 	upPM, downPM uint64
 	closedUp     bool
 	closedDown   bool
+	unseen       bool // its end does not reach the primary
 	stuck        bool // it can't get beyond the place where its WAL ends
 	cfg          core.SSN
 	priority     int
@@ -201,10 +202,16 @@ func (s *Sim) closeDown(c *conn, silent bool) {
 		}
 	}
 	d := s.r.soon(500*time.Microsecond, 5*time.Millisecond, 100*time.Millisecond)
-	if !s.linked(c.up, c.down) || !c.down.up {
+	if !s.linked(c.up, c.down) || !c.down.up || c.unseen {
 		d = s.r.between(time.Second, 2*time.Second)
 	}
 	s.at(d, func() { s.dropSender(c) })
+}
+
+// breakDown ends the walreceiver; the walsender waits for its timeout.
+func (s *Sim) breakDown(c *conn) {
+	c.unseen = true
+	s.closeDown(c, false)
 }
 
 func (s *Sim) dropSender(c *conn) {
@@ -374,7 +381,7 @@ func (s *Sim) reply(c *conn, flush int) {
 // carry moves something over the network once it can; a stream that is cut off for long ends.
 func (s *Sim) carry(c *conn, d time.Duration, fn func()) {
 	s.at(d, func() {
-		if s.linked(c.up, c.down) && (c.up.up || c.closedUp) && s.now >= c.up.frozen {
+		if s.linked(c.up, c.down) {
 			c.last = s.now
 			fn()
 			return
@@ -541,7 +548,7 @@ func (n *node) facts() *core.Server {
 	if p.pm == 0 || !p.answering {
 		return f
 	}
-	f.SSN, f.Conninfo = p.conf.ssn.String(), p.conf.conninfo
+	f.SSN, f.Conninfo = n.s.plant.shown(n).String(), p.conf.conninfo
 	if c := p.receiver; c != nil && !c.stuck {
 		f.Upstream = c.up.name
 	}

@@ -17,10 +17,11 @@ const (
 
 // Options choose what a seed does not.
 type Options struct {
-	Chaos time.Duration // faults for so long; default 20 s
-	Heal  time.Duration // and so long at most until every node streams again; default 90 s
-	Plant Plant
-	Trace io.Writer // a line for each thing that matters
+	Chaos   time.Duration // faults for so long; default 20 s
+	Heal    time.Duration // and so long at most until every node streams again; default 90 s
+	Plant   Plant
+	Profile string    // of faults; default: by seed
+	Trace   io.Writer // a line for each thing that matters
 }
 
 // Result is what came of one seed.
@@ -62,6 +63,7 @@ type Sim struct {
 	cuts    [3][3]bool
 	chaos   bool
 	healed  bool
+	robbed  bool // a disk was lost, with its copies
 
 	state    record.State
 	index    uint64
@@ -173,9 +175,16 @@ func (s *Sim) setup() {
 		n.disk.wal.copyOf(&first.disk.wal, 5)
 		n.disk.durable, n.disk.system = 5, system
 	}
-	// The first node's server runs already, as its user set it up.
+	// The servers run already, or don't, as their user left them.
 	first.startPG()
 	first.pg.primary, first.pg.answering, first.pg.ready = true, true, true
+	for _, n := range s.nodes {
+		if n != first && !n.disk.none && s.r.chance(0.5) {
+			n.disk.file.conninfo = first.name
+			n.disk.synced = n.disk.file
+			n.startPG()
+		}
+	}
 	syncNum, copies := pick(&s.r, 2, 2, 2, 1), pick(&s.r, 1, 1, 1, 2)
 	s.index = 1
 	err := s.state.Apply(1, record.Command{Op: record.Init, Resource: resource, Kind: record.PostgreSQL, SystemID: system, Rule: record.Rule{Holder: first.self()},
@@ -242,6 +251,15 @@ func (s *Sim) ack(n *node, k *commit) {
 			s.fail("I4: %s acknowledges in epoch %d commit %d at %d of timeline %d; %s was promoted in epoch %d to timeline %d without it", n.name, k.epoch, k.r.id, k.at, k.r.tli,
 				p.node.name, p.epoch, p.tli)
 		}
+	}
+	copies := 0
+	for _, x := range s.nodes {
+		if x.holds(k) {
+			copies++
+		}
+	}
+	if !s.robbed && copies < s.record().MinCopies && n.vip == s.record().Epoch && k.epoch == n.vip {
+		s.fail("I9: %s acknowledges commit %d, which is on %d nodes and should be on %d", n.name, k.r.id, copies, s.record().MinCopies)
 	}
 	for _, m := range s.record().Rule.Members() {
 		if x := s.node(m.Node); x.self() == m && !x.holds(k) {
