@@ -469,8 +469,9 @@ func (a *Agent) putOnHold() {
 	}
 	switch {
 	case !a.seen || a.view.Epoch == 0:
-		// A resource that is not initialized is no business of ours; without any word of vrrpd a primary is.
-		if a.seen || a.srv.InRecovery {
+		// A resource that is not initialized is no business of ours; without any word of vrrpd a primary is, unless this node was
+		// never part of an election.
+		if a.seen || a.srv.InRecovery || a.promise == 0 {
 			return
 		}
 		if a.now < a.start+a.t.Orphan {
