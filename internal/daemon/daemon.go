@@ -104,7 +104,7 @@ func prioritize(log *slog.Logger, config *conf.Config) {
 	priority, noSwap := g.RealTimePriority, g.NoSwap
 	if config.Quorum != nil {
 		noSwap = noSwap || !witnessOnly(config) // a witness stays small instead, and one late vote is no failure
-		if priority == 0 {
+		if priority == 0 && !system.IsRealTime() {
 			priority = quorumPriority
 		}
 	}

@@ -36,6 +36,12 @@ func RealTime(priority int) error {
 	}
 }
 
+// IsRealTime reports whether this process was started under real-time scheduling, as by systemd's CPUSchedulingPolicy=.
+func IsRealTime() bool {
+	attr, err := unix.SchedGetAttr(0, 0)
+	return err == nil && (attr.Policy == unix.SCHED_RR || attr.Policy == unix.SCHED_FIFO)
+}
+
 // LockMemory keeps the process out of swap, keepalived's vrrp_no_swap (mlockall(2)). It needs CAP_IPC_LOCK. Pages are locked
 // once they are touched: Go maps its heap by 64 MiB, most of which is never used.
 func LockMemory() error {

@@ -93,13 +93,6 @@ func twins(lines ...string) func(string, int) []fmt.Stringer {
 	}
 }
 
-// alone is one instance of one resource.
-func alone(lines ...string) func(string, int) []fmt.Stringer {
-	return func(_ string, priority int) []fmt.Stringer {
-		return []fmt.Stringer{fast(priority, append([]string{"quorum vip"}, lines...)...)}
-	}
-}
-
 // newAssembly makes the hosts and their key; nobody runs yet.
 func newAssembly(t *testing.T, voters []voterHost, o assemblyOptions) *assembly {
 	t.Helper()
