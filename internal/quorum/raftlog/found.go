@@ -109,7 +109,7 @@ func firstMembers(file []Voter, self Hello, answers map[string]Hello) (c raft.Co
 	}
 	switch {
 	case len(belong) > 0:
-		why = fmt.Sprintf("%s %s part of a quorum alwhose leader has to add this voter", strings.Join(belong, ", "), be(belong))
+		why = fmt.Sprintf("%s %s part of a quorum already, whose leader has to add this voter", strings.Join(belong, ", "), be(belong))
 		if len(unheard) > 0 {
 			why += "; not heard: " + strings.Join(unheard, ", ")
 		}
