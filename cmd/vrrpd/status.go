@@ -78,6 +78,9 @@ func printStatus(w io.Writer, s control.Status, now time.Time) error {
 	for _, i := range s.Instances {
 		printInstance(w, i, now)
 	}
+	for _, g := range s.Groups {
+		printGroup(w, g, now)
+	}
 	if s.Quorum != nil {
 		fmt.Fprintln(w)
 		return printQuorum(w, s.Quorum)
@@ -119,12 +122,8 @@ func printInstance(w io.Writer, i control.Instance, now time.Time) {
 	if len(i.Peers) == 0 {
 		line("peer", "none was ever heard")
 	}
-	if h := i.LastHook; h != nil {
-		text := fmt.Sprintf("%s exit code %d after %.3fs, %s ago", h.State, h.Code, h.Duration, age(now, h.At))
-		if h.Error != "" {
-			text += ": " + h.Error
-		}
-		line("hook", "%s", text)
+	if i.LastHook != nil {
+		line("hook", "%s", hookText(i.LastHook, now))
 	}
 	for _, reason := range slices.Sorted(maps.Keys(i.Counters.Rejected)) {
 		line("rejected", "%d packets: %s", i.Counters.Rejected[reason], reason)
@@ -132,6 +131,23 @@ func printInstance(w io.Writer, i control.Instance, now time.Time) {
 	for _, t := range slices.Backward(i.Transitions) {
 		line(t.At.Format("15:04:05.000"), "%s -> %s: %s", t.From, t.To, t.Reason)
 	}
+}
+
+// printGroup is the line of a sync group, and one for its hook.
+func printGroup(w io.Writer, g control.Group, now time.Time) {
+	fmt.Fprintf(w, "\nsync group %s: %s for %s, of %s\n", g.Name, g.State, age(now, g.Since), strings.Join(g.Members, ", "))
+	if g.LastHook != nil {
+		fmt.Fprintf(w, "  %-12s %s\n", "hook", hookText(g.LastHook, now))
+	}
+}
+
+// hookText is what became of a notify program.
+func hookText(h *control.Hook, now time.Time) string {
+	text := fmt.Sprintf("%s exit code %d after %.3fs, %s ago", h.State, h.Code, h.Duration, age(now, h.At))
+	if h.Error != "" {
+		text += ": " + h.Error
+	}
+	return text
 }
 
 // age is how long ago t was, short.

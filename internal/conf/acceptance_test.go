@@ -375,9 +375,8 @@ func TestInstance(t *testing.T) {
 		{"unusable script", "vrrp_script a {\nscript \"'x\"\n}\n" + instance("track_script {", "a", "}"), "[a 0 false true]", scriptsOf,
 			[]string{"error f:2:8: script: unterminated quote in the command", "error f:11:1: track_script: no usable vrrp_script"}},
 		{"tracking that is not supported has failed", instance("track_bfd {", "b", "}", "track_file {", "f weight 10", "}", "track_process {", "p", "}"),
-			"[track_file f 10 false true] [track_process p 0 false true] [track_bfd b 0 false true]", scriptsOf,
+			"[track_process p 0 false true] [track_bfd b 0 false true]", scriptsOf,
 			[]string{"error f:7:1: track_bfd: recognised but not supported by this version: what it tracks counts as failed",
-				"error f:10:1: track_file: recognised but not supported by this version: what it tracks counts as failed",
 				"error f:11:1: track_file: no usable track_file of this name, expected one in the file; it counts as failed, with weight 10",
 				"error f:13:1: track_process: recognised but not supported",
 				"error f:14:1: track_process: no usable vrrp_track_process of this name, expected one in the file; the instance stays in FAULT"}},
@@ -402,8 +401,7 @@ func TestInstance(t *testing.T) {
 		{"notify_retry alone", instance("notify_retry 5"), "0s 5s 0s", extensionsOf, []string{"lint f:7:1: notify_retry: has no effect without vip_after_notify"}},
 		{"every error of our own file counts", instance("vip_lifetime 0", "priority 0"), "0s 10s 0s", extensionsOf, []string{"fatal f:8:10: priority: out of range"}},
 		{"quorum without its block", instance("quorum pg"), "0s 10s 2s", extensionsOf, []string{`fatal f:7:1: quorum: there is no quorum block, expected one in the file (got "pg")`}},
-		{"auth_hmac", instance("auth_hmac {", "key 1 x", "}", "priority 5"), "5 false", priorityOf, []string{"fatal f:7:1: auth_hmac: auth_hmac is not part of this version",
-			"fatal f:7:1: auth_hmac: there is no usable key, expected key ID MATERIAL", "error f:8:7: key: key of 1 bytes, expected 32 to 64; ignored"}},
+		{"auth_hmac", instance("auth_hmac {", "key 1 x", "}", "priority 5"), "5 false", priorityOf, []string{"fatal f:7:1: auth_hmac: there is no usable key, expected key ID MATERIAL", "error f:8:7: key: key of 1 bytes, expected 32 to 64; ignored"}},
 		{"what is off needs no support", instance("strict_mode off", "notify_priority_changes no"), "51", vridOf, nil},
 	}
 	for _, tt := range tests {
@@ -527,11 +525,10 @@ func TestBlocks(t *testing.T) {
 		{"suggestion", instance("virtual_ipadress_exluded {", "x", "}", "prioirty 5", "intreface eth0"), []string{
 			"did you mean virtual_ipaddress_excluded?", "did you mean priority?", "did you mean interface?"}},
 		{"sync groups", instance() + "vrrp_sync_group G {\ngroup {\nVI_1 VI_1\nVI_2\n}\ngroup {\nVI_1\n}\nfoo\n}\nvrrp_sync_group H {\ngroup {\nVI_1\n}\n}\nvrrp_sync_group G {\n}\n", []string{
-			"error f:9:1: vrrp_sync_group: recognised but not supported by this version: the members do not move together",
 			"error f:9:1: vrrp_sync_group: group has one member only", "lint f:11:6: group: member is given twice", "error f:12:1: group: no vrrp_instance of this name",
 			"error f:14:1: group: members are given already", "error f:17:1: unknown keyword in vrrp_sync_group",
-			"error f:19:1: vrrp_sync_group: recognised but", "error f:19:1: vrrp_sync_group: group has no member", "error f:21:1: group: instance is in vrrp_sync_group G already",
-			"error f:24:1: vrrp_sync_group: recognised but", "error f:24:17: vrrp_sync_group: vrrp_sync_group of this name exists already"}},
+			"error f:19:1: vrrp_sync_group: group has no member", "error f:21:1: group: instance is in vrrp_sync_group G already",
+			"error f:24:17: vrrp_sync_group: vrrp_sync_group of this name exists already"}},
 		{"script twice", "vrrp_script a {\nscript /bin/a\n}\nvrrp_script a {\nx\n}\n", []string{
 			"lint f:1:1: vrrp_script: no vrrp_instance tracks this script", "error f:4:13: vrrp_script: vrrp_script of this name exists already (at f:1:1)"}},
 		{"a finding for each use of a definition", "$A= \\\nglobal_defs { \\\nfoo \\\n}\n$A\n$A\n", []string{

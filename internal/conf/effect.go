@@ -29,21 +29,12 @@ func unwired() map[string]effect {
 	}
 	const root, globals, instance, group = "", "global_defs", "vrrp_instance", "vrrp_sync_group"
 
-	add(Error, "what tracks it counts as failed, because it cannot be checked", root, "track_file", "vrrp_track_file", "vrrp_track_process")
-	add(Error, "link changes count at once", root, "interface_up_down_delays")
-	add(Error, "announcements are paced by vrrp_garp_interval and vrrp_gna_interval alone", root, "garp_group")
+	add(Error, "what tracks it counts as failed, because it cannot be checked", root, "vrrp_track_process")
 	add(Lint, "vrrpd has no pid file, and writes no other file that would bear the name", root, "instance")
 	add(Error, "vrrpd stays in the network namespace that it is started in", root, "net_namespace")
-	add(Error, "the members do not move together, and the group's hooks do not run", root, "vrrp_sync_group")
 
-	add(Error, "instances start without that delay", globals, "vrrp_delay_after_boot")
-	add(Error, "an owner heeds the adverts of others", globals, "vrrp_owner_ignore_adverts")
-	add(Error, "nothing is written to a FIFO; use notify", globals,
-		"notify_fifo", "notify_fifo_script", "vrrp_notify_fifo", "vrrp_notify_fifo_script",
+	add(Error, "only states are written to a FIFO, when they change", globals,
 		"vrrp_notify_priority_changes", "fifo_write_vrrp_states_on_reload")
-	add(Error, "the script is not run", globals,
-		"startup_script", "startup_script_timeout", "shutdown_script", "shutdown_script_timeout")
-	add(Error, "the process keeps its priority and CPUs; set them in the service's unit", globals, "vrrp_priority", "vrrp_cpu_affinity")
 	add(Lint, "a Go program has many threads, and none of them is stopped for its use of CPU time", globals,
 		"vrrp_rlimit_rttime", "vrrp_rlimit_rtime")
 	add(Lint, "vrrpd does not raise its own priority; set vrrp_rt_priority", globals, "max_auto_priority", "min_auto_priority_delay")
@@ -52,17 +43,14 @@ func unwired() map[string]effect {
 		"json_dump_file_location", "json_version", "data_use_instance")
 	add(Lint, "vrrpd creates no file that others than its user may read", globals, "umask")
 
-	add(Error, "what it tracks counts as failed, because it cannot be checked", instance, "track_file", "track_process")
+	add(Error, "what it tracks counts as failed, because it cannot be checked", instance, "track_process")
 	add(Error, "no such route or rule is set", instance, "virtual_routes", "virtual_rules")
 	add(Error, "the addresses stand on the interface itself, with its own MAC address", instance, "use_vmac", "use_vmac_addr", "vmac_xmit_base")
 	add(Error, "packets to the addresses are accepted", instance, "no_accept")
-	add(Error, "a late timer alone does not hold the instance back", instance, "timer_expired_backup", "thread_timer_expired")
-	add(Error, "an owner heeds the adverts of others", instance, "owner_ignore_adverts")
-	add(Error, "nothing is written to a FIFO; use notify", instance, "notify_priority_changes")
+	add(Error, "only states are written to a FIFO, when they change", instance, "notify_priority_changes")
 	add(Error, "the interface's setting stays as it is", instance, "promote_secondaries")
-	add(Fatal, "auth_hmac is not part of this version, and without it adverts would go out and be accepted unauthenticated", instance, "auth_hmac")
 
-	add(Error, "what it tracks counts as failed, because it cannot be checked", group, "track_file", "track_process")
-	add(Error, "nothing is written to a FIFO; use notify", group, "notify_priority_changes")
+	add(Error, "what it tracks counts as failed, because it cannot be checked", group, "track_process")
+	add(Error, "only states are written to a FIFO, when they change", group, "notify_priority_changes")
 	return table
 }

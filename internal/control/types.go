@@ -14,6 +14,7 @@ type Status struct {
 	ConfigFile  string     `json:"config_file"`
 	ConfigError string     `json:"config_error,omitempty"` // why the last reload was refused
 	Instances   []Instance `json:"instances"`
+	Groups      []Group    `json:"sync_groups,omitempty"`
 	Scripts     []Script   `json:"scripts,omitempty"`
 	Links       []Link     `json:"links,omitempty"`
 	Quorum      *Quorum    `json:"quorum,omitempty"`
@@ -55,6 +56,15 @@ type Instance struct {
 	LastHook           *Hook        `json:"last_hook,omitempty"`
 	Transitions        []Transition `json:"transitions"` // newest last, at most 16
 	Counters           Counters     `json:"counters"`
+}
+
+// Group is one vrrp_sync_group.
+type Group struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"` // FAULT if any member is there, MASTER if all are, INIT if any is, else BACKUP
+	Since    time.Time `json:"since"`
+	Members  []string  `json:"members"`
+	LastHook *Hook     `json:"last_hook,omitempty"`
 }
 
 // Address is one virtual address and whether we hold it.

@@ -20,6 +20,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 
+	"pgvrrp/internal/child"
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/gratarp"
@@ -97,7 +98,7 @@ func Run(ctx context.Context, o Options) error {
 // quorumPriority is the real-time priority of a vrrpd that holds leases and has none in its file.
 const quorumPriority = 50
 
-// prioritize does what vrrp_rt_priority and vrrp_no_swap ask; a lease needs both. Without the right to, vrrpd runs on as it is
+// prioritize does what vrrp_rt_priority, vrrp_priority, vrrp_cpu_affinity and vrrp_no_swap ask; a lease needs the first and the last. Without the right to, vrrpd runs on as it is
 // and says so.
 func prioritize(log *slog.Logger, config *conf.Config) {
 	g := &config.Globals
@@ -111,6 +112,16 @@ func prioritize(log *slog.Logger, config *conf.Config) {
 	if priority > 0 {
 		if err := system.RealTime(priority); err != nil {
 			log.Warn("real-time priority not in force", "error", err)
+		}
+	}
+	if g.ProcessPriority != 0 {
+		if err := system.Nice(g.ProcessPriority); err != nil {
+			log.Warn("nice value not in force", "error", err)
+		}
+	}
+	if len(g.CPUAffinity) > 0 {
+		if err := system.Affinity(g.CPUAffinity); err != nil {
+			log.Warn("CPU affinity not in force", "error", err)
 		}
 	}
 	if noSwap {
@@ -148,6 +159,9 @@ type Daemon struct {
 	server    *control.Server
 	hub       hub
 	checks    *checks
+	groups    groups
+	links     links
+	fifos     fifos
 	grants    *grants // nil: no quorum block
 	unclean   bool    // an address may be left
 
@@ -194,6 +208,7 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 		return nil, err
 	}
 	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log})
+	d.links.wake = d.poke
 	d.checks = newChecks(o.Log, d.poke)
 	if d.grants, err = openGrants(o, config); err != nil {
 		return nil, err
@@ -342,6 +357,8 @@ func (d *Daemon) run(ctx context.Context) error {
 	if d.grants != nil {
 		tasks.Go(func() error { return d.grants.Run(voting) })
 	}
+	d.program(ctx, "startup_script", &d.config.Globals.StartupScript, d.config.Globals.StartupTimeout)
+	d.checks.files.Init(d.config.TrackFiles)
 	d.apply(base, d.config)
 	d.log.Info("vrrpd runs", "version", d.opt.Version, "file", d.opt.File, "instances", len(d.units))
 	d.tell(daemon.SdNotifyReady)
@@ -414,9 +431,38 @@ func leftovers(config *conf.Config) []conf.Address {
 
 // stopAll stops every instance at once and waits for them, then for their last hooks.
 func (d *Daemon) stopAll() error {
+	d.groups.detach(d.units)
 	err := d.stop(d.units)
 	d.unclean = err != nil
-	return errors.Join(err, finish(append(d.leaving, d.units...)))
+	done := d.groups.finish()
+	err = errors.Join(err, finish(append(d.leaving, d.units...)))
+	<-done
+	d.fifos.close()
+	g := &d.config.Globals
+	d.program(context.Background(), "shutdown_script", &g.ShutdownScript, g.ShutdownTimeout)
+	return err
+}
+
+// program runs startup_script before any instance is there, or shutdown_script when none is any more. Its failure is told
+// and holds nothing up: what must be there for a takeover is a vrrp_script's business.
+func (d *Daemon) program(ctx context.Context, keyword string, c *conf.Command, timeout time.Duration) {
+	if len(c.Argv) == 0 {
+		return
+	}
+	run := child.Command{Argv: c.Argv, User: c.User.Name, Group: c.User.Group, Timeout: timeout}
+	err := error(nil)
+	if d.config.Globals.EnableScriptSecurity {
+		err = child.Secure(run)
+	}
+	var res child.Result
+	if err == nil {
+		res, err = child.Run(ctx, run)
+	}
+	if err != nil {
+		d.log.Error(keyword+" failed", "error", err)
+		return
+	}
+	d.log.Info(keyword+" done", "duration", res.Duration)
 }
 
 // concernsUs leaves out the news of our own virtual addresses.
@@ -509,17 +555,22 @@ func (d *Daemon) Status(ctx context.Context) control.Status {
 		i.Resource = u.config.Quorum
 		s.Instances = append(s.Instances, i)
 	}
+	s.Groups = d.groups.status()
 	return s
 }
 
-// Release gives an instance's mastership away.
+// Release gives an instance's mastership away, and that of all members of its sync group.
 func (d *Daemon) Release(ctx context.Context, name string, hold time.Duration) error {
 	d.mu.Lock()
 	units := d.units
 	d.mu.Unlock()
 	for _, u := range units {
 		if u.instance.Name() == name {
-			return u.instance.Release(ctx, hold)
+			var errs []error
+			for _, i := range u.fellows() {
+				errs = append(errs, i.Release(ctx, hold))
+			}
+			return errors.Join(errs...)
 		}
 	}
 	return fmt.Errorf("release %s: no such vrrp_instance", name)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 
 	"pgvrrp/internal/conf"
@@ -10,21 +11,25 @@ import (
 	"pgvrrp/internal/notify"
 )
 
-// hooks carries an instance's states to its notify programs and their outcome back.
+// hooks carries the states of an instance or a sync group to its notify programs and their outcome back.
 type hooks struct {
+	kind   string // of package notify
 	name   string
 	queue  *notify.Queue
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	mu   sync.Mutex
-	last notify.Event // of STOP, run by finish
+	fifos *fifos
+
+	mu          sync.Mutex
+	last        notify.Event // of STOP, run by finish
+	sendDeleted bool
 }
 
-func newHooks(d *Daemon, u *unit, secure bool) *hooks {
-	h := &hooks{name: u.config.Name}
-	h.queue = notify.New(u.config.Hooks, notify.Options{
-		Log: u.log, Socket: d.opt.Socket, Secure: secure,
+func newHooks(log *slog.Logger, d *Daemon, kind, name string, programs conf.Hooks, secure bool, done func(control.Hook, error)) *hooks {
+	h := &hooks{kind: kind, name: name, fifos: &d.fifos, sendDeleted: programs.SendDeleted}
+	h.queue = notify.New(programs, notify.Options{
+		Log: log, Socket: d.opt.Socket, Secure: secure,
 		OnResult: func(r notify.Result) {
 			if r.Event.State == notify.RxLowerPri {
 				return
@@ -33,7 +38,7 @@ func newHooks(d *Daemon, u *unit, secure bool) *hooks {
 			if r.Err != nil {
 				out.Error = r.Err.Error()
 			}
-			u.instance.HookDone(context.Background(), out, r.Err)
+			done(out, r.Err)
 		},
 	})
 	return h
@@ -47,17 +52,23 @@ func (h *hooks) start() {
 }
 
 // configure has later states run other programs.
-func (h *hooks) configure(c conf.Hooks, secure bool) { h.queue.Configure(c, secure) }
+func (h *hooks) configure(c conf.Hooks, secure bool) {
+	h.mu.Lock()
+	h.sendDeleted = c.SendDeleted
+	h.mu.Unlock()
+	h.queue.Configure(c, secure)
+}
 
 // Post queues a state; the one of STOP waits for finish.
 func (h *hooks) Post(e instance.HookEvent) {
-	ev := notify.Event{Seq: e.Seq, Kind: notify.Instance, Name: h.name, State: e.State, Priority: e.Priority, At: e.At, Deadline: e.Deadline}
+	ev := notify.Event{Seq: e.Seq, Kind: h.kind, Name: h.name, State: e.State, Priority: e.Priority, At: e.At, Deadline: e.Deadline}
 	if e.State == control.StateStop {
 		h.mu.Lock()
 		h.last = ev
 		h.mu.Unlock()
 		return
 	}
+	h.fifos.write(h.kind, h.name, ev.State, ev.Priority)
 	h.queue.Post(ev)
 }
 
@@ -65,9 +76,16 @@ func (h *hooks) Post(e instance.HookEvent) {
 // left INIT was told of no state, so it is told of no end.
 func (h *hooks) finish(deleted bool) {
 	h.mu.Lock()
-	ev := h.last
+	ev, word := h.last, h.last.State
+	if deleted {
+		word = notify.Fault
+		if h.sendDeleted {
+			word = notify.Deleted
+		}
+	}
 	h.mu.Unlock()
 	if ev.State != "" {
+		h.fifos.write(h.kind, h.name, word, ev.Priority)
 		if deleted {
 			ev.State = notify.Deleted
 		}

@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/gratarp"
 	"pgvrrp/internal/system"
 )
 
@@ -81,6 +83,9 @@ func (d *Daemon) quorumReload(config *conf.Config) string {
 func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.wire.logVRIDs.Store(config.Globals.LogUnknownVRIDs)
 	d.checks.configure(config)
+	d.links.configure(config.LinkDelays)
+	d.fifos.configure(d, &config.Globals)
+	d.announcer.SetGroups(paceGroups(config.GarpGroups))
 	var keep, gone []*unit
 	fresh := slices.Clone(config.Instances)
 	for _, u := range d.units {
@@ -98,14 +103,17 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	for _, u := range gone {
 		u.deleted = true
 	}
+	d.groups.detach(gone)
 	if err := d.stop(gone); err != nil {
 		d.log.Error("stop instances that are no more", "error", err)
 	}
 	// Their last hooks go on beside us; only the end of vrrpd waits for them.
 	d.leaving = append(slices.DeleteFunc(d.leaving, (*unit).gone), gone...)
 	var startAt time.Time
-	if d.config == config && config.Globals.StartupDelay > 0 { // the first configuration of this run
-		startAt = time.Now().Add(config.Globals.StartupDelay)
+	if d.config == config { // the first configuration of this run
+		if delay := startDelay(&config.Globals, sinceBoot()); delay > 0 {
+			startAt = time.Now().Add(delay)
+		}
 	}
 	d.declare(config)
 	for _, c := range fresh {
@@ -117,11 +125,34 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 		u.start(ctx)
 		keep = append(keep, u)
 	}
+	d.groups.configure(d, config, keep)
 	slices.SortStableFunc(keep, func(a, b *unit) int { return order(config, a) - order(config, b) })
 	d.mu.Lock()
 	d.units, d.config = keep, config
 	d.mu.Unlock()
 	d.refresh(ctx)
+}
+
+// startDelay is how long instances wait: vrrp_startup_delay from now on, and vrrp_delay_after_boot since the boot.
+func startDelay(g *conf.Globals, sinceBoot time.Duration) time.Duration {
+	return max(g.StartupDelay, g.DelayAfterBoot-sinceBoot)
+}
+
+// sinceBoot is CLOCK_BOOTTIME: suspended time is part of it.
+func sinceBoot() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return 0 // then the delay is whole: late is safe
+	}
+	return time.Duration(t.Nano())
+}
+
+func paceGroups(groups []conf.GarpGroup) []gratarp.Group {
+	var all []gratarp.Group
+	for _, g := range groups {
+		all = append(all, gratarp.Group{Interfaces: g.Interfaces, Interval: g.Interval, GNAInterval: g.GNAInterval})
+	}
+	return all
 }
 
 // declare lists all addresses for cleanup before any of them is added, in one write.

@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
 	"pgvrrp/internal/gratarp"
 	"pgvrrp/internal/instance"
+	"pgvrrp/internal/notify"
 	"pgvrrp/internal/system"
 )
 
@@ -22,7 +24,8 @@ type unit struct {
 	log      *slog.Logger
 	config   conf.Instance // with every address's interface filled in
 	instance *instance.Instance
-	gated    *gated // nil: mastership needs no grant
+	gated    *gated  // nil: mastership needs no grant
+	member   *member // of a sync group; nil: of none
 	hooks    *hooks
 	network  *network
 	heard    bool // its adverts are listened for
@@ -41,15 +44,24 @@ func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit
 	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, off: make(chan struct{}), done: make(chan struct{})}
 	u.network = &network{d: d, name: c.Name, port: port{c.Interface, c.IPv6}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
 		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
-	u.hooks = newHooks(d, u, secure)
+	u.hooks = newHooks(u.log, d, notify.Instance, c.Name, c.Hooks, secure, func(h control.Hook, err error) {
+		u.instance.HookDone(context.Background(), h, err)
+	})
 	var err error
 	o := instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish}
 	if u.gated = d.grants.join(&c); u.gated != nil {
 		o.Grants = u.gated
 	}
+	if c.SyncGroup != "" {
+		u.member = &member{groups: &d.groups}
+		o.Group = u.member
+	}
 	u.instance, err = instance.New(o)
 	if err != nil {
 		return nil, err
+	}
+	if u.member != nil {
+		u.member.instance = u.instance
 	}
 	if !startAt.IsZero() {
 		u.instance.StartAfter(startAt)
@@ -147,7 +159,8 @@ func finish(units []*unit) error {
 // becomes says whether c is this very virtual router under the same name, so that it may be put in force without a stop.
 func (u *unit) becomes(c *conf.Instance) bool {
 	return c.Name == u.config.Name && c.SameVirtualRouter(&u.config) && placeOf(c) == placeOf(&u.config) &&
-		c.Version == u.config.Version && (c.Priority == 255) == (u.config.Priority == 255)
+		c.Version == u.config.Version && (c.Priority == 255) == (u.config.Priority == 255) &&
+		(c.SyncGroup == "") == (u.config.SyncGroup == "")
 }
 
 // configure puts c in force; an instance that did not change does not notice.
@@ -172,7 +185,7 @@ func (u *unit) configure(ctx context.Context, c conf.Instance, secure bool) erro
 func (u *unit) refresh(ctx context.Context) {
 	c := &u.config
 	link, present := u.d.monitor.Link(c.Interface)
-	l := instance.Link{Present: present, Up: link.Up}
+	l := instance.Link{Present: present, Up: u.d.links.up(c.Interface, link.Up, present)}
 	if present {
 		if !u.heard {
 			if err := u.d.wire.listen(c, u.instance); err != nil {
@@ -193,7 +206,7 @@ func (u *unit) refresh(ctx context.Context) {
 	if l.Trouble != "" {
 		time.AfterFunc(hearAgain, u.d.poke) // and see again
 	}
-	u.instance.Surround(ctx, instance.Surroundings{Link: l, Source: u.source(), Verdict: u.d.checks.verdict(c, u.d.monitor)})
+	u.instance.Surround(ctx, instance.Surroundings{Link: l, Source: u.source(), Verdict: u.d.checks.verdict(c, u.d.monitor, &u.d.links)})
 }
 
 // source is where adverts come from: the address that the file names, if this host has it, or the interface's first.

@@ -264,7 +264,7 @@ func (e *ear) run(log *slog.Logger, s *strays, changed func()) {
 				continue
 			}
 			if i := e.hears(vrid, meta.Src); i != nil {
-				i.Receive(vrrp.Packet{Payload: payload, Src: meta.Src, Dst: meta.Dst, TTL: meta.TTL}, now)
+				i.Receive(vrrp.Packet{Payload: payload, Src: meta.Src, Dst: meta.Dst, TTL: meta.TTL, Clock: now}, now)
 			} else {
 				// Other virtual routers may well share the LAN; keepalived's log_unknown_vrids tells of them.
 				s.count(log, now, vrrp.RejectVRID.String(), meta.Src, s.logVRIDs.Load())

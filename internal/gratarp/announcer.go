@@ -64,6 +64,25 @@ func New(options Options) *Announcer {
 	}
 }
 
+// Group has all announcements on its interfaces, each of which is in one group only, wait for each other.
+type Group struct {
+	Interfaces            []string      // at least one
+	Interval, GNAInterval time.Duration // between two ARP packets or neighbour advertisements; 0: each interface by itself
+}
+
+// SetGroups has these groups in the place of the former ones.
+func (a *Announcer) SetGroups(groups []Group) {
+	of := map[string]Group{}
+	for _, g := range groups {
+		for _, name := range g.Interfaces {
+			of[name] = g
+		}
+	}
+	a.pacer.mu.Lock()
+	defer a.pacer.mu.Unlock()
+	a.pacer.groups = of
+}
+
 // Stats reads the counters.
 func (a *Announcer) Stats() Stats {
 	return Stats{ARP: a.arp.Load(), NA: a.na.Load(), Failed: a.failed.Load()}
@@ -322,18 +341,28 @@ type paceKey struct {
 
 // pacer keeps the intervals between packets.
 type pacer struct {
-	mu   sync.Mutex
-	next map[paceKey]time.Time
+	mu     sync.Mutex
+	next   map[paceKey]time.Time
+	groups map[string]Group // by interface
 }
 
 // take is a take.
 func (p *pacer) take(iface string, ipv6 bool, interval time.Duration, now time.Time) (bool, time.Time) {
-	if interval <= 0 {
-		return true, time.Time{}
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := paceKey{iface, ipv6}
+	if g, ok := p.groups[iface]; ok {
+		own := g.Interval
+		if ipv6 {
+			own = g.GNAInterval
+		}
+		if own > 0 {
+			key, interval = paceKey{g.Interfaces[0], ipv6}, own
+		}
+	}
+	if interval <= 0 {
+		return true, time.Time{}
+	}
 	if at := p.next[key]; now.Before(at) {
 		return false, at
 	}

@@ -30,7 +30,9 @@ func (i *Instance) do(now time.Time, a vrrp.Action) {
 		i.opt.Hooks.Post(HookEvent{State: "MASTER_RX_LOWER_PRI", Seq: a.Seq, Priority: i.router.EffectivePriority(), At: now, Contention: true})
 	case vrrp.Request:
 		i.log.Debug("ask for mastership", "reason", a.Reason)
-		i.opt.Grants.Request(a.Reason)
+		if i.Gated() {
+			i.opt.Grants.Request(a.Reason)
+		}
 	case vrrp.GiveUp:
 		i.giveUp(now, a.Reason)
 	}
@@ -55,10 +57,15 @@ func (i *Instance) sendAdvert(priority uint8) {
 	}
 	var failed error
 	sent := false
+	encode := vrrp.AppendAdvert
+	if i.signer != nil {
+		i.signer.Next(time.Now())
+		encode = i.signer.AppendAdvert
+	}
 	for _, dst := range i.destinations {
 		// A checksum with a pseudo header covers the destination, so each peer gets a packet of its own.
 		var err error
-		if i.packet, err = vrrp.AppendAdvert(i.packet[:0], &i.advert, i.source, dst, form); err == nil {
+		if i.packet, err = encode(i.packet[:0], &i.advert, i.source, dst, form); err == nil {
 			err = i.opt.Network.Send(i.packet, i.source, dst, ttl)
 		}
 		if err != nil {

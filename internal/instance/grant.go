@@ -36,8 +36,9 @@ const lapsed = "the lease has lapsed"
 // Gated reports whether mastership needs a grant.
 func (i *Instance) Gated() bool { return i.opt.Grants != nil }
 
-// order is a Grant or a Revoke on its way to the loop.
+// order is a Grant, a Revoke or an order of the sync group on its way to the loop.
 type order struct {
+	group  *vrrp.Event // the group's; then the rest is empty
 	grant  bool
 	reason string
 	done   chan error // has room for the outcome
@@ -118,6 +119,13 @@ func (i *Instance) obey(now time.Time) {
 	i.orders = nil
 	i.ordersMu.Unlock()
 	for _, o := range orders {
+		if o.group != nil {
+			// Ready is not any more if an advert was followed meanwhile: the group does not know yet.
+			if o.group.Kind != vrrp.GroupActive || i.router.Ready() {
+				i.step(now, *o.group)
+			}
+			continue
+		}
 		if o.grant {
 			i.granted(now, o.reason)
 			o.done <- nil
@@ -251,7 +259,9 @@ func (i *Instance) finish() {
 	defer i.ordersMu.Unlock()
 	i.ended = true
 	for _, o := range i.orders {
-		o.done <- i.end(o)
+		if o.group == nil {
+			o.done <- i.end(o)
+		}
 	}
 	for _, done := range i.freed {
 		done <- errHeld

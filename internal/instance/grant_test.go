@@ -179,7 +179,7 @@ func TestEligible(t *testing.T) {
 			"not eligible 100: waits for the state of eth0",
 			"not eligible 100: waits for the first result of script chk",
 			"not eligible 100: interface eth0 is down",
-			"not eligible 100: waits for vrrp_startup_delay")
+			"not eligible 100: waits for vrrp_startup_delay or vrrp_delay_after_boot")
 		grant(t, i, "epoch 1")
 		wantAt(t, g, " 0.000", "give up: not started")
 		time.Sleep(2 * time.Second)

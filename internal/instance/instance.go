@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -58,6 +59,8 @@ type Options struct {
 	OnTransition func(control.Event)
 	// Grants decides mastership; nil: plain VRRP does.
 	Grants Grants
+	// Group is the sync group that decides on mastership of all its members together; nil: none. Not with Grants.
+	Group Group
 }
 
 // advertQueue is how many adverts may wait while the loop is in a system call; more are counted and dropped.
@@ -81,7 +84,8 @@ type Instance struct {
 	destinations []netip.Addr
 	carried      []netip.Addr // the addresses in our adverts
 	advert       vrrp.Advert
-	known        bool // the surroundings were told
+	signer       *vrrp.Signer // auth_hmac; nil: not used
+	known        bool         // the surroundings were told
 	around       Surroundings
 	source       netip.Addr // the last valid one: a last advert still leaves from it
 	startAt      time.Time  // not before this; zero: no delay
@@ -96,6 +100,8 @@ type Instance struct {
 	againAt      time.Time // when addresses that could not be set are tried again; zero: they are set
 	sending      setback
 	holding      setback
+
+	member vrrp.Member // what Group was told last; owned by the loop
 
 	// gated, owned by the loop
 	refused   bool         // addresses were not set because the lease has lapsed
@@ -121,7 +127,7 @@ type Instance struct {
 
 // New makes an instance that does nothing until Run.
 func New(opt Options) (*Instance, error) {
-	router, err := vrrp.NewRouter(routerConfig(&opt.Config, netip.Addr{}, opt.Grants != nil))
+	router, err := vrrp.NewRouter(routerConfig(&opt.Config, netip.Addr{}, &opt))
 	if err != nil {
 		return nil, fmt.Errorf("vrrp_instance %s: %w", opt.Config.Name, err)
 	}
@@ -138,7 +144,12 @@ func New(opt Options) (*Instance, error) {
 	}
 	i.destinations, i.carried = destinations(&i.cfg), addresses(&i.cfg)
 	i.around.Verdict.Priority = opt.Config.Priority
-	i.receive.configure(&i.cfg, netip.Addr{})
+	if i.signer, err = newSigner(&i.cfg); err == nil {
+		err = i.receive.configure(&i.cfg, netip.Addr{})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("vrrp_instance %s: %w", opt.Config.Name, err)
+	}
 	i.status.configure(&i.cfg)
 	i.status.waiting = "the state of " + i.cfg.Interface
 	return i, nil
@@ -147,7 +158,7 @@ func New(opt Options) (*Instance, error) {
 // Name is the vrrp_instance's name.
 func (i *Instance) Name() string { return i.opt.Config.Name }
 
-func routerConfig(c *conf.Instance, source netip.Addr, gated bool) vrrp.Config {
+func routerConfig(c *conf.Instance, source netip.Addr, opt *Options) vrrp.Config {
 	return vrrp.Config{
 		Version:              vrrp.Version(c.Version),
 		VRID:                 c.VRID,
@@ -161,7 +172,9 @@ func routerConfig(c *conf.Instance, source netip.Addr, gated bool) vrrp.Config {
 		Source:               source,
 		AddressesAfterNotify: c.VIPAfterNotify > 0,
 		NotifyRetry:          c.NotifyRetry,
-		Gated:                gated,
+		Gated:                opt.Grants != nil,
+		Grouped:              opt.Group != nil,
+		TimerExpiredBackup:   uint8(c.TimerExpiredBackup),
 	}
 }
 
@@ -373,11 +386,26 @@ func family(c *conf.Instance) string {
 	return "IPv4"
 }
 
+// stepped is what a step was about.
+type stepped struct {
+	now    time.Time
+	asked  bool // the router's timer has fired, and it may not take over by itself
+	reason string
+}
+
 // step feeds the router and carries out its actions in their order.
 func (i *Instance) step(now time.Time, ev vrrp.Event) {
+	s := stepped{now: now, reason: ev.Reason}
 	for _, a := range i.router.Step(now, ev) {
 		i.do(now, a)
+		switch a.Kind {
+		case vrrp.Request:
+			s.asked, s.reason = true, a.Reason
+		case vrrp.Transition:
+			s.reason = a.Reason
+		}
 	}
+	i.reportToGroup(s)
 	if i.refused {
 		i.lapse(now)
 	}
@@ -409,12 +437,23 @@ func (i *Instance) Configure(ctx context.Context, c conf.Instance) error {
 }
 
 func (i *Instance) configure(now time.Time, c conf.Instance) error {
-	if err := i.router.Reconfigure(routerConfig(&c, i.around.Source, i.Gated())); err != nil {
+	signer, err := newSigner(&c)
+	if err != nil {
+		return err
+	}
+	if err := i.router.Reconfigure(routerConfig(&c, i.around.Source, &i.opt)); err != nil {
+		return err
+	}
+	if i.signer != nil && signer != nil {
+		err = i.signer.Reconfigure(hmacConfig(&c)) // its stamps go on
+	} else {
+		i.signer = signer
+	}
+	if err = errors.Join(err, i.receive.configure(&c, i.around.Source)); err != nil {
 		return err
 	}
 	i.cfg = c
 	i.destinations, i.carried = destinations(&c), addresses(&c)
-	i.receive.configure(&c, i.around.Source)
 	i.mu.Lock()
 	i.status.configure(&c)
 	i.mu.Unlock()

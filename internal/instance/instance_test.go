@@ -306,7 +306,7 @@ func TestStartsOnlyWhenAllIsKnown(t *testing.T) {
 		}
 		i.Surround(ctx, fine)
 		synctest.Wait()
-		if s := i.Status(); s.Waiting != "vrrp_startup_delay" {
+		if s := i.Status(); s.Waiting != "vrrp_startup_delay or vrrp_delay_after_boot" {
 			t.Errorf("waits for %q", s.Waiting)
 		}
 		time.Sleep(2 * time.Second)

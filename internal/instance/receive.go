@@ -22,12 +22,13 @@ type receiver struct {
 	odd        time.Time // of the last odd advert that was complained about
 }
 
-func (r *receiver) configure(c *conf.Instance, source netip.Addr) {
+// configure takes what the file says; after an error nothing has changed.
+func (r *receiver) configure(c *conf.Instance, source netip.Addr) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := vrrp.Filter{
 		Version: vrrp.Version(c.Version), VRID: c.VRID, IPv6: c.IPv6, Interval: c.AdvertInterval,
-		Source: source, Owner: c.Priority == vrrp.PriorityOwner,
+		Source: source, Owner: c.Priority == vrrp.PriorityOwner, IgnoreAdverts: c.OwnerIgnoreAdverts,
 		Unicast: c.Unicast, Group: c.Group, CheckSource: c.CheckUnicastSrc,
 	}
 	if !c.SkipCheckAdvAddr {
@@ -42,7 +43,42 @@ func (r *receiver) configure(c *conf.Instance, source netip.Addr) {
 	for _, p := range c.Peers {
 		f.Peers = append(f.Peers, vrrp.Peer{Addr: p.Addr, MinTTL: p.MinTTL, MaxTTL: p.MaxTTL})
 	}
+	if len(c.HMAC.Keys) > 0 {
+		f.HMAC = r.filter.HMAC // what it remembers of the senders stays
+		var err error
+		if f.HMAC == nil {
+			f.HMAC, err = vrrp.NewVerifier(hmacConfig(c))
+		} else {
+			err = f.HMAC.Reconfigure(hmacConfig(c))
+		}
+		if err != nil {
+			return err
+		}
+	}
 	r.filter = f
+	return nil
+}
+
+// newSigner is what signs the adverts of c; nil without auth_hmac.
+func newSigner(c *conf.Instance) (*vrrp.Signer, error) {
+	if len(c.HMAC.Keys) == 0 {
+		return nil, nil
+	}
+	return vrrp.NewSigner(hmacConfig(c))
+}
+
+func hmacConfig(c *conf.Instance) vrrp.HMACConfig {
+	h := vrrp.HMACConfig{ActiveKey: c.HMAC.ActiveKey, Monotonic: c.HMAC.Monotonic, Window: c.HMAC.Window}
+	switch c.HMAC.Mode {
+	case conf.HMACPermissive:
+		h.Mode = vrrp.HMACPermissive
+	case conf.HMACReceiveOnly:
+		h.Mode = vrrp.HMACReceiveOnly
+	}
+	for _, k := range c.HMAC.Keys {
+		h.Keys = append(h.Keys, vrrp.HMACKey{ID: k.ID, Secret: k.Secret})
+	}
+	return h
 }
 
 // addresses are the virtual addresses that an advert of c carries.

@@ -51,7 +51,9 @@ func (i *Instance) Surround(ctx context.Context, s Surroundings) {
 			if s.Source.IsValid() {
 				i.source = s.Source
 			}
-			i.receive.configure(&i.cfg, s.Source)
+			if err := i.receive.configure(&i.cfg, s.Source); err != nil {
+				i.log.Error("configure what is received", "error", err) // it was good before: only the source is new
+			}
 			i.step(now, vrrp.Event{Kind: vrrp.SourceChanged, From: s.Source})
 		}
 		i.evaluate(now)
@@ -98,7 +100,7 @@ func (i *Instance) evaluate(now time.Time) {
 	case i.around.Verdict.Pending != "" && fault == "":
 		waiting = i.around.Verdict.Pending
 	case !i.startAt.IsZero():
-		waiting = "vrrp_startup_delay"
+		waiting = "vrrp_startup_delay or vrrp_delay_after_boot"
 	}
 	i.mu.Lock()
 	i.status.trackers, i.status.source = i.around.Verdict.Trackers, i.around.Source

@@ -13,11 +13,40 @@ import (
 // (package child). It needs CAP_SYS_NICE.
 func RealTime(priority int) error {
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: uint32(priority)}
+	if err := eachThread(func(tid int) error { return unix.SchedSetAttr(tid, &attr, 0) }); err != nil {
+		return fmt.Errorf("set real-time priority %d: %w", priority, err)
+	}
+	return nil
+}
+
+// Nice gives every thread of this process a nice value, -20 to 19 (setpriority(2)), keepalived's vrrp_priority. A value below
+// ours needs CAP_SYS_NICE.
+func Nice(value int) error {
+	if err := eachThread(func(tid int) error { return unix.Setpriority(unix.PRIO_PROCESS, tid, value) }); err != nil {
+		return fmt.Errorf("set nice value %d: %w", value, err)
+	}
+	return nil
+}
+
+// Affinity keeps every thread of this process on these CPUs (sched_setaffinity(2)), keepalived's vrrp_cpu_affinity.
+func Affinity(cpus []int) error {
+	var set unix.CPUSet
+	for _, cpu := range cpus {
+		set.Set(cpu)
+	}
+	if err := eachThread(func(tid int) error { return unix.SchedSetaffinity(tid, &set) }); err != nil {
+		return fmt.Errorf("set CPU affinity %v: %w", cpus, err)
+	}
+	return nil
+}
+
+// eachThread does something to all threads, those too that start meanwhile.
+func eachThread(f func(tid int) error) error {
 	done := map[int]bool{}
 	for {
 		tasks, err := os.ReadDir("/proc/self/task")
 		if err != nil {
-			return fmt.Errorf("set real-time priority %d: %w", priority, err)
+			return err
 		}
 		news := false
 		for _, t := range tasks {
@@ -26,8 +55,8 @@ func RealTime(priority int) error {
 				continue
 			}
 			done[tid], news = true, true
-			if err := unix.SchedSetAttr(tid, &attr, 0); err != nil && err != unix.ESRCH { // it has just ended
-				return fmt.Errorf("set real-time priority %d: %w", priority, err)
+			if err := f(tid); err != nil && err != unix.ESRCH { // it has just ended
+				return err
 			}
 		}
 		if !news {

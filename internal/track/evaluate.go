@@ -1,6 +1,7 @@
 package track
 
 import (
+	"fmt"
 	"strings"
 
 	"pgvrrp/internal/conf"
@@ -35,6 +36,9 @@ type Source struct {
 	Tracked []conf.Tracked
 	// State gives the state of one of them and, if it isn't OK, why. It isn't asked for those that are undefined.
 	State func(name string) (State, string)
+	// Value takes the place of State for what has a number: its number times the weight is added, and without a weight
+	// another number than 0 is a fault (reverse: 0 is).
+	Value func(name string) (value int, state State, reason string)
 }
 
 // Verdict is what tracking means for an instance.
@@ -61,6 +65,17 @@ func Evaluate(priority uint8, sources ...Source) Verdict {
 	for _, src := range sources {
 		for _, t := range src.Tracked {
 			state, reason := Unable, "not defined"
+			if !t.Undefined && src.Value != nil {
+				change, fault, waits := valued(t, src.Value)
+				sum += change
+				if fault != "" {
+					faults = append(faults, src.Kind+" "+t.Name+": "+fault)
+				}
+				if waits {
+					pending = append(pending, src.Kind+" "+t.Name)
+				}
+				continue
+			}
 			if !t.Undefined {
 				state, reason = src.State(t.Name)
 			}
@@ -87,6 +102,28 @@ func Evaluate(priority uint8, sources ...Source) Verdict {
 		v.Priority = uint8(min(max(sum, 1), owner-1))
 	}
 	return v
+}
+
+// valued is what a thing with a number does to the priority, or why it is a fault. What has no number is a fault in any case:
+// there is no telling how much it would take off.
+func valued(t conf.Tracked, of func(string) (int, State, string)) (change int, fault string, waits bool) {
+	value, state, reason := of(t.Name)
+	switch {
+	case state == Unknown:
+		return 0, "", t.Weight == 0 // it is read in a moment: a Backup need not leave for that
+	case state != OK:
+		return 0, reason, false
+	case t.Weight == 0 && (value != 0) != t.Reverse:
+		return 0, fmt.Sprintf("its value is %d", value), false
+	}
+	product := int64(value) * int64(t.Weight)
+	if t.Reverse {
+		product = -product
+	}
+	if product < -(owner - 2) {
+		return 0, fmt.Sprintf("its value %d with weight %d is -254 or less", value, t.Weight), false
+	}
+	return int(min(product, owner-2)), "", false
 }
 
 func contribution(t conf.Tracked, state State) int {

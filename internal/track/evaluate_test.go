@@ -64,7 +64,7 @@ func TestEvaluate(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got := Evaluate(tt.base, Source{"script", tt.tracked, func(name string) (State, string) {
+			got := Evaluate(tt.base, Source{Kind: "script", Tracked: tt.tracked, State: func(name string) (State, string) {
 				state, ok := states[name]
 				if !ok {
 					t.Errorf("state of %q asked for", name)
@@ -87,8 +87,8 @@ func TestEvaluateSources(t *testing.T) {
 	blank := func(string) (State, string) { return Failed, "" }
 	got := Evaluate(
 		100,
-		Source{"interface", []conf.Tracked{{Name: "eth1"}, {Name: "eth2", Weight: -10}}, down},
-		Source{"script", []conf.Tracked{{Name: "pg"}}, blank},
+		Source{Kind: "interface", Tracked: []conf.Tracked{{Name: "eth1"}, {Name: "eth2", Weight: -10}}, State: down},
+		Source{Kind: "script", Tracked: []conf.Tracked{{Name: "pg"}}, State: blank},
 	)
 	if want := (Verdict{Priority: 90, Fault: "interface eth1: down; script pg: failed"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)

@@ -63,7 +63,7 @@ func (g *Group) Update(i int, m Member, reason string) []Order {
 		kind, to = GroupBackup, Active
 	}
 	for k, other := range g.members {
-		if other.State == to && !(kind == GroupBackup && k == i) {
+		if other.State == to {
 			orders = append(orders, Order{k, Event{Kind: kind, Reason: g.says(i, reason)}})
 		}
 	}

@@ -171,10 +171,10 @@ type Leaving struct {
 	Why  string
 }
 
-// Attached: the connection to vrrpd is new, and it has forgotten what we reported.
+// Attached says that the connection to vrrpd is new, and that it has forgotten what we reported.
 type Attached struct{}
 
-// Tick: Wake has passed, or nothing has happened.
+// Tick says that Wake has passed, or that nothing has happened.
 type Tick struct{}
 
 func (View) event()     {}

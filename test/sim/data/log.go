@@ -57,7 +57,7 @@ func (s *Sim) propose(n *node, c record.Command, answer func(err error, unknown 
 	}
 	s.at(there, func() {
 		if s.outage && s.chaos {
-			s.at(s.r.between(0, 3*time.Second), func() { s.apply(c) })
+			s.at(s.r.between(0, 3*time.Second), func() { _ = s.apply(c) }) // late: whether it still fits is the log's matter
 			return
 		}
 		err := s.apply(c)

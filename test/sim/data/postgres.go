@@ -93,7 +93,6 @@ type postgres struct {
 	senders   []*conn
 	receiver  *conn
 	ready     bool // for a rewind
-	flushing  bool
 }
 
 // conn is a stream, seen from both ends.
