@@ -1,6 +1,7 @@
 package system
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -55,7 +56,7 @@ func eachThread(f func(tid int) error) error {
 				continue
 			}
 			done[tid], news = true, true
-			if err := f(tid); err != nil && err != unix.ESRCH { // it has just ended
+			if err := f(tid); err != nil && !errors.Is(err, unix.ESRCH) { // it has just ended
 				return err
 			}
 		}
