@@ -30,6 +30,7 @@ type Voter struct {
 	Member      bool        `json:"member"` // it counts
 	Incarnation string      `json:"incarnation,omitempty"`
 	Heard       bool        `json:"heard"`
+	Silent      float64     `json:"silent_seconds,omitempty"` // of Self: so long it does not vote on leases yet, after its start
 	Links       []VoterLink `json:"links,omitempty"`
 }
 

@@ -49,6 +49,12 @@ func (n *Node) Status(ctx context.Context) *control.Quorum {
 			s.Voters = append(s.Voters, x)
 		}
 	}
+	for _, m := range n.members {
+		k := slices.IndexFunc(s.Voters, func(v control.Voter) bool { return v.ID == m.id })
+		if k >= 0 {
+			s.Voters[k].Silent = m.silent().Seconds()
+		}
+	}
 	s.Trouble = n.trouble(m, s)
 	lost := s.Leader == "" && len(heardMembers(s)) < s.Needed
 	for _, r := range m.order {
@@ -94,6 +100,9 @@ func (n *Node) trouble(m *member, s *control.Quorum) []string {
 		case !v.Member && s.Cluster != "":
 			all = append(all, fmt.Sprintf("voter %s does not count: it is not in the membership", v.ID))
 		}
+		if v.Silent > 0 {
+			all = append(all, fmt.Sprintf("voter %s does not vote on leases for another %.0f ms: it has started just now", v.ID, v.Silent*1000))
+		}
 		for _, l := range v.Links {
 			if v.Heard && !l.Up {
 				all = append(all, fmt.Sprintf("link %s - %s to voter %s is down", l.Local, l.Remote, v.ID))
@@ -104,6 +113,23 @@ func (n *Node) trouble(m *member, s *control.Quorum) []string {
 		all = append(all, err.Error())
 	}
 	return all
+}
+
+// silent is how long this voter still keeps quiet after its start.
+func (m *member) silent() (left time.Duration) {
+	got := make(chan struct{})
+	m.post(func(now time.Duration) {
+		defer close(got)
+		for _, r := range m.order {
+			left = max(left, r.voter.Silent(now))
+		}
+	})
+	select {
+	case <-got:
+		return left
+	case <-m.done:
+		return 0
+	}
 }
 
 // resource is one of them as its loop sees it; blocked means that nobody is known to be its active holder.

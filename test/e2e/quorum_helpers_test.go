@@ -402,8 +402,8 @@ func (a *assembly) lacks(holder string, down []string) string {
 		}
 		for _, v := range q.Voters {
 			gone := slices.Contains(down, v.Node)
-			if gone != !v.Heard || !gone && !v.Member {
-				return fmt.Sprintf("%s: voter %s heard %t, member %t", name, v.ID, v.Heard, v.Member)
+			if gone != !v.Heard || !gone && !v.Member || v.Silent > 0 {
+				return fmt.Sprintf("%s: voter %s heard %t, member %t, silent for %gs", name, v.ID, v.Heard, v.Member, v.Silent)
 			}
 		}
 		if len(down) == 0 && q.Votes != a.votes() || q.Leader == "" || q.Leader == holder && len(a.names())-len(down) > 1 {

@@ -45,9 +45,9 @@ func NewVoter(o VoterOptions) *Voter {
 	return &Voter{o: o, sealed: o.Sealed, stored: o.Sealed, longest: max(o.Longest, o.Params.Hold())}
 }
 
-// Quarantined reports whether the voter is still silent after its start.
-func (v *Voter) Quarantined(now time.Duration) bool {
-	return now < v.o.Start+v.o.Params.Wait(v.quarantine())
+// Silent is how long from now the voter still answers nothing, because it does not know what it acknowledged before its start.
+func (v *Voter) Silent(now time.Duration) time.Duration {
+	return max(0, v.o.Start+v.o.Params.Wait(v.quarantine())-now)
 }
 
 // quarantine is by what was on disk at the start, not by what was learned since.
@@ -64,7 +64,7 @@ func (v *Voter) Step(now time.Duration, ev Event) []Action {
 	case Stored:
 		v.onStored(ev)
 	case Received:
-		if v.cfg != (Config{}) && !v.Quarantined(now) {
+		if v.cfg != (Config{}) && v.Silent(now) == 0 {
 			v.received(now, ev.From, ev.Message)
 		}
 	}

@@ -48,7 +48,7 @@ func TestVoterQuarantine(t *testing.T) {
 			for _, m := range []Message{renewal(3), asked(SealQuery, 3), asked(SealIt, 3)} {
 				none(t, v.Step(time.Second+tt.want-1, heardFrom("n1", m)))
 			}
-			if !v.Quarantined(time.Second+tt.want-1) || v.Quarantined(time.Second+tt.want) {
+			if v.Silent(time.Second+tt.want-1) != 1 || v.Silent(time.Second+tt.want) != 0 {
 				t.Error("got another end of the quarantine")
 			}
 			sent(t, v.Step(time.Second+tt.want, heardFrom("n1", renewal(3))), Renewed)
@@ -185,7 +185,7 @@ func TestVoterStoresALongerHoldFirst(t *testing.T) {
 	one(t, v.Step(time.Second, heardFrom("n1", long)), Store)
 	v.Step(time.Second, Event{Kind: Stored, What: Hold, Hold: 2200 * ms})
 	sent(t, v.Step(time.Second, heardFrom("n1", long)), Renewed)
-	if v.Quarantined(time.Second) {
+	if v.Silent(time.Second) != 0 {
 		t.Error("got a quarantine for what was learned since the start")
 	}
 }
