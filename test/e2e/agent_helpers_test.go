@@ -32,7 +32,7 @@ func newTrio(t *testing.T) *trio {
 	lab.Require(t)
 	s := &trio{t: t}
 	s.l = lab.NewT(t, lab.Options{
-		Hosts: 3, Extra: []lab.HostSpec{{Name: "w1", Index: 21}, {Name: "w2", Index: 22}},
+		Machine: &machine, Hosts: 3, Extra: []lab.HostSpec{{Name: "w1", Index: 21}, {Name: "w2", Index: 22}},
 		Programs: map[string]string{"/usr/sbin/vrrpd": program(t, "vrrpd"), "/usr/bin/pgnotify": program(t, "pgnotify")},
 	})
 	t.Cleanup(func() {
@@ -99,6 +99,16 @@ func (s *trio) start(hosts ...*lab.Host) {
 	}
 	if err := g.Wait(); err != nil {
 		s.t.Fatal(err)
+	}
+}
+
+// step is a subtest. One that failed ends the story.
+func (s *trio) step(name string, f func(t *testing.T)) {
+	s.t.Helper()
+	whole := s.t
+	defer func() { s.t = whole }()
+	if !whole.Run(name, func(t *testing.T) { s.t = t; f(t) }) {
+		whole.FailNow()
 	}
 }
 

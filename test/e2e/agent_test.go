@@ -228,9 +228,7 @@ func TestAgentDoubleFailure(t *testing.T) {
 			return []string{first, second}
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			s.t = t
-			defer func() { s.t = t }()
+		s.step(name, func(t *testing.T) {
 			since := m.Mark(name)
 			began := lab.ReadLoad()
 			gone := fail()
@@ -261,7 +259,6 @@ func TestAgentDoubleFailure(t *testing.T) {
 			t.Logf("whole again after %s, holder %s", time.Since(healed).Round(time.Millisecond), holder)
 		})
 	}
-	s.t = t
 	r, err := m.Report(within(t, patience))
 	if err != nil {
 		t.Fatal(err)

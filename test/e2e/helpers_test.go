@@ -50,7 +50,7 @@ func newLab(t *testing.T, hosts int, more ...map[string]string) *lab.Lab {
 			programs[inside] = outside
 		}
 	}
-	return lab.NewT(t, lab.Options{Hosts: hosts, Programs: programs})
+	return lab.NewT(t, lab.Options{Hosts: hosts, Programs: programs, Machine: &machine})
 }
 
 // within is a context for one wait of the test.

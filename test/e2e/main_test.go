@@ -35,6 +35,10 @@ type builder struct {
 
 var built = builder{made: map[string]error{}}
 
+// machine is shared by all labs: those that stand at the same time belong to tests that run in parallel, because they wait most of
+// their time.
+var machine lab.Machine
+
 func (b *builder) program(name string) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 // no other primary, and no standby with more WAL; TestPGFlap is about the first two. A hook that refuses says why, and its
 // node gives way to another.
 func TestPGConditions(t *testing.T) {
+	t.Parallel()
 	var toml string
 	s := newSite(t, siteOptions{
 		daemon: vrrpd,

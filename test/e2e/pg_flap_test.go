@@ -19,7 +19,10 @@ const slowHook = "#!/bin/sh\nif [ \"$3\" = MASTER ]; then sleep \"$(cat /etc/pgn
 // TestPGFlap has n2 become MASTER and BACKUP again before its MASTER hook has come to promote. Nothing but the flap speaks
 // against a promotion: the server of n1, which holds the address, is down, and n3 has no more WAL than n2. So the end of
 // each case is that n2 is promoted when it is MASTER in earnest.
-func TestPGFlap(t *testing.T) { bothDaemons(t, flapStory) }
+func TestPGFlap(t *testing.T) {
+	t.Parallel()
+	bothDaemons(t, flapStory)
+}
 
 func flapStory(t *testing.T, d daemon) {
 	s := newSite(t, siteOptions{

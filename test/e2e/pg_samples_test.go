@@ -54,6 +54,7 @@ func newSampleSite(t *testing.T, vrrp, rest string, hosts int) *site {
 
 // TestPGSamples runs the directories of etc that are about PostgreSQL as they stand.
 func TestPGSamples(t *testing.T) {
+	t.Parallel()
 	t.Run("two-node-async", func(t *testing.T) {
 		s := newSampleSite(t, "two-node-async", "two-node-async", 2)
 		s.step("begin", func(t *testing.T) {

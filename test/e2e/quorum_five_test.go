@@ -23,6 +23,7 @@ func everyCase() bool { return os.Getenv("PGVRRP_ALL") != "" }
 
 // Three data nodes and two witnesses: any two hosts may fail at once, and the third after them.
 func TestQuorumFiveVoters(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t, fiveVoters(), assemblyOptions{})
 	a.step("start", a.starts)
 	a.oneFails()

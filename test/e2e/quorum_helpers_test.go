@@ -98,7 +98,7 @@ func newAssembly(t *testing.T, voters []voterHost, o assemblyOptions) *assembly 
 	t.Helper()
 	lab.Require(t)
 	a := &assembly{t: t, voters: voters, o: o, vip: lab.VIP(1)}
-	options := lab.Options{Programs: map[string]string{"/usr/sbin/vrrpd": program(t, "vrrpd")}}
+	options := lab.Options{Machine: &machine, Programs: map[string]string{"/usr/sbin/vrrpd": program(t, "vrrpd")}}
 	for _, v := range voters {
 		options.Extra = append(options.Extra, lab.HostSpec{Name: v.name, Index: v.index})
 	}

@@ -35,6 +35,7 @@ func (a *assembly) halt(hosts ...string) string {
 
 // Three data nodes and one witness with two votes.
 func TestQuorumWitnessOfTwoVotes(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t, witnessOfTwoVotes(), assemblyOptions{})
 	a.step("start", a.starts)
 	a.step("power loss of the holder and a standby", func(*testing.T) { r := a.roles(); a.fall(r.holder, r.standbys[0]) })
@@ -52,6 +53,7 @@ func TestQuorumWitnessOfTwoVotes(t *testing.T) {
 
 // Two data nodes and a witness.
 func TestQuorumThreeVoters(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t, threeVoters(), assemblyOptions{})
 	a.step("start", a.starts)
 	a.step("power loss of the holder", func(*testing.T) { a.fall(a.roles().holder) })
@@ -222,6 +224,7 @@ func (a *assembly) guards() {
 
 // A long partition, of instances with and without nopreempt: who got the address in it keeps it when it heals.
 func TestQuorumPartition(t *testing.T) {
+	t.Parallel()
 	pair := func(_ string, priority int) []fmt.Stringer {
 		return []fmt.Stringer{
 			fast(priority, "nopreempt", "quorum vip"),

@@ -24,6 +24,7 @@ const quorumPort = 3741
 // What a voter must not take for the word of another: garbage, what was said before, another key, another cluster, and a state
 // directory that is not what it was.
 func TestQuorumStrangers(t *testing.T) {
+	t.Parallel()
 	a := newAssembly(t, threeVoters(), assemblyOptions{
 		resources: []string{"vip plain", "pg postgresql"},
 		instances: func(name string, priority int) []fmt.Stringer {

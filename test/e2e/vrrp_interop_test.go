@@ -329,6 +329,7 @@ func (m *match) play() {
 }
 
 func TestVRRPElections(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name   string
 		n1, n2 daemon

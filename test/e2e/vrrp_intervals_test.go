@@ -109,6 +109,7 @@ func TestVRRPLongestInterval(t *testing.T) {
 
 // The files of etc run as they stand, the same on every node, and elect one master. pgnotify's part in them is another test's.
 func TestVRRPSamples(t *testing.T) {
+	t.Parallel()
 	stub := map[string]string{"/usr/bin/pgnotify": "/bin/true"}
 	tests := []struct {
 		file   string

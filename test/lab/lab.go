@@ -53,6 +53,8 @@ type Options struct {
 	// directory). The disks of the hosts are in it: on a tmpfs such as /dev/shm labs come and go faster, and fsync
 	// costs nothing, which no measurement should be made with.
 	Dir string
+	// Machine is what labs of one process share that may stand beside each other (default: this one wants the machine for itself).
+	Machine *Machine
 	// Log gets what the lab does (default: nothing but "waiting for another lab" on standard error).
 	Log *slog.Logger
 }
@@ -62,7 +64,7 @@ type Lab struct {
 	log    *slog.Logger
 	dir    string
 	opts   Options
-	lock   *os.File
+	lock   *Machine // nil: not taken
 	keeper *exec.Cmd
 	ctl    *client
 	sw     *namespace // the switch
@@ -78,7 +80,7 @@ type Lab struct {
 	closeErr error
 }
 
-// New makes the lab and boots its hosts. Only one lab at a time stands on a machine: New waits for another one to go.
+// New makes the lab and boots its hosts. New waits for other labs on this machine to go, unless they share a Machine.
 // The end of ctx closes the lab. The caller closes it in any case; should the caller die without, even by SIGKILL, the
 // kernel tells the lab's first process, and that removes everything.
 func New(ctx context.Context, opts Options) (l *Lab, err error) {
@@ -95,9 +97,14 @@ func New(ctx context.Context, opts Options) (l *Lab, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make lab: %w", err)
 	}
-	if l.lock, err = lockMachine(ctx, waitLog); err != nil {
+	m := opts.Machine
+	if m == nil {
+		m = &Machine{}
+	}
+	if err = m.take(ctx, waitLog); err != nil {
 		return nil, fmt.Errorf("make lab: %w", err)
 	}
+	l.lock = m
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -158,6 +165,38 @@ func (o Options) specs() ([]HostSpec, error) {
 		names[s.Name], indices[s.Index] = true, true
 	}
 	return specs, nil
+}
+
+// Machine is the lock on the machine that labs of one process may hold together. The zero value is ready; it must not be copied.
+type Machine struct {
+	mu   sync.Mutex
+	file *os.File
+	labs int
+}
+
+// take waits until no other process has a lab here, and counts one more of ours.
+func (m *Machine) take(ctx context.Context, log *slog.Logger) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.labs == 0 {
+		f, err := lockMachine(ctx, log)
+		if err != nil {
+			return err
+		}
+		m.file = f
+	}
+	m.labs++
+	return nil
+}
+
+// give counts one less; the last one lets others in.
+func (m *Machine) give() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.labs--; m.labs > 0 {
+		return nil
+	}
+	return m.file.Close()
 }
 
 // lockMachine waits for the machine's lab lock. The descriptor is close-on-exec, so that no child keeps the lock.
@@ -413,7 +452,7 @@ func (l *Lab) close() error {
 		}
 	}
 	if l.lock != nil {
-		errs = append(errs, l.lock.Close())
+		errs = append(errs, l.lock.give())
 	}
 	return errors.Join(errs...)
 }

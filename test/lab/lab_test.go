@@ -815,7 +815,7 @@ func TestOneLabAtATime(t *testing.T) {
 		inside++
 		fds, _ := os.ReadDir(filepath.Join(p, "fd"))
 		for _, fd := range fds {
-			if target, _ := os.Readlink(filepath.Join(p, "fd", fd.Name())); target == l.lock.Name() {
+			if target, _ := os.Readlink(filepath.Join(p, "fd", fd.Name())); target == l.lock.file.Name() {
 				t.Errorf("%s has the lock open", p)
 			}
 		}

@@ -25,6 +25,8 @@ func (a *Agent) down() {
 	case a.srv.NoData:
 		a.copyAgain("there is no data directory")
 		return
+	case a.srv.SystemID != 0 && !a.sameSystem():
+		return // another cluster's data: nothing of it is touched
 	case a.marker == Rewinding || a.marker == Cloning:
 		a.copyAgain("a rewind or a copy was not finished")
 		return
