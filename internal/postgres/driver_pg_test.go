@@ -182,6 +182,7 @@ func trio(t *testing.T, more string) (a, b, c *driven) {
 }
 
 func TestFenceAndFollow(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	b := a.standbyNamed("b", "")
@@ -254,6 +255,7 @@ func TestFenceAndFollow(t *testing.T) {
 
 // TestFenceRacesAConnection fences while the standby is somewhere on its way to an upstream: nothing may come from there afterwards.
 func TestFenceRacesAConnection(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	b := a.standbyNamed("b", "wal_retrieve_retry_interval = 20ms")
@@ -279,6 +281,7 @@ func TestFenceRacesAConnection(t *testing.T) {
 }
 
 func TestFencePrimary(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	r := a.fence()
@@ -304,6 +307,7 @@ func TestFencePrimary(t *testing.T) {
 
 // TestFenceBehindReplay: what holds up replay must not keep the walreceiver alive.
 func TestFenceBehindReplay(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	for name, hold := range map[string]func(b *driven) (release func()){
@@ -359,6 +363,7 @@ func TestFenceBehindReplay(t *testing.T) {
 
 // TestFenceFrozenReceiver: as long as it is there, it may confirm what it has received.
 func TestFenceFrozenReceiver(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	b := a.standbyNamed("b", "")
@@ -413,6 +418,7 @@ func mustRead(t *testing.T, path string) []byte {
 
 // TestKilledInTheMiddle kills the postmaster at some moment of each act, starts the server again and has the act done.
 func TestKilledInTheMiddle(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	b := a.standbyNamed("b", "")
@@ -459,6 +465,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 
 // TestFullDisk: with no room for the new file the old one stays, the standby goes on, and nothing is half done.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	disk := smallDisk(t, 300<<20)
@@ -539,6 +546,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestPasswordFile: a walreceiver with the old address can't connect once the file has gone.
 func TestPasswordFile(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	b := a.standbyNamed("b", "")
@@ -589,6 +597,7 @@ func TestPasswordFile(t *testing.T) {
 
 // TestSessions: a hung act does not hold up a look, a lost session is opened again, and an idle walsender of ours holds up no stop.
 func TestSessions(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.view()
 	var pid int
@@ -643,6 +652,7 @@ func TestSessions(t *testing.T) {
 
 // TestDriverOnEveryVersion goes over what a failover does, on each version that is installed.
 func TestDriverOnEveryVersion(t *testing.T) {
+	t.Parallel()
 	dirs := binDirs(t)
 	if len(dirs) == 0 {
 		must(t, "no PostgreSQL is installed")

@@ -95,14 +95,31 @@ func place(t *testing.T) string {
 	return dir
 }
 
+// givenPorts are those of all servers so far: one that does not listen yet must not get another test's.
+var givenPorts struct {
+	sync.Mutex
+	all map[int]bool
+}
+
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	givenPorts.Lock()
+	defer givenPorts.Unlock()
+	for {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		if givenPorts.all == nil {
+			givenPorts.all = map[int]bool{}
+		}
+		if !givenPorts.all[port] {
+			givenPorts.all[port] = true
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // run runs a program as the servers' user.

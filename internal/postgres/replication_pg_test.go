@@ -29,6 +29,7 @@ func (n *node) probe() Remote {
 
 // TestFailoverAndRewind is the life of two servers: stream, promote, diverge, rewind, follow, switch back.
 func TestFailoverAndRewind(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	a.sql("CREATE TABLE t (v text)")
 	a.sql("INSERT INTO t VALUES ('shared')")
@@ -188,6 +189,7 @@ func (n *node) upstreamReceiver() (int, error) {
 }
 
 func TestSetUpstreamByReload(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	b := a.standby("")
 	pid := b.facts().PID
@@ -258,6 +260,7 @@ func TestSetUpstreamByReload(t *testing.T) {
 
 // TestSessionsNeverWaitForStandbys: our sessions write with a synchronous standby that is not there.
 func TestSessionsNeverWaitForStandbys(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "synchronous_standby_names = 'nobody'").start()
 	ctx, cancel := timeoutContext(t, 5*time.Second)
 	defer cancel()
@@ -271,10 +274,15 @@ func TestSessionsNeverWaitForStandbys(t *testing.T) {
 
 // TestFactsByLesserRoles: what a role may not see is unknown, and no error.
 func TestFactsByLesserRoles(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	a.sql("CREATE ROLE mon LOGIN IN ROLE pg_monitor")
 	a.sql("CREATE ROLE plain LOGIN")
 	b := a.standby("")
+	a.await("the standby's first reply", func() (bool, string) {
+		all := a.facts().ReplicationState
+		return len(all) == 1 && all[0].FlushLSN != 0, fmt.Sprint(all)
+	})
 	for _, n := range []*node{a, b} {
 		for _, role := range []string{"mon", "plain"} {
 			n.cfg.Conninfo = "host=" + n.root + " user=" + role
@@ -305,6 +313,7 @@ func TestFactsByLesserRoles(t *testing.T) {
 }
 
 func TestStartGivesUpAtTheDeadline(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "hot_standby = off")
 	if err := n.StartStandby(n.ctx()); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "hot_standby is off") {
 		t.Errorf("got %v, want ErrNotReady that names hot_standby", err)
@@ -325,6 +334,7 @@ func TestStartGivesUpAtTheDeadline(t *testing.T) {
 }
 
 func TestRewindRefusals(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "checkpoint_timeout = 30min").start()
 	b := a.standby("checkpoint_timeout = 30min")
 	if err := a.Rewind(a.ctx(), b.upstream(), nil); !errors.Is(err, ErrRunning) {
@@ -373,6 +383,7 @@ func TestRewindRefusals(t *testing.T) {
 
 // TestRewindFailsHalfWay: then the server does not start, and a clone mends it.
 func TestRewindFailsHalfWay(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	b := a.standby("")
 	a.crash()
@@ -461,6 +472,7 @@ func TestRewindFailsHalfWay(t *testing.T) {
 }
 
 func TestRewindWaitsForTheCheckpoint(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "checkpoint_timeout = 30min").start()
 	b := a.standby("checkpoint_timeout = 30min\ncheckpoint_completion_target = 0.9")
 	// Freeze b's checkpointer: the checkpoint that promotion asks for does not come.
@@ -497,6 +509,7 @@ func TestRewindWaitsForTheCheckpoint(t *testing.T) {
 }
 
 func TestSwapRefusals(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "")
 	b := newNode(t, "")
 	before, err := os.ReadDir(a.DataDir())
@@ -538,6 +551,7 @@ func writeAt(path string, off int64, b byte) error {
 }
 
 func TestCloneRefusesTablespaces(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	space := filepath.Join(a.root, "space=1")
 	run(t, "mkdir", space)
@@ -562,6 +576,7 @@ func TestCloneRefusesTablespaces(t *testing.T) {
 }
 
 func TestCloneFailures(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	name, _, _ := runAs(t)
 	root := place(t)
@@ -605,6 +620,7 @@ func smallDisk(t *testing.T, size int64) string {
 }
 
 func TestCloneOntoAFullDisk(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	name, _, _ := runAs(t)
 	disk := smallDisk(t, 16<<20)
@@ -637,6 +653,7 @@ func TestCloneOntoAFullDisk(t *testing.T) {
 }
 
 func TestSwapOfAMountPoint(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "")
 	disk := smallDisk(t, 100<<20)
 	_, uid, gid := runAs(t)

@@ -42,6 +42,7 @@ func must1[T any](v T, err error) func(t *testing.T) T {
 
 // TestReservedTimelines goes through grants on every node, with numbers that were given and not used between.
 func TestReservedTimelines(t *testing.T) {
+	t.Parallel()
 	a, b, c := trio(t, "")
 	a.commit("first").acknowledged(t)
 	if _, err := a.Barrier(a.ctx(), []string{"b", "c"}); err != nil {
@@ -144,6 +145,7 @@ func TestReservedTimelines(t *testing.T) {
 
 // TestLeftOverReservation: with it a standby does not come up, so that the start removes it.
 func TestLeftOverReservation(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	b := a.standbyNamed("b", "")
 	b.fence()
@@ -196,6 +198,7 @@ func TestLeftOverReservation(t *testing.T) {
 
 // TestPromoteWhilePaused: promotion ends a pause and replays all that was received.
 func TestPromoteWhilePaused(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	b := a.standbyNamed("b", "")
@@ -225,6 +228,7 @@ func TestPromoteWhilePaused(t *testing.T) {
 
 // TestKilledWhilePromoting: it comes back as a standby on either timeline, and the grant can be done or given up.
 func TestKilledWhilePromoting(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	names := map[Timeline]int{}
@@ -275,6 +279,7 @@ func TestKilledWhilePromoting(t *testing.T) {
 
 // TestHoldIsCarried: neither a clone nor a rewound server has what its source has for itself.
 func TestHoldIsCarried(t *testing.T) {
+	t.Parallel()
 	a, b, c := trio(t, "")
 	_ = c
 	a.crash()
@@ -350,6 +355,7 @@ func TestHoldIsCarried(t *testing.T) {
 
 // TestPowerLossWhileRewinding: the configuration of the source, which is then in the data directory, does not become our own.
 func TestPowerLossWhileRewinding(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "")
 	b := newNode(t, "work_mem = 7MB").start()
 	if err := b.Checkpoint(b.ctx()); err != nil {

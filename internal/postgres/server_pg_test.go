@@ -81,6 +81,7 @@ func (n *node) compareControl(state State) {
 }
 
 func TestPrimaryLife(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "")
 	n.compareControl(StateShutDown)
 	if f := n.facts(); f.Running || f.Answering || f.InRecovery || f.SystemID == 0 || f.Timeline != 1 {
@@ -158,6 +159,7 @@ func TestPrimaryLife(t *testing.T) {
 }
 
 func TestStopKillsAFrozenServer(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "").start()
 	pid := n.facts().PID
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -179,6 +181,7 @@ func TestStopKillsAFrozenServer(t *testing.T) {
 }
 
 func TestStartFailureShowsTheLog(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "shared_buffers = 'nonsense'")
 	err := n.StartAsIs(n.ctx())
 	if err == nil || !strings.Contains(err.Error(), `invalid value for parameter "shared_buffers"`) {
@@ -187,6 +190,7 @@ func TestStartFailureShowsTheLog(t *testing.T) {
 }
 
 func TestStalePIDDoesNotStopAStart(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "").start()
 	n.crash()
 	pidPath := filepath.Join(n.DataDir(), pidFileName)
@@ -266,6 +270,7 @@ func zombie(t *testing.T) int {
 }
 
 func TestBadDataDirectories(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "")
 	bin := n.BinDir()
 	control := filepath.Join(n.DataDir(), "global", "pg_control")
@@ -302,6 +307,7 @@ func TestBadDataDirectories(t *testing.T) {
 }
 
 func TestAnotherServerOnOurPort(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "").start()
 	root := place(t)
 	run(t, "cp", "-a", template.dir, filepath.Join(root, "d"))
@@ -353,6 +359,7 @@ func (n *node) moveConfig() {
 
 // TestConfigOutsideOfTheDataDirectory starts, rewinds after a crash and follows with Debian's layout.
 func TestConfigOutsideOfTheDataDirectory(t *testing.T) {
+	t.Parallel()
 	a := newNode(t, "").start()
 	b := a.standby("")
 	a.stop()
@@ -395,6 +402,7 @@ func TestConfigOutsideOfTheDataDirectory(t *testing.T) {
 
 // TestBecomeOwner runs itself again, since there is no way back.
 func TestBecomeOwner(t *testing.T) {
+	t.Parallel()
 	if dir := os.Getenv("PGVRRP_TEST_BECOME"); dir != "" {
 		if err := BecomeOwner(dir); err != nil {
 			fmt.Println("error:", err)
@@ -453,6 +461,7 @@ func TestBecomeOwner(t *testing.T) {
 // TestSystemdDoesNotObey has a systemd that thinks the unit of the server active and refuses to stop it, as it does the owner of the data directory:
 // the server is stopped fast all the same, not before systemd has done with the unit, and started again without it.
 func TestSystemdDoesNotObey(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, "")
 	n.moveConfig()
 	calls := filepath.Join(n.root, "calls")

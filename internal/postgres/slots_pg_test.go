@@ -13,7 +13,8 @@ import (
 )
 
 func TestSlotsOnEveryNode(t *testing.T) {
-	more := "max_slot_wal_keep_size = 128MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB\n"
+	t.Parallel()
+	more := "max_slot_wal_keep_size = 48MB\nmin_wal_size = 32MB\nmax_wal_size = 32MB\n"
 	a := drive(newNode(t, more+"wal_keep_size = 0\n").start(), "a")
 	a.sql("CREATE TABLE t (v text)")
 	all, changes, err := a.Slots(a.ctx(), []string{"b", "C-1"})
@@ -92,7 +93,7 @@ func TestSlotsOnEveryNode(t *testing.T) {
 		s := a.query("SELECT wal_status FROM pg_replication_slots WHERE slot_name = '" + SlotName("C-1") + "'")
 		return s == "lost", s
 	})
-	if s := slot(a, "C-1"); s.Status == "lost" || s.RestartLSN == 0 || s.Kept > 128<<20 {
+	if s := slot(a, "C-1"); s.Status == "lost" || s.RestartLSN == 0 || s.Kept > 48<<20 {
 		t.Errorf("made anew: got %+v", s)
 	}
 	// One of nobody's goes, but for those that are not ours.
@@ -119,6 +120,7 @@ func TestSlotsOnEveryNode(t *testing.T) {
 }
 
 func TestDoctorOnAServer(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "synchronous_commit = local\nrecovery_min_apply_delay = 1s\nmax_wal_senders = 3\nlog_statement = all").start(), "a")
 	a.sql(`CREATE ROLE "Off" LOGIN`)
 	a.sql(`CREATE ROLE ok LOGIN`)

@@ -17,6 +17,7 @@ import (
 
 // TestGrowAndShrink takes two standbys in and puts them out again while a client commits.
 func TestGrowAndShrink(t *testing.T) {
+	t.Parallel()
 	a, b, c := trio(t, "")
 	stop := make(chan struct{})
 	clients := make(chan error, 1)
@@ -122,6 +123,7 @@ func TestGrowAndShrink(t *testing.T) {
 
 // TestReloadsNeedProof: a list that a session shows is not yet one by which the checkpointer or a walsender goes.
 func TestReloadsNeedProof(t *testing.T) {
+	t.Parallel()
 	a, b, _ := trio(t, "")
 	thaw := a.freeze(a.pidOf("checkpointer"))
 	if err := a.Hold(a.ctx()); err != nil {
@@ -186,6 +188,7 @@ func TestReloadsNeedProof(t *testing.T) {
 
 // TestSameName: whoever else streams under a standby's name would count for it.
 func TestSameName(t *testing.T) {
+	t.Parallel()
 	a, _, _ := trio(t, "")
 	a.setSync("c", "b")
 	dir := filepath.Join(a.root, "wal")
@@ -215,6 +218,7 @@ func TestSameName(t *testing.T) {
 
 // TestWhatWinsOverUs: a list set elsewhere, and a file that the server does not take.
 func TestWhatWinsOverUs(t *testing.T) {
+	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")
 	a.setSync()
 	a.sql("ALTER SYSTEM SET synchronous_standby_names = 'dba'")

@@ -14,6 +14,7 @@ import (
 // TestEveryVersion goes over what differs by version, on each that is installed: the control file against what the server itself says of it, probing,
 // promotion, history, the survey before a clone.
 func TestEveryVersion(t *testing.T) {
+	t.Parallel()
 	dirs := binDirs(t)
 	if len(dirs) == 0 {
 		must(t, "no PostgreSQL is installed")

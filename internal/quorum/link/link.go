@@ -126,7 +126,11 @@ type peer struct {
 	id    string
 	links []*peerLink
 	tls   func(protocol string) (*tls.Config, error)
+	out   *outbox
+}
 
+// outbox is what a peer's sendings share, and goes on over a reload.
+type outbox struct {
 	tx     sync.Mutex // keeps the order of numbers and sendings the same
 	buf    []byte
 	unsent atomic.Uint64
@@ -307,10 +311,9 @@ func (n *Network) SetPeers(peers []Peer) error {
 		}
 		p := &peer{id: c.ID}
 		if was := old.peers[c.ID]; was != nil {
-			p.tls = was.tls
-			p.unsent.Store(was.unsent.Load())
+			p.tls, p.out = was.tls, was.out
 		} else {
-			p.tls = n.clientConfigs(c.ID)
+			p.tls, p.out = n.clientConfigs(c.ID), &outbox{}
 		}
 		for k, a := range c.Addrs {
 			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
@@ -526,7 +529,7 @@ func (n *Network) Status() []LinkStatus {
 				Peer: p.id, Local: l.local.addr, Remote: l.remote,
 				Sent: l.sent.Load(), SendErrors: l.sendErrors.Load(),
 				Received: l.received.Load(), Duplicates: l.duplicates.Load(),
-				Rejected: l.rejected.byName(), Unsent: p.unsent.Load(),
+				Rejected: l.rejected.byName(), Unsent: p.out.unsent.Load(),
 			}
 			l.mu.Lock()
 			s.Up, s.Since, s.RTT, s.LastError = l.up, l.since, l.rtt, l.lastErr

@@ -161,17 +161,18 @@ func (n *Network) Send(to string, payload []byte) {
 	boot := n.sender(to).present().Boot
 	tag := n.tag()
 	if len(payload) > MaxPayload || boot == 0 || tag == (clusterTag{}) {
-		p.unsent.Add(1)
+		p.out.unsent.Add(1)
 		if len(payload) > MaxPayload {
 			n.warn("payload cannot be sent", to, TooLarge, "bytes", len(payload))
 		}
 		return
 	}
-	p.tx.Lock()
-	defer p.tx.Unlock()
-	p.buf = n.seal(p.buf[:0], datagram{kind: data, cluster: tag, toBoot: boot, to: []byte(to), payload: payload})
+	out := p.out
+	out.tx.Lock()
+	defer out.tx.Unlock()
+	out.buf = n.seal(out.buf[:0], datagram{kind: data, cluster: tag, toBoot: boot, to: []byte(to), payload: payload})
 	for _, l := range p.links {
-		if n.transmit(l, p.buf) {
+		if n.transmit(l, out.buf) {
 			l.sent.Add(1)
 		}
 	}
