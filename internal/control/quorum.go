@@ -17,7 +17,9 @@ type Quorum struct {
 	Policy      string     `json:"no_quorum_policy"`
 	Lease       float64    `json:"lease_seconds"`
 	Resources   []Resource `json:"resources"`
-	Trouble     []string   `json:"trouble,omitempty"` // what an operator should know
+	// Rejected counts the datagrams and connections that were refused since the start, from whoever, by reason.
+	Rejected map[string]uint64 `json:"rejected,omitempty"`
+	Trouble  []string          `json:"trouble,omitempty"` // what an operator should know
 }
 
 // Voter is one voter of the file.
@@ -40,7 +42,7 @@ type VoterLink struct {
 	Remote string  `json:"remote"`
 	Up     bool    `json:"up"`
 	RTT    float64 `json:"rtt_seconds"`
-	Error  string  `json:"error,omitempty"`
+	Error  string  `json:"error,omitempty"` // of sending or dialing, or why one of the two voters refuses the other
 }
 
 // Resource is one thing that has at most one master.

@@ -118,10 +118,14 @@ func newCluster(t *testing.T, resources []conf.Resource, names ...string) *clust
 	return c
 }
 
-func (c *cluster) start(name string) *running {
+func (c *cluster) start(name string) *running { return c.startWith(name, func(*conf.Quorum) {}) }
+
+// startWith starts a node whose file is another one.
+func (c *cluster) startWith(name string, change func(file *conf.Quorum)) *running {
 	c.t.Helper()
 	file := *c.file
 	file.StateDir = filepath.Join(c.dir, name)
+	change(&file)
 	k := slices.IndexFunc(file.Voters, func(v conf.Voter) bool { return v.Name == name })
 	h := &testHost{granted: map[string]bool{}, changed: make(chan struct{}, 1)}
 	level := slog.LevelInfo

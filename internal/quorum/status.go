@@ -3,6 +3,7 @@ package quorum
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -32,9 +33,17 @@ func (n *Node) Status(ctx context.Context) *control.Quorum {
 	}
 	s.Needed = s.Votes/2 + 1
 	links := map[string][]control.VoterLink{}
+	refused := map[string]string{}
 	for _, l := range m.net.Status() {
-		links[l.Peer] = append(links[l.Peer], control.VoterLink{Local: addrText(l.Local), Remote: l.Remote.String(), Up: l.Up, RTT: l.RTT.Seconds(), Error: l.LastError})
+		x := control.VoterLink{Local: addrText(l.Local), Remote: l.Remote.String(), Up: l.Up, RTT: l.RTT.Seconds(), Error: l.LastError}
+		if x.Error == "" {
+			x.Error = l.Refused // to send a ping is no success if the other side drops it
+		}
+		links[l.Peer] = append(links[l.Peer], x)
+		refused[l.Peer] = l.Refused
 	}
+	var lately bool
+	s.Rejected, lately = m.net.Rejected()
 	for _, v := range file.Voters {
 		for _, id := range voterIDs(v) {
 			x := control.Voter{ID: id, Node: v.Name, Witness: v.Witness, Self: v.Name == n.o.Self.Name, Links: links[id]}
@@ -55,7 +64,10 @@ func (n *Node) Status(ctx context.Context) *control.Quorum {
 			s.Voters[k].Silent = m.silent().Seconds()
 		}
 	}
-	s.Trouble = n.trouble(m, s)
+	s.Trouble = n.trouble(m, s, refused)
+	if lately {
+		s.Trouble = append(s.Trouble, "refused since the start, the last within a minute: "+counts(s.Rejected))
+	}
 	lost := s.Leader == "" && len(heardMembers(s)) < s.Needed
 	for _, r := range m.order {
 		x, blocked := m.resource(r)
@@ -85,18 +97,35 @@ func hears(s *control.Quorum, node string) bool {
 	return slices.ContainsFunc(s.Voters, func(v control.Voter) bool { return v.Node == node && v.Heard })
 }
 
-func (n *Node) trouble(m *member, s *control.Quorum) []string {
+// counts lists the reasons in order.
+func counts(by map[string]uint64) string {
 	var all []string
-	if s.Cluster == "" {
-		all = append(all, "this voter is not part of the quorum yet: "+m.log.Waiting())
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		all = append(all, fmt.Sprintf("%s %d", name, by[name]))
+	}
+	return strings.Join(all, ", ")
+}
+
+// trouble is what an operator should know. refused says of a voter why it and this one do not talk to each other.
+func (n *Node) trouble(m *member, s *control.Quorum, refused map[string]string) []string {
+	var all []string
+	switch waits := m.log.Waiting(); {
+	case s.Cluster == "":
+		all = append(all, "this voter is not part of the quorum yet: "+waits)
+	case waits != "":
+		all = append(all, "this voter takes no part in the quorum: "+waits)
 	}
 	if s.Guard != "nftables" && !s.Witness {
 		all = append(all, fmt.Sprintf("guard %s: the kernel does not shut the virtual addresses at the lease's end", s.Guard))
 	}
 	for _, v := range s.Voters {
-		switch {
+		switch why := refused[v.ID]; {
+		case !v.Heard && why != "":
+			all = append(all, fmt.Sprintf("voter %s is not heard: %s", v.ID, why))
 		case !v.Heard:
 			all = append(all, fmt.Sprintf("voter %s is not heard", v.ID))
+		case why != "":
+			all = append(all, fmt.Sprintf("voter %s: %s", v.ID, why))
 		case !v.Member && s.Cluster != "":
 			all = append(all, fmt.Sprintf("voter %s does not count: it is not in the membership", v.ID))
 		}
@@ -104,7 +133,8 @@ func (n *Node) trouble(m *member, s *control.Quorum) []string {
 			all = append(all, fmt.Sprintf("voter %s does not vote on leases for another %.0f ms: it has started just now", v.ID, v.Silent*1000))
 		}
 		for _, l := range v.Links {
-			if v.Heard && !l.Up {
+			// A voter with fewer addresses than another one need not reach all of the other's.
+			if v.Heard && !l.Up && (l.RTT > 0 || len(v.Addresses) == len(n.o.Self.Addrs)) {
 				all = append(all, fmt.Sprintf("link %s - %s to voter %s is down", l.Local, l.Remote, v.ID))
 			}
 		}
@@ -184,8 +214,8 @@ func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {
 
 // missing asks the leader what a resource waits for, or says what the log itself does.
 func (n *Node) missing(ctx context.Context, m *member, s *control.Quorum, resource string) string {
-	if s.Cluster == "" {
-		return m.log.Waiting()
+	if waits := m.log.Waiting(); waits != "" || s.Cluster == "" {
+		return waits
 	}
 	if s.Leader == "" {
 		heard := heardMembers(s)

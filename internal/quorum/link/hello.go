@@ -30,7 +30,7 @@ type hello struct {
 }
 
 // errHelloVersion is a peer with another version of this program.
-var errHelloVersion = errors.New("the other side speaks another version of the protocol")
+var errHelloVersion = errors.New("the other side speaks another version of the protocol: the same version of vrrpd is needed everywhere")
 
 // append adds h's frame to b.
 func (h *hello) append(b []byte) []byte {

@@ -97,7 +97,9 @@ type Network struct {
 	raft    atomic.Pointer[streamLayer]
 	quiet   limiter
 
-	senders    sync.Map // voter id → *sender; none is forgotten on a reload, nor are its numbers
+	senders    sync.Map     // voter id → *sender; none is forgotten on a reload, nor are its numbers
+	refused    sync.Map     // voter id → *refusals
+	strangeAt  atomic.Int64 // when something strange was refused last; 0: never
 	admissions chan Self
 	wake       chan struct{} // a voter was admitted: ping now
 
@@ -179,6 +181,7 @@ type LinkStatus struct {
 	Since      time.Duration // when Up changed last
 	RTT        time.Duration // smoothed; 0 before the first answer
 	LastError  string        // of sending or dialing; "" after the next success
+	Refused    string        // why the peer and this voter do not talk to each other, in words; "" if nothing was refused lately
 	Sent       uint64        // datagrams with payload
 	SendErrors uint64
 	Received   uint64            // datagrams with payload that came first by this link
@@ -469,6 +472,7 @@ func (n *Network) admitAll(ctx context.Context) {
 			return
 		case who := <-n.admissions:
 			if reason, err := n.admit(who); reason != None {
+				n.refusalsOf(who.ID).say(n.o.Now(), reason, fmt.Sprintf("it is refused (%s): %v", reason, err))
 				n.warn("voter is refused", who.ID, reason, "error", err)
 			}
 		}
@@ -489,6 +493,7 @@ func (n *Network) admit(who Self) (Reason, error) {
 		return reason, fmt.Errorf("a later start than %d of incarnation %s was seen", who.Starts, who.Incarnation)
 	}
 	if changed {
+		n.refusalsOf(who.ID).clear()
 		// It can send us nothing before it knows this run of ours.
 		select {
 		case n.wake <- struct{}{}:
@@ -523,10 +528,13 @@ func (n *Network) tag() clusterTag {
 // Status tells of every link to every peer, in the order of the configuration.
 func (n *Network) Status() []LinkStatus {
 	var all []LinkStatus
+	now := n.o.Now()
 	for _, p := range n.view.Load().order {
+		refused := n.refusalsOf(p.id).text(now)
 		for _, l := range p.links {
 			s := LinkStatus{
-				Peer: p.id, Local: l.local.addr, Remote: l.remote,
+				Refused: refused,
+				Peer:    p.id, Local: l.local.addr, Remote: l.remote,
 				Sent: l.sent.Load(), SendErrors: l.sendErrors.Load(),
 				Received: l.received.Load(), Duplicates: l.duplicates.Load(),
 				Rejected: l.rejected.byName(), Unsent: p.out.unsent.Load(),

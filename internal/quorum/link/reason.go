@@ -48,6 +48,16 @@ type RefusedError struct {
 	ByPeer bool   // the peer refused us; else we refused it
 	Reason Reason
 	Detail string // a sentence for the operator
+
+	Cluster string // the peer's, if that is the reason
+}
+
+// OtherCluster is the cluster that the peer is part of, if that is why one refuses the other; "" if it isn't.
+func (e *RefusedError) OtherCluster() string {
+	if e.Reason != OtherCluster {
+		return ""
+	}
+	return e.Cluster
 }
 
 // Error says who refused whom, and why.
@@ -60,4 +70,12 @@ func (e *RefusedError) Error() string {
 		return fmt.Sprintf("%s refuses this one: %s: %s", peer, e.Reason, e.Detail)
 	}
 	return fmt.Sprintf("refuse %s: %s: %s", peer, e.Reason, e.Detail)
+}
+
+// words are the same for who knows which voter it is about.
+func (e *RefusedError) words() string {
+	if e.ByPeer {
+		return fmt.Sprintf("it refuses this one (%s): %s", e.Reason, e.Detail)
+	}
+	return fmt.Sprintf("it is refused (%s): %s", e.Reason, e.Detail)
 }

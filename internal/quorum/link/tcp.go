@@ -208,6 +208,7 @@ func (n *Network) dial(ctx context.Context, to, protocol string, layer *streamLa
 			var refused *RefusedError
 			if errors.As(a.err, &refused) {
 				// Another link leads to the same refusal.
+				n.refusalsOf(id).say(n.o.Now(), refused.Reason, refused.words())
 				n.warn("no connection with voter", id, refused.Reason, "error", a.err)
 				if !r.win() {
 					break // the winner's result is under way
@@ -333,6 +334,11 @@ func (n *Network) handshakeError(id string, err error) error {
 			Peer: id, ByPeer: errors.As(err, &remote) && remote.Op == "remote error", Reason: OtherKey, Detail: text,
 		}
 	}
+	for _, alert := range []string{"tls: no application protocol", "tls: client requested unsupported application protocols"} {
+		if strings.Contains(err.Error(), alert) {
+			return &RefusedError{Peer: id, Reason: OtherVersion, Detail: errHelloVersion.Error()}
+		}
+	}
 	return fmt.Errorf("TLS handshake: %w", err)
 }
 
@@ -365,7 +371,7 @@ func (n *Network) greet(t *tls.Conn, id, incarnation, protocol string) (Self, er
 		return Self{}, n.handshakeError(id, fmt.Errorf("read hello: %w", err))
 	}
 	if h.reason != None {
-		return Self{}, &RefusedError{Peer: id, ByPeer: true, Reason: h.reason, Detail: h.detail}
+		return Self{}, &RefusedError{Peer: id, ByPeer: true, Reason: h.reason, Detail: h.detail, Cluster: h.cluster}
 	}
 	if h.self.ID != id {
 		return refuse(OtherVoter, "its certificate names %s, its hello %s", id, h.self.ID)
@@ -374,13 +380,15 @@ func (n *Network) greet(t *tls.Conn, id, incarnation, protocol string) (Self, er
 		return refuse(OtherIncarnation, "its state directory is %s, not %s", h.self.Incarnation, incarnation)
 	}
 	if r, text := clusters(own.cluster, h.cluster, protocol); r != None {
-		return refuse(r, "%s", text)
+		return Self{}, &RefusedError{Peer: id, Reason: r, Detail: text, Cluster: h.cluster}
 	}
 	if r, err := n.admit(h.self); r != None {
 		return refuse(r, "%v", err)
 	}
 	return h.self, nil
 }
+
+const resetAdvice = "vrrpd quorum reset, on the one whose state directory is from elsewhere, makes it a new voter"
 
 // clusters compares the two sides' cluster ids. The log is for members of one cluster only; calls also serve to become
 // a member.
@@ -389,7 +397,7 @@ func clusters(own, other, protocol string) (Reason, string) {
 	case own == other && own != "":
 		return None, ""
 	case own != "" && other != "":
-		return OtherCluster, fmt.Sprintf("it belongs to cluster %s, this voter to %s", other, own)
+		return OtherCluster, fmt.Sprintf("it belongs to cluster %s, this voter to %s; %s", other, own, resetAdvice)
 	case protocol != trust.ProtocolRaft:
 		return None, ""
 	case own == "":
@@ -568,7 +576,7 @@ func (n *Network) judge(name, protocol string, h *hello) *RefusedError {
 		return refuse(OtherIncarnation, "the state directory of %s is %s, not %q", own.ID, own.Incarnation, h.wantIncarnation)
 	}
 	if r, _ := clusters(n.o.Cluster(), h.cluster, protocol); r == OtherCluster {
-		return refuse(r, "%s belongs to cluster %s, %s to %s", own.ID, n.o.Cluster(), name, h.cluster)
+		return refuse(r, "%s belongs to cluster %s, %s to %s; %s", own.ID, n.o.Cluster(), name, h.cluster, resetAdvice)
 	} else if r != None {
 		return refuse(r, "one of %s and %s belongs to no cluster yet", own.ID, name)
 	}
@@ -604,6 +612,13 @@ func (n *Network) rejectConn(l *local, peer string, from netip.AddrPort, r Reaso
 		via.rejected[r].Add(1)
 	} else {
 		l.rejected[r].Add(1)
+	}
+	if r.strange() {
+		n.strangeAt.Store(int64(n.o.Now()))
+	}
+	var refused *RefusedError
+	if peer != "" && errors.As(err, &refused) {
+		n.refusalsOf(peer).say(n.o.Now(), r, refused.words())
 	}
 	n.warn("connection is refused", peer, r, "from", from, "error", err)
 }

@@ -644,6 +644,15 @@ func TestSilentAndNoisyConnections(t *testing.T) {
 			t.Errorf("got %v, want %v", answer.reason, tc.want)
 		}
 	}
+	// A protocol that this program does not know, as a later version may have one.
+	before := v.rejects(OtherVersion)
+	config.NextProtos = []string{"vrrpd-rpc-2"}
+	if err := tls.Client(dial(), config).Handshake(); err == nil {
+		t.Error("a handshake for an unknown protocol succeeded")
+	} else if err, ok := (&Network{}).handshakeError("n1", err).(*RefusedError); !ok || err.Reason != OtherVersion {
+		t.Errorf("dialer: got %v, want %v", err, OtherVersion)
+	}
+	eventually(t, "the protocol to be counted", func() bool { return v.rejects(OtherVersion) == before+1 })
 
 	empty := func() bool {
 		v.mu.Lock()
@@ -666,7 +675,7 @@ func TestSilentAndNoisyConnections(t *testing.T) {
 	c.Close()
 	eventually(t, "the silent ones to be dropped", func() bool { return v.rejects(Silent) == maxNamelessFrom })
 	eventually(t, "room again", empty)
-	if got := len(v.log.lines("connection is refused")); got > 6 {
+	if got := len(v.log.lines("connection is refused")); got > 7 {
 		t.Errorf("%d lines in the log", got)
 	}
 }

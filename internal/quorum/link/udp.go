@@ -375,8 +375,12 @@ func (n *Network) reject(l *local, via *peerLink, from netip.AddrPort, r Reason)
 	if via != nil {
 		via.rejected[r].Add(1)
 		peer = via.peer
+		n.refusalsOf(peer).drop(n.o.Now(), r)
 	} else {
 		l.rejected[r].Add(1)
+	}
+	if r.strange() {
+		n.strangeAt.Store(int64(n.o.Now()))
 	}
 	switch r {
 	case OtherRun, NoCluster, NotAdmitted:

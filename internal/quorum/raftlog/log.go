@@ -103,13 +103,14 @@ type Log struct {
 	failure atomic.Pointer[error]
 	failed  chan struct{} // closed when the store has failed
 
-	mu       sync.Mutex
-	voters   []Voter
-	hellos   map[string]heard         // by voter id: the last answers
-	asking   map[string]bool          // a Hello is under way
-	tried    map[string]time.Duration // when to try to add a voter again
-	added    map[raft.ServerID]time.Duration
-	changing sync.Mutex // one change of the membership at a time
+	mu        sync.Mutex
+	voters    []Voter
+	hellos    map[string]heard         // by voter id: the last answers
+	elsewhere map[string]elsewhere     // by voter id: who said last that it is part of another cluster
+	asking    map[string]bool          // a Hello is under way
+	tried     map[string]time.Duration // when to try to add a voter again
+	added     map[raft.ServerID]time.Duration
+	changing  sync.Mutex // one change of the membership at a time
 
 	// owned by reconcile
 	electing map[string]electing // by resource
@@ -119,6 +120,11 @@ type Log struct {
 type heard struct {
 	Hello
 	at time.Duration
+}
+
+type elsewhere struct {
+	cluster string
+	at      time.Duration
 }
 
 // electing is an election that was seen.
@@ -178,7 +184,7 @@ func New(o Options) (*Log, error) {
 		return nil, fmt.Errorf("make the log: the transport is at %q, not at %q", at, self)
 	}
 	l := &Log{
-		o: o, log: o.Log, self: self, failed: make(chan struct{}), hellos: map[string]heard{}, asking: map[string]bool{},
+		o: o, log: o.Log, self: self, failed: make(chan struct{}), hellos: map[string]heard{}, elsewhere: map[string]elsewhere{}, asking: map[string]bool{},
 		tried: map[string]time.Duration{}, added: map[raft.ServerID]time.Duration{}, electing: map[string]electing{},
 	}
 	if err := l.SetVoters(o.Voters); err != nil {
@@ -260,6 +266,9 @@ func (l *Log) run(ctx context.Context) error {
 	}
 	if err := l.members.load(l.o.Store); err != nil {
 		return err
+	}
+	if l.atHome(ctx); ctx.Err() != nil {
+		return nil
 	}
 	led := make(chan bool)
 	r, err := l.start(led)
@@ -368,7 +377,7 @@ func (l *Log) Trouble() error {
 	return nil
 }
 
-// Waiting says what this voter waits for before it is part of a log; "" if it is.
+// Waiting says what this voter waits for before it takes part in a log; "" if it does.
 func (l *Log) Waiting() string {
 	if s := l.waiting.Load(); s != nil {
 		return *s

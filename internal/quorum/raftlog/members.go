@@ -139,6 +139,7 @@ func (l *Log) reconcile(ctx context.Context, r *raft.Raft) {
 		if !ok {
 			continue
 		}
+		l.strayed(m)
 		l.leave(ctx, r, m)
 		if l.leading.Load() {
 			l.change(ctx, r, m, since)
@@ -172,8 +173,11 @@ func (l *Log) askOne(ctx context.Context, id string) (Hello, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.asking, id)
+	delete(l.elsewhere, id)
 	if err == nil {
 		l.hellos[id] = heard{h, l.o.Now()}
+	} else if cluster := clusterOf(err); cluster != "" {
+		l.elsewhere[id] = elsewhere{cluster, l.o.Now()}
 	}
 	return h, err
 }

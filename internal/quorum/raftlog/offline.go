@@ -65,7 +65,7 @@ func restoreNewest(s Store, m *machine) (from uint64, c raft.Configuration, err 
 func Found(s Store, id string, state *record.State) (cluster string, err error) {
 	server := raft.ServerID(id + "@" + s.Identity().Incarnation)
 	c := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: server, Address: raft.ServerAddress(server)}}}
-	cluster = clusterID(c)
+	cluster = forcedPrefix + clusterID(c)
 	if err := s.Bootstrap(cluster, c); err != nil {
 		return "", err
 	}

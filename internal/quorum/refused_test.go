@@ -1,0 +1,184 @@
+package quorum
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/quorum/trust"
+)
+
+func (c *cluster) status(name string) *control.Quorum {
+	return c.nodes[name].node.Status(context.Background())
+}
+
+// trouble reports whether the status of a node has a line with all the words.
+func (c *cluster) trouble(name string, words ...string) bool {
+	return slices.ContainsFunc(c.status(name).Trouble, func(line string) bool {
+		return !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(line, w) })
+	})
+}
+
+func (c *cluster) startAll() string {
+	c.t.Helper()
+	for _, v := range c.file.Voters {
+		c.start(v.Name)
+	}
+	c.await("somebody holds the resource", func() bool { return c.holder("vip") != "" })
+	holder := c.holder("vip")
+	c.await("every data node is in the rule", func() bool {
+		return len(c.resource(holder, "vip").Rule.S) == len(dataNodes(c.file))-1
+	})
+	return holder
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cluster) db(name string) string { return filepath.Join(c.dir, name, "quorum.db") }
+
+// TestRefusedInWords: whoever is refused, and whoever refuses, says why in its status, and at the link.
+func TestRefusedInWords(t *testing.T) {
+	c := newCluster(t, plain, "n1", "n2", "n3", "w1", "w2")
+	holder := c.startAll()
+	if holder != "n1" {
+		t.Fatalf("holder: got %s, want n1", holder)
+	}
+	backup := filepath.Join(c.dir, "backup.db")
+
+	// Another key.
+	c.stop("n2")
+	copyFile(t, c.db("n2"), backup)
+	other := filepath.Join(c.dir, "other.key")
+	if err := trust.WriteKey(other); err != nil {
+		t.Fatal(err)
+	}
+	c.startWith("n2", func(file *conf.Quorum) { file.KeyFile = other })
+	for name, peer := range map[string]string{"n1": "n2", "w1": "n2", "n2": "n1"} {
+		c.await(name+" names the key", func() bool { return c.trouble(name, "voter "+peer+" is not heard", "key") })
+		for _, v := range c.status(name).Voters {
+			for _, l := range v.Links {
+				if v.ID == peer && !strings.Contains(l.Error, "key") {
+					t.Errorf("%s: link %s - %s to %s: got error %q, want one that names the key", name, l.Local, l.Remote, peer, l.Error)
+				}
+			}
+		}
+	}
+	c.await("the forged datagrams are counted", func() bool {
+		s := c.status("n1")
+		return s.Rejected["bad mac"] > 0 && c.trouble("n1", "refused since the start", "bad mac")
+	})
+	t.Logf("n1: %q", c.status("n1").Trouble)
+	t.Logf("n2: %q", c.status("n2").Trouble)
+	c.stop("n2")
+
+	// A copy that the directory has outlived.
+	copyFile(t, backup, c.db("n2"))
+	c.start("n2") // the start after the copy was made
+	c.await("n2 is heard, and nothing is said of it", func() bool { return !c.trouble("n1", "voter n2") })
+	c.stop("n2")
+	copyFile(t, backup, c.db("n2"))
+	c.start("n2")
+	c.await("n1 names the copy", func() bool { return c.trouble("n1", "voter n2 is not heard", "restored from a backup") || c.trouble("n1", "voter n2 is not heard", "it was copied") })
+	c.await("n2 itself says so", func() bool { return c.trouble("n2", "it refuses this one", "move its quorum.db away") })
+	t.Logf("n1: %q", c.status("n1").Trouble)
+	c.stop("n2")
+
+	// Garbage from an address that nobody has, and a version that nobody speaks from one that w1 has.
+	c.stop("w1")
+	before := c.status("n1").Rejected
+	send := func(from, to string, payload []byte) {
+		conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(from)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), uint16(c.file.Port))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write(payload); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("127.1.7.99:0", "127.1.7.1", []byte("garbage"))
+	send("127.1.7.4:0", "127.1.7.1", append([]byte("vrqd\xee"), make([]byte, 200)...))
+	c.await("both are counted", func() bool {
+		s := c.status("n1")
+		return s.Rejected["malformed"] > before["malformed"] && s.Rejected["other protocol version"] > before["other protocol version"]
+	})
+	c.await("n1 names the version", func() bool { return c.trouble("n1", "voter w1", "version") })
+	if got := c.holder("vip"); got != "n1" {
+		t.Errorf("holder at the end: got %q, want n1 as ever", got)
+	}
+}
+
+// TestForeignDirectory: a voter that finds the state of a cluster of its own needs nobody's vote, and must take no part all the same.
+func TestForeignDirectory(t *testing.T) {
+	c := newCluster(t, plain, "n1", "n2", "n3")
+	if got := c.startAll(); got != "n1" {
+		t.Fatalf("holder: got %s, want n1", got)
+	}
+	cluster := c.status("n1").Cluster
+	c.stop("n1")
+
+	// The same name, key and resource in a file with one voter; it is granted its resource.
+	alone := func(file *conf.Quorum) { file.Voters = file.Voters[:1] }
+	foreign := *c
+	foreign.dir, foreign.nodes = t.TempDir(), map[string]*running{}
+	foreign.startWith("n1", alone)
+	foreign.await("a cluster of one voter grants", func() bool { return foreign.holder("vip") == "n1" })
+	elsewhere := foreign.status("n1").Cluster
+	foreign.stop("n1")
+	if cluster == elsewhere {
+		t.Fatalf("both clusters are called %s", cluster)
+	}
+
+	c.await("another node holds the resource", func() bool { return c.holder("vip") != "" })
+	holder := c.holder("vip")
+	copyFile(t, foreign.db("n1"), c.db("n1"))
+	c.start("n1")
+	c.await("n1 takes no part, and says why", func() bool {
+		if c.holder("vip") != holder { // fails the test if there are two
+			t.Fatalf("holder: got %q, want %s", c.holder("vip"), holder)
+		}
+		return c.trouble("n1", "takes no part", cluster, elsewhere, "vrrpd quorum reset")
+	})
+	if s := c.status("n1").Resources[0]; !strings.Contains(s.Missing, elsewhere) || s.Live {
+		t.Errorf("n1: got live %t, missing %q", s.Live, s.Missing)
+	}
+	c.await(holder+" names both clusters", func() bool { return c.trouble(holder, "voter n1 is not heard", cluster, elsewhere) })
+	t.Logf("n1: %q", c.status("n1").Trouble)
+	t.Logf("%s: %q", holder, c.status(holder).Trouble)
+	c.stop("n1")
+
+	// Alone at first, it leads itself. The first answer of the others ends it.
+	others := []string{"n2", "n3"}
+	for _, name := range others {
+		c.stop(name)
+	}
+	r := c.start("n1")
+	c.await("alone it can know no better", func() bool { return c.holder("vip") == "n1" })
+	for _, name := range others {
+		c.start(name)
+	}
+	err := <-r.done
+	delete(c.nodes, "n1")
+	if err == nil || !strings.Contains(err.Error(), cluster) || !strings.Contains(err.Error(), elsewhere) {
+		t.Errorf("n1 beside the others: got %v, want an end that names both clusters", err)
+	}
+	t.Log(err)
+	c.await("its lease is over", func() bool { return !r.node.Live("vip") })
+	c.await("the others go on", func() bool { return c.holder("vip") != "" })
+}
