@@ -392,9 +392,20 @@ func (d *quorumDraft) countVoters(p *parser) {
 	if slices.ContainsFunc(d.voters, func(v voterDraft) bool { return !v.whole }) {
 		return
 	}
+	// A witness may stand on some of the links only: between two data nodes goes the service's own traffic, too.
+	var first *voterDraft
+	for i := range d.voters {
+		switch v := &d.voters[i]; {
+		case v.Witness:
+		case first == nil:
+			first = v
+		case len(v.Addrs) != len(first.Addrs):
+			p.report(Lint, v.at, v.Name, "addresses: %d, but %d of %s; expected one on each link for every data node", len(v.Addrs), len(first.Addrs), first.Name)
+		}
+	}
 	for _, v := range d.voters {
-		if first := d.voters[0]; len(v.Addrs) != len(first.Addrs) {
-			p.report(Lint, v.at, v.Name, "addresses: %d, but %d of %s; expected one on each link for every node", len(v.Addrs), len(first.Addrs), first.Name)
+		if v.Witness && first != nil && len(v.Addrs) > len(first.Addrs) {
+			p.report(Lint, v.at, v.Name, "addresses: %d, but %d of %s; expected no more than a data node has", len(v.Addrs), len(first.Addrs), first.Name)
 		}
 	}
 }

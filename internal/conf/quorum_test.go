@@ -95,8 +95,11 @@ func TestQuorum(t *testing.T) {
 		{"mapped", with("witness w1 ::ffff:10.0.0.3 votes 2"), "", nil, []string{"fatal f:5:12: witness: IPv4 address in the form of IPv6"}},
 		{"prefix", with("witness w1 10.0.0.21/24 votes 2"), "", nil, []string{"fatal f:5:12: witness: malformed address, expected an IPv4 or IPv6 unicast address"}},
 		{"one on loopback", with("witness w1 127.0.0.1 votes 2"), "", nil, []string{`fatal f:5:12: witness: loopback address beside others, expected one that the other nodes reach (got "127.0.0.1")`}},
-		{"links differ", nodes("voter n1 10.0.0.1 10.1.0.1", "voter n2 10.0.0.2 10.1.0.2", "witness w1 10.0.0.3"), "freeze", policyOf,
-			[]string{`lint f:4:1: witness: addresses: 1, but 2 of n1; expected one on each link for every node (got "w1")`}},
+		{"a witness on one of two links", nodes("voter n1 10.0.0.1 10.1.0.1", "voter n2 10.0.0.2 10.1.0.2", "witness w1 10.0.0.3"), "freeze", policyOf, nil},
+		{"a witness on more links", nodes("witness w1 10.0.0.3 10.1.0.3", "voter n1 10.0.0.1", "voter n2 10.0.0.2"), "freeze", policyOf,
+			[]string{`lint f:2:1: witness: addresses: 2, but 1 of n1; expected no more than a data node has (got "w1")`}},
+		{"links differ", nodes("witness w1 10.0.0.4", "voter n1 10.0.0.1 10.1.0.1", "voter n2 10.0.0.2"), "freeze", policyOf,
+			[]string{`lint f:4:1: voter: addresses: 1, but 2 of n1; expected one on each link for every data node (got "n2")`}},
 
 		{"resources", with("resource web plain", "resource db postgresql"), "web plain, db postgresql, pg plain", resourcesOf, nil},
 		{"resource twice", with("resource pg postgresql"), "pg postgresql", resourcesOf, []string{"fatal f:6:10: resource: name is taken (at f:5:1)"}},

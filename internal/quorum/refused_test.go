@@ -182,3 +182,29 @@ func TestForeignDirectory(t *testing.T) {
 	c.await("its lease is over", func() bool { return !r.node.Live("vip") })
 	c.await("the others go on", func() bool { return c.holder("vip") != "" })
 }
+
+func TestLinkTrouble(t *testing.T) {
+	links := func(l ...control.VoterLink) []control.VoterLink { return l }
+	up, down, lost := control.VoterLink{Remote: "a", Up: true, RTT: 0.001}, control.VoterLink{Remote: "b"}, control.VoterLink{Remote: "c", RTT: 0.001}
+	for _, tt := range []struct {
+		name      string
+		heard     bool
+		addresses []string
+		own       int
+		links     []control.VoterLink
+		want      string
+	}{
+		{"all up", true, []string{"a", "b"}, 2, links(up, up), ""},
+		{"never up, and should be", true, []string{"a", "b"}, 2, links(up, down), "b"},
+		{"a witness of one address never reaches the other link", true, []string{"a", "b"}, 1, links(up, down), ""},
+		{"what it did reach is missed", true, []string{"a", "b"}, 1, links(up, lost), "c"},
+		{"a voter that is not heard is told of as a whole", false, []string{"a", "b"}, 2, links(down, lost), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := linkTrouble(control.Voter{ID: "n1", Heard: tt.heard, Addresses: tt.addresses, Links: tt.links}, tt.own)
+			if want := "to voter n1 is down"; tt.want == "" && len(got) > 0 || tt.want != "" && (len(got) != 1 || !strings.Contains(got[0], "- "+tt.want+" "+want)) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

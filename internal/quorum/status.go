@@ -132,15 +132,21 @@ func (n *Node) trouble(m *member, s *control.Quorum, refused map[string]string) 
 		if v.Silent > 0 {
 			all = append(all, fmt.Sprintf("voter %s does not vote on leases for another %.0f ms: it has started just now", v.ID, v.Silent*1000))
 		}
-		for _, l := range v.Links {
-			// A voter with fewer addresses than another one need not reach all of the other's.
-			if v.Heard && !l.Up && (l.RTT > 0 || len(v.Addresses) == len(n.o.Self.Addrs)) {
-				all = append(all, fmt.Sprintf("link %s - %s to voter %s is down", l.Local, l.Remote, v.ID))
-			}
-		}
+		all = append(all, linkTrouble(v, len(n.o.Self.Addrs))...)
 	}
 	if err := m.log.Trouble(); err != nil {
 		all = append(all, err.Error())
+	}
+	return all
+}
+
+// linkTrouble names the links to a voter that are down while another is up. A voter with fewer addresses than this one, which has so
+// many, or with more, need not reach all of the other's: of such links only one that has worked is missed.
+func linkTrouble(v control.Voter, own int) (all []string) {
+	for _, l := range v.Links {
+		if v.Heard && !l.Up && (l.RTT > 0 || len(v.Addresses) == own) {
+			all = append(all, fmt.Sprintf("link %s - %s to voter %s is down", l.Local, l.Remote, v.ID))
+		}
 	}
 	return all
 }
