@@ -20,7 +20,7 @@ type CleanupOptions struct {
 }
 
 // Cleanup removes the virtual addresses that a killed vrrpd left: those that carry our tag or stand in the run directory's
-// list or in the file; and the guard in front of them. It refuses while a vrrpd runs there. It returns what it removed, or would remove.
+// list or in the file; and the guard in front of them, if it is of this run directory. It refuses while a vrrpd runs there. It returns what it removed, or would remove.
 func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("clean up: %w", err)
@@ -51,7 +51,7 @@ func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	}
 	var guard error
 	if !o.DryRun {
-		guard = system.CleanupGuard()
+		_, guard = system.CleanupGuard(guardOwner(o.RunDir))
 	}
 	return names, errors.Join(err, guard, unread, a.Close())
 }

@@ -410,11 +410,24 @@ func (d *Daemon) run(ctx context.Context) error {
 // sweep removes what a former run left: nobody is master yet.
 func (d *Daemon) sweep(ctx context.Context) {
 	removed, err := d.addresses.Cleanup(ctx, leftovers(d.config))
-	if err != nil {
-		d.log.Error("remove addresses of a former run", "error", err)
-	}
 	for _, a := range removed {
 		d.log.Warn("removed an address that a former run left", "address", a.Prefix.String(), "interface", a.Interface)
+	}
+	if err != nil {
+		d.log.Error("remove addresses of a former run", "error", err)
+		return // the guard that it may have left stays in front of them
+	}
+	if d.grants != nil && d.grants.guard != nil {
+		return // it is ours, and new
+	}
+	// The addresses of a former run are off, so that nothing needs the guard that it may have left, and without one of our own nothing
+	// would ever open that.
+	gone, err := system.CleanupGuard(guardOwner(d.opt.RunDir))
+	if err != nil {
+		d.log.Error("remove the guard of a former run", "error", err)
+	}
+	if gone {
+		d.log.Warn("removed the guard that a former run left")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,7 @@ type grants struct {
 	guard   *system.Guard // nil: none, or none that works
 	kind    string        // the guard in force
 	witness bool          // there is no instance
+	owner   string        // whose the guard is
 	reboot  func(reason string)
 
 	mu        sync.Mutex
@@ -63,7 +65,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &grants{log: o.Log, file: config.Quorum, kind: config.Quorum.Guard, resources: map[string]*shared{}}
+	g := &grants{log: o.Log, owner: guardOwner(o.RunDir), file: config.Quorum, kind: config.Quorum.Guard, resources: map[string]*shared{}}
 	g.reboot = g.runReboot
 	g.collect(config)
 	var trouble string
@@ -71,7 +73,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	if g.witness = len(config.Instances) == 0; g.witness {
 		g.kind = conf.GuardNone
 	} else if g.kind == conf.GuardNFTables {
-		g.guard, err = system.OpenGuard(system.GuardOptions{Log: o.Log, Addresses: g.all(), Port: uint16(config.Quorum.GuardPort), Exempt: exempt(config.Quorum)})
+		g.guard, err = system.OpenGuard(system.GuardOptions{Log: o.Log, Addresses: g.all(), Port: uint16(config.Quorum.GuardPort), Exempt: exempt(config.Quorum), Owner: g.owner})
 		if err == nil {
 			guard = kernelGuard{g}
 		} else {
@@ -91,15 +93,12 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	return g, nil
 }
 
-// Run is quorum.Node's. The addresses of a former run are off, so that nothing needs the guard that it may have left, and without
-// one of our own nothing would ever open that.
-func (g *grants) Run(ctx context.Context) error {
-	if g.guard == nil && !g.witness {
-		if err := system.CleanupGuard(); err != nil {
-			g.log.Error("remove the guard of a former run", "error", err)
-		}
+// guardOwner is what tells the guard of this vrrpd's runs from another's.
+func guardOwner(runDir string) string {
+	if abs, err := filepath.Abs(runDir); err == nil {
+		return abs
 	}
-	return g.Node.Run(ctx)
+	return runDir
 }
 
 // close takes the guard away, unless addresses may be left behind it.

@@ -94,7 +94,9 @@ func TestRefusedInWords(t *testing.T) {
 	c.stop("n2")
 	copyFile(t, backup, c.db("n2"))
 	c.start("n2")
-	c.await("n1 names the copy", func() bool { return c.trouble("n1", "voter n2 is not heard", "restored from a backup") || c.trouble("n1", "voter n2 is not heard", "it was copied") })
+	c.await("n1 names the copy", func() bool {
+		return c.trouble("n1", "voter n2 is not heard", "restored from a backup") || c.trouble("n1", "voter n2 is not heard", "it was copied")
+	})
 	c.await("n2 itself says so", func() bool { return c.trouble("n2", "it refuses this one", "move its quorum.db away") })
 	t.Logf("n1: %q", c.status("n1").Trouble)
 	c.stop("n2")

@@ -47,6 +47,8 @@ type Guard struct {
 	now    func() time.Duration
 	port   uint16
 	exempt []netip.Addr
+	mark   string
+	claim  *guardClaim
 
 	mu         sync.Mutex
 	kernel     guardKernel
@@ -68,6 +70,10 @@ type GuardOptions struct {
 	Port   uint16
 	Exempt []netip.Addr
 
+	// Owner tells the runs of one vrrpd from those of others: its run directory, as an absolute path. It marks the tables for CleanupGuard.
+	// OpenGuard fails with ErrGuardTaken while another process runs with a guard that has an owner. "": nobody is told, nor asked.
+	Owner string
+
 	// Now is the clock of all deadlines. Default: BootTime.
 	Now func() time.Duration
 }
@@ -85,6 +91,7 @@ type guardKernel interface {
 
 // guardLayout is what a new guard looks like: shut, but for the port.
 type guardLayout struct {
+	mark      string // guardMark
 	addresses []netip.Addr
 	port      uint16 // 0: none
 	exempt    []netip.Addr
@@ -103,23 +110,34 @@ type guardChange struct {
 
 // OpenGuard makes a guard in the network namespace of the calling thread, with everything shut. It replaces in one
 // transaction what an earlier run left. It needs CAP_NET_ADMIN and nf_tables for the families inet and arp.
-func OpenGuard(o GuardOptions) (*Guard, error) {
+func OpenGuard(o GuardOptions) (_ *Guard, err error) {
+	var claim *guardClaim
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Owner != "" {
+		if claim, err = claimGuard(o.Log); err != nil {
+			return nil, fmt.Errorf("open guard: %w", err)
+		}
+	}
 	kernel, err := openGuardTables()
 	if err != nil {
+		_ = claim.close()
 		return nil, fmt.Errorf("open guard: %w", err)
 	}
 	g, err := newGuard(o, kernel)
 	if err != nil {
-		_ = kernel.close()
+		_ = errors.Join(kernel.close(), claim.close())
 		return nil, fmt.Errorf("open guard: %w", err)
 	}
+	g.claim = claim
 	return g, nil
 }
 
 func newGuard(o GuardOptions, kernel guardKernel) (*Guard, error) {
 	g := &Guard{
 		log: o.Log, now: o.Now, port: o.Port, exempt: plainAddresses(o.Exempt),
-		kernel: kernel, addresses: plainAddresses(o.Addresses),
+		mark: guardMark(o.Owner), kernel: kernel, addresses: plainAddresses(o.Addresses),
 		deadlines: map[netip.Addr]time.Duration{}, torn: map[netip.Addr]bool{},
 	}
 	if g.log == nil {
@@ -271,7 +289,9 @@ func (g *Guard) Check() error {
 func (g *Guard) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := errors.Join(g.kernel.remove(), g.kernel.close()); err != nil {
+	err := errors.Join(g.kernel.remove(), g.kernel.close(), g.claim.close())
+	g.claim = nil
+	if err != nil {
 		return fmt.Errorf("remove guard: %w", err)
 	}
 	return nil
@@ -384,7 +404,7 @@ func (g *Guard) rebuild() error {
 }
 
 func (g *Guard) layout() guardLayout {
-	return guardLayout{addresses: g.addresses, port: g.port, exempt: g.exempt, portOpen: g.portAlways}
+	return guardLayout{mark: g.mark, addresses: g.addresses, port: g.port, exempt: g.exempt, portOpen: g.portAlways}
 }
 
 // plainAddresses are the addresses sorted, once each, as the kernel has them in packets.

@@ -975,7 +975,7 @@ func TestGuardRemoved(t *testing.T) {
 	before := list()
 	without := hosts[0].Run(t, "nft", "list", "tables")
 	cleanup := func() (err error) {
-		hosts[0].Do(t, func() { err = CleanupGuard() })
+		hosts[0].Do(t, func() { _, err = CleanupGuard("") })
 		return err
 	}
 	tests := []struct {
@@ -1022,6 +1022,68 @@ func TestGuardClosed(t *testing.T) {
 	if err := g.Open(guardVIPs, BootTime()+time.Minute); !errors.Is(err, unix.EBADF) {
 		t.Errorf("got %v from Open of a closed guard, want %v", err, unix.EBADF)
 	}
+}
+
+// A guard that a killed run left is removed by its owner alone, and by nobody while another process runs with one.
+func TestGuardOwner(t *testing.T) {
+	hosts := guardHosts(t, 0)
+	neighbours(t, hosts)
+	const mine, theirs = "/run/vrrpd", "/run/other"
+	open := func(owner string) (g *Guard, err error) {
+		hosts[0].Do(t, func() { g, err = OpenGuard(GuardOptions{Addresses: guardVIPs, Owner: owner}) })
+		return g, err
+	}
+	cleanup := func(owner string, want bool) {
+		t.Helper()
+		var removed bool
+		var err error
+		hosts[0].Do(t, func() { removed, err = CleanupGuard(owner) })
+		if err != nil || removed != want {
+			t.Errorf("CleanupGuard for %q: got %t, %v, want %t", owner, removed, err, want)
+		}
+		reachesAll(t, hosts[1], guardVIPs, want) // it was there before
+	}
+	running, err := open(mine)
+	must(t, err)
+	if _, err := open(theirs); !errors.Is(err, ErrGuardTaken) {
+		t.Errorf("a second guard: got %v, want %v", err, ErrGuardTaken)
+	}
+	for _, owner := range []string{mine, theirs, ""} {
+		cleanup(owner, false)
+	}
+	// The kernel closes what a killed process had open, and keeps the tables.
+	must(t, running.claim.close())
+	running.claim = nil
+	cleanup(theirs, false)
+	cleanup(mine, true)
+	must(t, running.Close())
+
+	again, err := open(theirs)
+	must(t, err)
+	must(t, again.Close())
+	if got := hosts[0].Run(t, "nft", "list", "tables"); strings.Contains(got, "vrrpd") {
+		t.Errorf("got tables %q after Close, want none of ours", got)
+	}
+	// Somebody without rights who sits on the name keeps nobody from anything.
+	var squat int
+	hosts[0].Do(t, func() {
+		squat, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		must(t, err)
+		must(t, unix.Bind(squat, &unix.SockaddrUnix{Name: guardName}))
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 { // of this thread alone
+			t.Fatal(errno)
+		}
+		err = unix.Listen(squat, 1) // the kernel notes whose it is
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0)); errno != 0 {
+			t.Fatal(errno)
+		}
+		must(t, err)
+	})
+	defer unix.Close(squat)
+	third, err := open(mine)
+	must(t, err)
+	reachesAll(t, hosts[1], guardVIPs, false)
+	must(t, third.Close())
 }
 
 // The user's firewall starts afresh, by `nft flush ruleset`.
@@ -1113,7 +1175,7 @@ func TestGuardRefused(t *testing.T) {
 		if got := fmt.Sprint(err); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
-		if err := CleanupGuard(); !errors.Is(err, unix.EPERM) {
+		if _, err := CleanupGuard(""); !errors.Is(err, unix.EPERM) {
 			t.Errorf("got %v from CleanupGuard, want %v", err, unix.EPERM)
 		}
 	})

@@ -92,6 +92,11 @@ func (k *guardTables) build(l guardLayout) error {
 		if l.port != 0 {
 			sets = append(sets, k.exempt4, k.exempt6, k.openPort)
 		}
+		if l.mark != "" {
+			for k, t := range []*nftables.Table{k.inet, k.arp} {
+				sets = append(sets, &nftables.Set{Table: t, ID: uint32(100 + k), Name: l.mark, KeyType: nftables.TypeMark})
+			}
+		}
 		for _, s := range sets {
 			if err := c.AddSet(s, nil); err != nil {
 				return err
@@ -424,29 +429,45 @@ func guardRequestName(m netlink.Message) string {
 	return name + " of family " + family
 }
 
-// CleanupGuard removes, in the network namespace of the calling thread, the guard that a run left which was killed. It is harmless if
-// there is none, or no nf_tables.
-func CleanupGuard() error {
+// CleanupGuard removes, in the network namespace of the calling thread, the guard that a killed run of owner left (GuardOptions.Owner; "":
+// of anybody). It is harmless if there is none, or no nf_tables. The guard of another process that runs is never touched: then, or if
+// the guard is another owner's, removed is false without an error.
+func CleanupGuard(owner string) (removed bool, err error) {
+	if removed, err = cleanupGuard(owner); err != nil {
+		return removed, fmt.Errorf("clean up guard: %w", err)
+	}
+	return removed, nil
+}
+
+func cleanupGuard(owner string) (bool, error) {
+	if taken, err := guardTaken(); err != nil || taken {
+		return false, err
+	}
 	k, err := openGuardTables()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("clean up guard: %w", err)
+		return false, err
 	}
 	defer func() { _ = k.close() }()
+	mark := guardMark(owner)
 	var left []*nftables.Table
 	for _, t := range []*nftables.Table{k.inet, k.arp} {
-		body := appendAttribute([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, append([]byte(t.Name), 0))
-		outcome, err := k.nl.exchange([]message{{kind: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETTABLE, body: body}})
+		what, body := unix.NFT_MSG_GETTABLE, appendAttribute([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, unix.NFTA_TABLE_NAME, append([]byte(t.Name), 0))
+		if mark != "" {
+			body = appendAttribute([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, unix.NFTA_SET_TABLE, append([]byte(t.Name), 0))
+			what, body = unix.NFT_MSG_GETSET, appendAttribute(body, unix.NFTA_SET_NAME, append([]byte(mark), 0))
+		}
+		outcome, err := k.nl.exchange([]message{{kind: uint16(unix.NFNL_SUBSYS_NFTABLES<<8 | what), body: body}})
 		if err != nil {
-			return fmt.Errorf("clean up guard: %w", err)
+			return false, err
 		}
 		switch err := outcome[0]; {
 		case err == nil:
 			left = append(left, t)
 		case !guardMissing(err):
-			return fmt.Errorf("clean up guard: look for table %s: %w", t.Name, err)
+			return false, fmt.Errorf("look for table %s: %w", t.Name, err)
 		}
 	}
 	err = k.commit(func(c *nftables.Conn) error {
@@ -456,9 +477,9 @@ func CleanupGuard() error {
 		return nil
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("clean up guard: %w", err)
+		return false, err
 	}
-	return nil
+	return len(left) > 0, nil
 }
 
 // guardMissing reports whether the answer to a question for a table is that there is none: no such table, no such family, or no nf_tables
