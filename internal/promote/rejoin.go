@@ -30,6 +30,11 @@ type still func() error
 func (e *Engine) Follow(ctx context.Context, instance string) Outcome {
 	start := time.Now()
 	out := Outcome{Event: Event{Name: instance, State: Backup}}
+	told, err := e.Store.Mark()
+	if err != nil {
+		out.fail(ctx, err)
+		return out
+	}
 	// One that is about to give way holds the lock for a moment more; one that goes on does our work.
 	lctx, cancel := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("another rejoin is at work"))
 	defer cancel()
@@ -44,7 +49,7 @@ func (e *Engine) Follow(ctx context.Context, instance string) Outcome {
 			return err
 		}
 		if instance == "" {
-			return e.Store.NoneSince(start, Backup)
+			return e.Store.NoneSince(told, Backup)
 		}
 		return e.Store.StillIn(instance, Backup)
 	}

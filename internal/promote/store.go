@@ -269,8 +269,31 @@ func (s *Store) StillIn(name, state string) error {
 	return nil
 }
 
+// Mark is what the virtual routers were told up to a moment: the number of each one's newest state, by its file. Times would not do: a
+// clock that is set back makes a newer state look older.
+type Mark map[string]uint64
+
+// Mark notes the moment for NoneSince.
+func (s *Store) Mark() (Mark, error) {
+	m := Mark{}
+	return m, s.records(func(file string, r Record) error {
+		m[file] = r.Seq
+		return nil
+	})
+}
+
 // NoneSince is nil while no virtual router was told another state than that one since then: for work that belongs to none.
-func (s *Store) NoneSince(then time.Time, state string) error {
+func (s *Store) NoneSince(then Mark, state string) error {
+	return s.records(func(file string, r Record) error {
+		if r.Seq != then[file] && r.State != state {
+			return &OvertakenError{r}
+		}
+		return nil
+	})
+}
+
+// records gives the newest state of each virtual router to fn, up to its first error.
+func (s *Store) records(fn func(file string, r Record) error) error {
 	files, err := filepath.Glob(s.path("hook-*.json"))
 	if err != nil {
 		return fmt.Errorf("look for newer states: %w", err)
@@ -280,8 +303,8 @@ func (s *Store) NoneSince(then time.Time, state string) error {
 		if _, err := s.read(filepath.Base(file), &r); err != nil {
 			return err
 		}
-		if r.At.After(then) && r.State != state {
-			return &OvertakenError{r}
+		if err := fn(filepath.Base(file), r); err != nil {
+			return err
 		}
 	}
 	return nil

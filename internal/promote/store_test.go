@@ -120,8 +120,44 @@ func TestGarbledStateFails(t *testing.T) {
 	if _, err := s.Deliver(t.Context(), Event{Name: "VI", State: Master}, Process{}); err == nil {
 		t.Error("Deliver: no error")
 	}
-	if err := s.NoneSince(time.Time{}, Master); err == nil {
+	if err := s.NoneSince(nil, Master); err == nil {
 		t.Error("NoneSince: no error")
+	}
+	if _, err := s.Mark(); err == nil {
+		t.Error("Mark: no error")
+	}
+}
+
+// A newer state counts although the clock was set back before it came; an older one does not, though it bears a later time.
+func TestNoneSinceWithAClockSetBack(t *testing.T) {
+	s := newStore(t)
+	deliver := func(state string, ahead time.Duration) {
+		t.Helper()
+		r, err := s.Deliver(t.Context(), Event{Name: "VI", State: state}, Process{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.At = r.At.Add(ahead)
+		if err := s.write(hookFile("VI"), r, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deliver(Master, 2*time.Hour) // told before, by a clock that was two hours ahead
+	mark, err := s.Mark()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.NoneSince(mark, Backup); err != nil {
+		t.Errorf("nothing was told since: got %v", err)
+	}
+	deliver(Backup, -2*time.Hour)
+	if err := s.NoneSince(mark, Backup); err != nil {
+		t.Errorf("the state that is wanted was told since: got %v", err)
+	}
+	deliver(Master, -2*time.Hour)
+	var overtaken *OvertakenError
+	if err := s.NoneSince(mark, Backup); !errors.As(err, &overtaken) {
+		t.Errorf("another state was told since, by a clock two hours behind: got %v", err)
 	}
 }
 
