@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -229,6 +230,50 @@ func TestGroupReleased(t *testing.T) {
 	l.run(10 * time.Second)
 	if got := l.nodes[0].group.State(); got != Active {
 		t.Errorf("got %v after the hold, want Active: %q", got, l.log)
+	}
+}
+
+// TestGroupOrders: who is told what when a member reports. The one that reports is no exception: one that says that it is
+// Active while another can't be, as after a reload that added a member, must go like the rest.
+func TestGroupOrders(t *testing.T) {
+	active, ready, waits := Member{State: Active}, Member{State: Backup, Ready: true}, Member{State: Backup}
+	held, faulty := Member{State: Backup, Ready: true, Held: true}, Member{State: Fault, OwnFault: "disk"}
+	for _, tt := range []struct {
+		name    string
+		others  []Member // VI_2 and on, which have reported before
+		reports Member   // VI_1
+		want    []string
+	}{
+		{"all could", []Member{ready, ready}, ready, []string{"0 GroupActive", "1 GroupActive", "2 GroupActive"}},
+		{"one is Active already", []Member{active}, ready, []string{"0 GroupActive"}},
+		{"all are Active", []Member{active}, active, nil},
+		{"one waits", []Member{waits}, ready, nil},
+		{"one is held", []Member{held}, ready, nil},
+		{"Active while a new member has not started", []Member{{}}, active, []string{"0 GroupBackup"}},
+		{"Active while another waits", []Member{waits, active}, active, []string{"0 GroupBackup", "2 GroupBackup"}},
+		{"Active while another is held", []Member{held}, active, []string{"0 GroupBackup"}},
+		{"no longer Active", []Member{active, active}, waits, []string{"1 GroupBackup", "2 GroupBackup"}},
+		{"a fault", []Member{active, waits}, faulty, []string{"1 GroupFault", "2 GroupFault", "1 GroupBackup"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := NewGroup("VI_1", "VI_2", "VI_3")
+			if len(tt.others) == 1 {
+				g = NewGroup("VI_1", "VI_2")
+			}
+			for k, m := range tt.others {
+				g.Update(k+1, m, "before")
+			}
+			var got []string
+			for _, o := range g.Update(0, tt.reports, "now") {
+				got = append(got, fmt.Sprintf("%d %v", o.Member, o.Event.Kind))
+				if !strings.HasPrefix(o.Event.Reason, "sync group, by VI_1: ") {
+					t.Errorf("%d %v: got reason %q, want VI_1's", o.Member, o.Event.Kind, o.Event.Reason)
+				}
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("got %q\nwant %q", got, tt.want)
+			}
+		})
 	}
 }
 
