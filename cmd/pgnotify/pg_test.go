@@ -419,6 +419,8 @@ func (f *fakeVrrpd) Status(context.Context) control.Status {
 	}}}
 }
 
+func (f *fakeVrrpd) Plan(context.Context, string) (control.Plan, error) { return control.Plan{}, nil }
+
 func (f *fakeVrrpd) Release(context.Context, string, time.Duration) error {
 	go f.release()
 	return nil

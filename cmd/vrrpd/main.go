@@ -28,7 +28,7 @@ func app() *ufcli.App {
 		HelpName: "vrrpd",
 		Usage:    "Vrrpd keeps virtual IP addresses alive on a LAN by VRRP, as keepalived.conf says.",
 		Commands: []*ufcli.Command{
-			runCommand(), checkCommand(), statusCommand(), releaseCommand(), cleanupCommand(), quorumCommand(), versionCommand(),
+			runCommand(), checkCommand(), planCommand(), statusCommand(), releaseCommand(), cleanupCommand(), quorumCommand(), versionCommand(),
 		},
 		Description: "Exit codes: 0 done, 1 failed with a reason, 2 usage; check has its own.",
 	}

@@ -38,8 +38,7 @@ func newGlobals() globals {
 		Globals: Globals{
 			RealTimeLimit: 10 * time.Millisecond, MinAutoPriorityDelay: time.Second,
 			StartupTimeout: 10 * time.Second, ShutdownTimeout: 10 * time.Second,
-			Umask: 0o177, JSONVersion: 1,
-			StateDumpFile: "/tmp/keepalived.data", StatsDumpFile: "/tmp/keepalived.stats", JSONDumpFile: "/tmp/keepalived.json",
+			Umask: -1, JSONVersion: 1,
 			VMACPrefix: "vrrp",
 		},
 		version:          2,

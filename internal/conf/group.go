@@ -9,6 +9,7 @@ type groupDraft struct {
 	at      origin
 	members []member
 	listed  bool // a group block stood there
+	tells   bool // notify_priority_changes was given
 }
 
 type member struct {
@@ -45,7 +46,7 @@ func groupKeywords() [][]keyword[groupDraft] {
 			{name: "notify_fault", need: 1, max: -1, set: hook(func(h *Hooks) *Command { return &h.Fault })},
 			{name: "notify_stop", need: 1, max: -1, set: hook(func(h *Hooks) *Command { return &h.Stop })},
 			{name: "sync_group_tracking_weight", max: 0, set: plain(func(g *groupDraft) { g.TrackingWeight = true })},
-			{name: "notify_priority_changes", max: 1, set: boolean(func(g *groupDraft, v bool) { g.NotifyPriorityChanges = v })},
+			{name: "notify_priority_changes", max: 1, set: boolean(func(g *groupDraft, v bool) { g.NotifyPriorityChanges, g.tells = v, true })},
 			{name: "global_tracking", max: 0, set: func(s *statement, g *groupDraft) {
 				s.report(Lint, word{pos: s.words[0].pos}, "it does nothing any more: what the group tracks counts for every member")
 				g.GlobalTracking = true
@@ -92,6 +93,9 @@ func (p *parser) finishGroups() map[string]*groupDraft {
 			default:
 				of[m.name] = g
 				d.SyncGroup = g.Name
+				if _, given := d.seen["notify_priority_changes"]; g.tells && !given {
+					d.NotifyPriorityChanges = g.NotifyPriorityChanges
+				}
 				g.Members = append(g.Members, m.name)
 			}
 		}

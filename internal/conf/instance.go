@@ -217,7 +217,7 @@ func instanceKeywords() [][]keyword[instanceDraft] {
 			s.p.values(s, func(s *statement) { ruleLine(s, d) })
 		}},
 		{name: "promote_secondaries", max: 0, set: plain(func(d *instanceDraft) { d.PromoteSecondaries = true })},
-		{name: "notify_priority_changes", max: 1, set: boolean(func(d *instanceDraft, v bool) { d.NotifyPriorityChanges = v })},
+		{name: "notify_priority_changes", max: 1, set: noting(boolean(func(d *instanceDraft, v bool) { d.NotifyPriorityChanges = v }))},
 		{name: "dont_track_primary", max: 0, set: plain(func(d *instanceDraft) { d.DontTrackPrimary = true })},
 		{name: "authentication", max: 0, set: func(s *statement, d *instanceDraft) { parseBlock(s.p, s, s.p.auth, d) }},
 		{name: "auth_hmac", max: 0, set: func(s *statement, d *instanceDraft) { parseBlock(s.p, s, s.p.hmac, d) }},

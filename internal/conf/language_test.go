@@ -442,7 +442,7 @@ eth2
 	got := fmt.Sprint(g.DelayAfterBoot, g.ProcessPriority, g.CPUAffinity, g.RealTimeLimit, g.MaxAutoPriority, g.MinAutoPriorityDelay, g.NotifyFIFO.Path,
 		g.NotifyFIFO.User, g.NotifyFIFO.Script.Argv, g.NotifyFIFO.Script.User, g.VRRPNotifyFIFO.Path, g.StartupScript.Argv, g.StartupScript.User, g.StartupTimeout,
 		g.ShutdownScript.Argv, g.ShutdownTimeout, g.FIFOStatesOnReload, g.StateDumpFile, g.StatsDumpFile, g.JSONVersion, g.DataUseInstance, g.InstanceName, g.NetNamespace)
-	want := "30s -20 [0 2] 20ms 99 5µs /run/a{u g} [/bin/reader x] {u } /run/b [/bin/up] {w } 20s [/bin/down now] 10s true /run/state /tmp/keepalived.stats 2 true blue red"
+	want := "30s -20 [0 2] 20ms 99 5µs /run/a{u g} [/bin/reader x] {u } /run/b [/bin/up] {w } 20s [/bin/down now] 10s true /run/state  2 true blue red"
 	if strings.ReplaceAll(got, " ", "") != strings.ReplaceAll(want, " ", "") {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

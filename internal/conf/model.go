@@ -55,10 +55,10 @@ type Globals struct {
 	NotifyFIFO, VRRPNotifyFIFO      FIFO          // both get every line
 	FIFOStatesOnReload              bool          // fifo_write_vrrp_states_on_reload
 
-	Umask                                      int    // default 0177
-	StateDumpFile, StatsDumpFile, JSONDumpFile string // default /tmp/keepalived.data, .stats and .json
+	Umask                                      int    // of the dump files; -1: not given, then they are 0640
+	StateDumpFile, StatsDumpFile, JSONDumpFile string // "": keepalived.data, .stats and .json in the run directory, and not in /tmp as keepalived's
 	JSONVersion                                int    // 1 or 2
-	DataUseInstance                            bool   // InstanceName and NetNamespace are part of the dump files' names
+	DataUseInstance                            bool   // InstanceName is part of the name of the file of StateDumpFile
 	VMACPrefix, VMACAddrPrefix                 string // default vrrp
 }
 

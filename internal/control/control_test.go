@@ -26,6 +26,13 @@ type daemon struct {
 
 func (d *daemon) Status(context.Context) control.Status { return d.status }
 
+func (d *daemon) Plan(_ context.Context, file string) (control.Plan, error) {
+	if file == "/none" {
+		return control.Plan{}, errors.New("no such file")
+	}
+	return control.Plan{File: file, Running: "/etc/vrrpd/vrrpd.conf", Steps: []control.PlanStep{{Action: control.PlanChange, Kind: "instance", Name: "VI_1", Keywords: []string{"priority"}}}}, nil
+}
+
 func (d *daemon) Release(_ context.Context, instance string, hold time.Duration) error {
 	if d.refuse != nil {
 		return d.refuse
@@ -213,3 +220,17 @@ func TestEventsOutliveTheReadTimeout(t *testing.T) {
 }
 
 func (d *daemon) Quorum() control.QuorumCalls { return nil }
+
+func TestPlan(t *testing.T) {
+	_, c, _ := serve(t)
+	p, err := c.Plan(t.Context(), "new.conf") // relative to the caller, not to vrrpd
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !filepath.IsAbs(p.File) || filepath.Base(p.File) != "new.conf" || len(p.Steps) != 1 || p.Steps[0].Keywords[0] != "priority" {
+		t.Errorf("got %+v", p)
+	}
+	if _, err := c.Plan(t.Context(), "/none"); err == nil || err.Error() != "no such file" {
+		t.Errorf("got %v", err)
+	}
+}

@@ -24,6 +24,8 @@ type Daemon interface {
 	// Quorum is the quorum extension; nil: the file has no quorum block.
 	Quorum() QuorumCalls
 	Release(ctx context.Context, instance string, hold time.Duration) error
+	// Plan tells what a reload with the file would do.
+	Plan(ctx context.Context, file string) (Plan, error)
 	// Subscribe returns the events from now on; the channel is closed when the reader is too slow or cancel is called.
 	Subscribe() (events <-chan Event, cancel func())
 }
@@ -109,6 +111,7 @@ func (s *Server) Run(ctx context.Context) error {
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/events", s.events)
 	mux.HandleFunc("POST /v1/release", s.release)
+	mux.HandleFunc("POST /v1/plan", s.plan)
 	s.quorumCalls(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no such call: %s %s", r.Method, r.URL.Path))

@@ -234,3 +234,14 @@ func (u *unit) fellows() []*instance.Instance {
 	}
 	return all
 }
+
+// restate writes the state of each group for the FIFOs.
+func (gs *groups) restate() {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, g := range gs.all {
+		if g.seq > 0 {
+			g.hooks.Post(instance.HookEvent{State: groupState(g.told), Seq: g.seq, At: time.Now(), LineOnly: true})
+		}
+	}
+}

@@ -69,7 +69,9 @@ func (h *hooks) Post(e instance.HookEvent) {
 		return
 	}
 	h.fifos.write(h.kind, h.name, ev.State, ev.Priority)
-	h.queue.Post(ev)
+	if !e.LineOnly {
+		h.queue.Post(ev)
+	}
 }
 
 // finish runs the programs of STOP, or of DELETED for an instance that the file no longer has, within stopHooks. One that never

@@ -197,9 +197,6 @@ func (k kernelGuard) Shut(resource string) error { return k.g.guard.Shut(k.g.vip
 
 // reconfigure takes over what a reload may change.
 func (g *grants) reconfigure(config *conf.Config) error {
-	if config.Quorum == nil {
-		return fmt.Errorf("reload: the quorum block cannot be removed without a restart of vrrpd")
-	}
 	if err := g.Reconfigure(config.Quorum); err != nil {
 		return err
 	}

@@ -32,16 +32,13 @@ func (d *Daemon) reload() {
 func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 	defer d.tell(daemon.SdNotifyReady)
 	report(d.log, c.found)
-	if conf.ExitCode(c.found, false) == conf.ExitCannot {
-		first := slices.IndexFunc(c.found, func(f conf.Diagnostic) bool { return f.Severity == conf.Fatal })
-		text := c.found[first].String()
-		d.log.Error("reload refused, the former configuration runs on", "reason", text)
-		d.mu.Lock()
-		d.configError = text
-		d.mu.Unlock()
-		return
+	text := d.refusal(c)
+	if text == "" && d.grants != nil {
+		if err := d.grants.reconfigure(c.config); err != nil {
+			text = err.Error()
+		}
 	}
-	if text := d.quorumReload(c.config); text != "" {
+	if text != "" {
 		d.log.Error("reload refused, the former configuration runs on", "reason", text)
 		d.mu.Lock()
 		d.configError = text
@@ -55,27 +52,18 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 		d.log.Info("reloaded", "file", d.opt.File)
 		return
 	}
+	var before map[string]uint64
+	if c.config.Globals.FIFOStatesOnReload {
+		before = d.seqs()
+	}
 	d.apply(ctx, c.config)
+	if before != nil {
+		d.restate(ctx, before)
+	}
 	d.mu.Lock()
 	d.configError = ""
 	d.mu.Unlock()
 	d.log.Info("reloaded", "file", d.opt.File, "instances", len(d.units))
-}
-
-// quorumReload puts a changed quorum block in force, or says why it cannot be.
-func (d *Daemon) quorumReload(config *conf.Config) string {
-	switch {
-	case d.grants == nil && config.Quorum == nil:
-		return ""
-	case d.grants == nil:
-		return "a quorum block cannot be added without a restart of vrrpd"
-	case d.monitor == nil && len(config.Instances) > 0:
-		return "a witness cannot get instances without a restart of vrrpd"
-	}
-	if err := d.grants.reconfigure(config); err != nil {
-		return err.Error()
-	}
-	return ""
 }
 
 // apply makes config the one that runs. Instances that stay the same virtual router keep their state; those that go give
@@ -86,19 +74,22 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.links.configure(config.LinkDelays)
 	d.fifos.configure(d, &config.Globals)
 	d.announcer.SetGroups(paceGroups(config.GarpGroups))
+	units, running := map[string]*unit{}, make([]conf.Instance, len(d.units))
+	for k, u := range d.units {
+		units[u.config.Name], running[k] = u, u.config
+	}
+	change := differ(d.config, running, config, d.complete(config))
+	moved := d.addresses.Move(change.moving())
 	var keep, gone []*unit
-	fresh := slices.Clone(config.Instances)
-	for _, u := range d.units {
-		k := slices.IndexFunc(fresh, func(c conf.Instance) bool { return u.becomes(&c) })
-		if k < 0 {
-			gone = append(gone, u)
-			continue
-		}
+	for _, k := range change.keep {
+		u := units[k.was.Name]
 		keep = append(keep, u)
-		if err := u.configure(ctx, fresh[k], config.Globals.EnableScriptSecurity); err != nil {
+		if err := u.configure(ctx, k.is, config.Globals.EnableScriptSecurity); err != nil {
 			d.log.Error("reconfigure", "instance", u.config.Name, "error", err)
 		}
-		fresh = slices.Delete(fresh, k, k+1)
+	}
+	for _, c := range change.gone {
+		gone = append(gone, units[c.Name])
 	}
 	for _, u := range gone {
 		u.deleted = true
@@ -106,6 +97,9 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.groups.detach(gone)
 	if err := d.stop(gone); err != nil {
 		d.log.Error("stop instances that are no more", "error", err)
+	}
+	if err := moved(); err != nil {
+		d.log.Error("remove addresses that nobody took over", "error", err)
 	}
 	// Their last hooks go on beside us; only the end of vrrpd waits for them.
 	d.leaving = append(slices.DeleteFunc(d.leaving, (*unit).gone), gone...)
@@ -116,7 +110,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 		}
 	}
 	d.declare(config)
-	for _, c := range fresh {
+	for _, c := range change.fresh {
 		u, err := d.newUnit(c, startAt, config.Globals.EnableScriptSecurity)
 		if err != nil {
 			d.log.Error("start instance", "instance", c.Name, "error", err)

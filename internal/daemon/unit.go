@@ -37,10 +37,6 @@ type unit struct {
 }
 
 func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit, error) {
-	c = withInterfaces(c)
-	if d.grants != nil && d.grants.kind == conf.GuardLifetime && c.Quorum != "" && c.VIPLifetime == 0 {
-		c.VIPLifetime = 2 * time.Second // the guard that is in force lives by it
-	}
 	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, off: make(chan struct{}), done: make(chan struct{})}
 	u.network = &network{d: d, name: c.Name, port: port{c.Interface, c.IPv6}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
 		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
@@ -67,6 +63,19 @@ func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit
 		u.instance.StartAfter(startAt)
 	}
 	return u, nil
+}
+
+// complete gives the instances of a configuration as they run on this host.
+func (d *Daemon) complete(config *conf.Config) []conf.Instance {
+	all := make([]conf.Instance, len(config.Instances))
+	for k, c := range config.Instances {
+		c = withInterfaces(c)
+		if d.grants != nil && d.grants.kind == conf.GuardLifetime && c.Quorum != "" && c.VIPLifetime == 0 {
+			c.VIPLifetime = 2 * time.Second // the guard that is in force lives by it
+		}
+		all[k] = c
+	}
+	return all
 }
 
 // withInterfaces fills in the default of dev.
@@ -156,16 +165,8 @@ func finish(units []*unit) error {
 	return nil
 }
 
-// becomes says whether c is this very virtual router under the same name, so that it may be put in force without a stop.
-func (u *unit) becomes(c *conf.Instance) bool {
-	return c.Name == u.config.Name && c.SameVirtualRouter(&u.config) && placeOf(c) == placeOf(&u.config) &&
-		c.Version == u.config.Version && (c.Priority == 255) == (u.config.Priority == 255) &&
-		(c.SyncGroup == "") == (u.config.SyncGroup == "")
-}
-
 // configure puts c in force; an instance that did not change does not notice.
 func (u *unit) configure(ctx context.Context, c conf.Instance, secure bool) error {
-	c = withInterfaces(c)
 	u.hooks.configure(c.Hooks, secure)
 	if c.Equal(&u.config) {
 		return nil

@@ -47,6 +47,8 @@ type HookEvent struct {
 	Deadline time.Duration // 0: none
 	// Contention marks notify_master_rx_lower_pri, which is no change of state.
 	Contention bool
+	// LineOnly is for the FIFOs alone: no program is run for it.
+	LineOnly bool
 }
 
 // Options are what an instance needs from the daemon.
@@ -94,6 +96,7 @@ type Instance struct {
 	putBackSince time.Time
 	fault        string // what the router was told last
 	priority     uint8  // likewise
+	told         uint8  // the effective priority that the FIFOs know
 	hookSeq      uint64 // the MASTER event whose hook the addresses wait for; 0: none
 	hookBy       time.Time
 	renewAt      time.Time // when the lifetime of the addresses is restarted; zero: they have none
@@ -141,6 +144,7 @@ func New(opt Options) (*Instance, error) {
 		cfg:      opt.Config,
 		router:   router,
 		priority: opt.Config.Priority,
+		told:     opt.Config.Priority,
 	}
 	i.destinations, i.carried = destinations(&i.cfg), addresses(&i.cfg)
 	i.around.Verdict.Priority = opt.Config.Priority

@@ -92,7 +92,13 @@ func (h *host) AnnounceAgain() { h.say("announce again") }
 
 func (h *host) StopAnnouncing() { h.say("stop announcing") }
 
-func (h *host) Post(e HookEvent) { h.say("hook %s %d seq=%d", e.State, e.Priority, e.Seq) }
+func (h *host) Post(e HookEvent) {
+	what := "hook"
+	if e.LineOnly {
+		what = "line"
+	}
+	h.say("%s %s %d seq=%d", what, e.State, e.Priority, e.Seq)
+}
 
 // take returns the lines so far but for the periodic adverts, and forgets them.
 func (h *host) take() []string {

@@ -116,6 +116,7 @@ func (i *Instance) evaluate(now time.Time) {
 		i.priority = p
 		i.step(now, vrrp.Event{Kind: vrrp.PriorityChanged, Priority: p})
 	}
+	i.tellPriority(now)
 	if fault != i.fault {
 		i.fault = fault
 		if fault != "" {

@@ -283,36 +283,41 @@ func (q *Queue) work(ctx context.Context, p *posted) {
 	}
 }
 
-// hook is one program of an event.
-type hook struct {
-	keyword string
-	command conf.Command
-	words   bool // keepalived's four words are appended
+// Hook is one program of an event.
+type Hook struct {
+	Keyword string
+	Command conf.Command
+	Words   bool // keepalived's four words are appended
 }
 
-// hooksFor lists the programs for a state: the specific one, which gets its own arguments only, then the generic one.
-func (q *Queue) hooksFor(state string) []hook {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if state == Deleted && !q.hooks.SendDeleted {
+// HooksFor lists the programs for a state: the specific one, which gets its own arguments only, then the generic one. An empty
+// Argv is none.
+func HooksFor(hooks conf.Hooks, state string) []Hook {
+	if state == Deleted && !hooks.SendDeleted {
 		state = Fault
 	}
-	var list []hook
+	var list []Hook
 	switch state {
 	case Master:
-		list = append(list, hook{"notify_master", q.hooks.Master, false})
+		list = append(list, Hook{"notify_master", hooks.Master, false})
 	case Backup:
-		list = append(list, hook{"notify_backup", q.hooks.Backup, false})
+		list = append(list, Hook{"notify_backup", hooks.Backup, false})
 	case Fault:
-		list = append(list, hook{"notify_fault", q.hooks.Fault, false})
+		list = append(list, Hook{"notify_fault", hooks.Fault, false})
 	case Stop:
-		list = append(list, hook{"notify_stop", q.hooks.Stop, false})
+		list = append(list, Hook{"notify_stop", hooks.Stop, false})
 	case Deleted:
-		list = append(list, hook{"notify_deleted", q.hooks.Deleted, false})
+		list = append(list, Hook{"notify_deleted", hooks.Deleted, false})
 	case RxLowerPri:
-		return []hook{{"notify_master_rx_lower_pri", q.hooks.MasterRxLowerPri, false}}
+		return []Hook{{"notify_master_rx_lower_pri", hooks.MasterRxLowerPri, false}}
 	}
-	return append(list, hook{"notify", q.hooks.Notify, true})
+	return append(list, Hook{"notify", hooks.Notify, true})
+}
+
+func (q *Queue) hooksFor(state string) []Hook {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return HooksFor(q.hooks, state)
 }
 
 // word is what the generic hook is told: without notify_deleted a removed instance is said to be in FAULT.
@@ -325,7 +330,7 @@ func (q *Queue) word(state string) string {
 	return state
 }
 
-func (q *Queue) runAll(ctx context.Context, p *posted, hooks []hook) Result {
+func (q *Queue) runAll(ctx context.Context, p *posted, hooks []Hook) Result {
 	r := Result{Event: p.Event}
 	start := time.Now()
 	if !p.by.IsZero() {
@@ -335,7 +340,7 @@ func (q *Queue) runAll(ctx context.Context, p *posted, hooks []hook) Result {
 	}
 	var errs []error
 	for _, h := range hooks {
-		if len(h.command.Argv) == 0 {
+		if len(h.Command.Argv) == 0 {
 			continue
 		}
 		if !p.last && q.newer() {
@@ -351,7 +356,7 @@ func (q *Queue) runAll(ctx context.Context, p *posted, hooks []hook) Result {
 		}
 		r.Duration = time.Since(start)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", h.keyword, err))
+			errs = append(errs, fmt.Errorf("%s: %w", h.Keyword, err))
 			if r.Code == 0 {
 				r.Code = res.Code
 			}
@@ -382,15 +387,15 @@ func (e *hookError) Error() string {
 
 func (e *hookError) Unwrap() []error { return e.errs }
 
-func (q *Queue) run(ctx context.Context, p *posted, h hook) (child.Result, error) {
+func (q *Queue) run(ctx context.Context, p *posted, h Hook) (child.Result, error) {
 	c := child.Command{
-		Argv: h.command.Argv, User: h.command.User.Name, Group: h.command.User.Group,
+		Argv: h.Command.Argv, User: h.Command.User.Name, Group: h.Command.User.Group,
 		Timeout: q.opt.Timeout, Grace: p.grace,
 	}
 	if !p.by.IsZero() {
 		c.Timeout = 0
 	}
-	if h.words {
+	if h.Words {
 		c.Argv = append(c.Argv[:len(c.Argv):len(c.Argv)], p.Kind, p.Name, q.word(p.State), strconv.Itoa(int(p.Priority)))
 	}
 	if q.opt.Socket != "" {
@@ -411,7 +416,7 @@ func (q *Queue) run(ctx context.Context, p *posted, h hook) (child.Result, error
 			return child.Result{Code: -1}, err
 		}
 	}
-	log := q.log.With("hook", h.keyword, "event", p.State, "seq", p.Seq)
+	log := q.log.With("hook", h.Keyword, "event", p.State, "seq", p.Seq)
 	log.Debug("hook starts", "command", c.String())
 	res, err := q.opt.Run(ctx, c)
 	var exit *child.ExitError

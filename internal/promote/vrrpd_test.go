@@ -22,6 +22,7 @@ func (d fakeDaemon) Status(context.Context) control.Status {
 	return control.Status{Instances: []control.Instance{{Name: "VI_PG", State: d.state, Seq: d.seq}}}
 }
 
+func (fakeDaemon) Plan(context.Context, string) (control.Plan, error)   { return control.Plan{}, nil }
 func (fakeDaemon) Release(context.Context, string, time.Duration) error { return nil }
 
 func (fakeDaemon) Subscribe() (<-chan control.Event, func()) { return nil, func() {} }

@@ -260,11 +260,7 @@ func (n *Node) Live(resource string) bool {
 
 // Reconfigure takes over what a reload may change: voters' addresses, the policy's command, the agent's user.
 func (n *Node) Reconfigure(file *conf.Quorum) error {
-	keys := n.o.File.NeedsRestart(file)
-	if !slices.EqualFunc(n.o.File.Resources, file.Resources, func(a, b conf.Resource) bool { return a.Name == b.Name }) && !slices.Contains(keys, "resource") {
-		keys = append(keys, "resource") // its machines are made at the start
-	}
-	if len(keys) > 0 {
+	if keys := n.NeedsRestart(file); len(keys) > 0 {
 		return fmt.Errorf("reload the quorum block: changes of %s need a restart of vrrpd", strings.Join(keys, ", "))
 	}
 	n.mu.Lock()
@@ -275,6 +271,15 @@ func (n *Node) Reconfigure(file *conf.Quorum) error {
 		errs = append(errs, m.net.SetPeers(peersOf(file)), m.log.SetVoters(votersOf(file)))
 	}
 	return errors.Join(errs...)
+}
+
+// NeedsRestart gives the keywords of what differs in file and Reconfigure refuses.
+func (n *Node) NeedsRestart(file *conf.Quorum) []string {
+	keys := n.o.File.NeedsRestart(file)
+	if !slices.EqualFunc(n.o.File.Resources, file.Resources, func(a, b conf.Resource) bool { return a.Name == b.Name }) && !slices.Contains(keys, "resource") {
+		keys = append(keys, "resource") // its machines are made at the start
+	}
+	return keys
 }
 
 func (n *Node) current() *conf.Quorum {

@@ -54,6 +54,8 @@ type Addresses struct {
 
 	mu     sync.Mutex
 	owners map[string]*owned
+	moving map[addressID]bool // these stay for now, whoever lets go of them
+	parked []conf.Address     // those of them that were let go
 }
 
 // owned is what one owner wants in the kernel.
@@ -438,7 +440,36 @@ func (a *Addresses) notHeld(list []conf.Address) []conf.Address {
 		return nil
 	}
 	held := a.held()
-	return slices.DeleteFunc(list, func(addr conf.Address) bool { return held[idOf(addr)] })
+	return slices.DeleteFunc(list, func(addr conf.Address) bool {
+		if a.moving[idOf(addr)] && !held[idOf(addr)] {
+			a.parked = append(a.parked, addr)
+			return true
+		}
+		return held[idOf(addr)]
+	})
+}
+
+// Move lets addresses go from one owner to another without a moment in which the kernel lacks them, whichever of the two is
+// told first: until end is called they stay although their owner removes them. Then those go that nobody has taken. Not
+// for addresses whose removal somebody relies on before.
+func (a *Addresses) Move(list []conf.Address) (end func() error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.moving = map[addressID]bool{}
+	for _, addr := range list {
+		a.moving[idOf(addr)] = true
+	}
+	return func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		left := a.parked
+		a.moving, a.parked = nil, nil
+		if left = a.notHeld(left); len(left) == 0 {
+			return nil
+		}
+		_, err := a.delete(left)
+		return err
+	}
 }
 
 // put sends RTM_NEWADDR for each address and returns each outcome.

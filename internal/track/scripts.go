@@ -92,7 +92,7 @@ func (s *Scripts) Replace(cfg []conf.Script) {
 	for _, sc := range cfg {
 		was := old[sc.Name]
 		delete(old, sc.Name)
-		if was != nil && same(was.cfg, sc) {
+		if was != nil && SameScript(was.cfg, sc) {
 			checks = append(checks, was)
 			continue
 		}
@@ -133,8 +133,9 @@ func (s *Scripts) end(c *check) {
 	c.cancel()
 }
 
-// same says whether two configurations run alike; weights are the instances' affair.
-func same(a, b conf.Script) bool {
+// SameScript says whether two configurations run alike, so that Replace leaves the script alone; weights are the instances'
+// affair.
+func SameScript(a, b conf.Script) bool {
 	if len(a.Command.Argv) != len(b.Command.Argv) {
 		return false
 	}
