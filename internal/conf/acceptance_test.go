@@ -375,10 +375,9 @@ func TestInstance(t *testing.T) {
 		{"unusable script", "vrrp_script a {\nscript \"'x\"\n}\n" + instance("track_script {", "a", "}"), "[a 0 false true]", scriptsOf,
 			[]string{"error f:2:8: script: unterminated quote in the command", "error f:11:1: track_script: no usable vrrp_script"}},
 		{"tracking that is not supported has failed", instance("track_bfd {", "b", "}", "track_file {", "f weight 10", "}", "track_process {", "p", "}"),
-			"[track_process p 0 false true] [track_bfd b 0 false true]", scriptsOf,
+			"[track_bfd b 0 false true]", scriptsOf,
 			[]string{"error f:7:1: track_bfd: recognised but not supported by this version: what it tracks counts as failed",
 				"error f:11:1: track_file: no usable track_file of this name, expected one in the file; it counts as failed, with weight 10",
-				"error f:13:1: track_process: recognised but not supported",
 				"error f:14:1: track_process: no usable vrrp_track_process of this name, expected one in the file; the instance stays in FAULT"}},
 
 		{"hooks", instance(`notify "/bin/a 'b c' d" u g`, "notify_master /bin/m", "notify_deleted"), "[/bin/a b c d]{u g} [/bin/m]{ } true", hooksOf, nil},

@@ -29,7 +29,6 @@ func unwired() map[string]effect {
 	}
 	const root, globals, instance, group = "", "global_defs", "vrrp_instance", "vrrp_sync_group"
 
-	add(Error, "what tracks it counts as failed, because it cannot be checked", root, "vrrp_track_process")
 	add(Lint, "it is part of a dump file's name alone (data_use_instance)", root, "instance")
 	add(Error, "vrrpd stays in the network namespace that it is started in", root, "net_namespace")
 
@@ -37,12 +36,10 @@ func unwired() map[string]effect {
 		"vrrp_rlimit_rttime", "vrrp_rlimit_rtime")
 	add(Lint, "vrrpd does not raise its own priority; set vrrp_rt_priority", globals, "max_auto_priority", "min_auto_priority_delay")
 
-	add(Error, "what it tracks counts as failed, because it cannot be checked", instance, "track_process")
 	add(Error, "no such route or rule is set", instance, "virtual_routes", "virtual_rules")
 	add(Error, "the addresses stand on the interface itself, with its own MAC address", instance, "use_vmac", "use_vmac_addr", "vmac_xmit_base")
 	add(Error, "packets to the addresses are accepted", instance, "no_accept")
 	add(Error, "the interface's setting stays as it is", instance, "promote_secondaries")
 
-	add(Error, "what it tracks counts as failed, because it cannot be checked", group, "track_process")
 	return table
 }

@@ -99,7 +99,7 @@ func (p *parser) finishGroups() map[string]*groupDraft {
 				g.Members = append(g.Members, m.name)
 			}
 		}
-		r := p.resolve("vrrp_sync_group", "the group", &g.tracking)
+		r := p.resolve("the group", &g.tracking)
 		g.TrackInterfaces, g.TrackScripts, g.TrackFiles, g.TrackProcesses = r.interfaces, r.scripts, r.files, r.processes
 		switch len(g.Members) {
 		case 0:

@@ -135,8 +135,8 @@ type resolved struct {
 	interfaces, scripts, files, processes []Tracked
 }
 
-// resolve fills in what only the whole file tells. The block is that of the track_ lines, whose says for whom they fail.
-func (p *parser) resolve(block, whose string, t *tracking) (r resolved) {
+// resolve fills in what only the whole file tells; whose says for whom what is undefined fails.
+func (p *parser) resolve(whose string, t *tracking) (r resolved) {
 	for _, t := range t.interfaces {
 		r.interfaces = append(r.interfaces, t.Tracked)
 	}
@@ -170,29 +170,18 @@ func (p *parser) resolve(block, whose string, t *tracking) (r resolved) {
 	r.processes = each("vrrp_track_process", t.processes, p.processOf)
 
 	// What cannot be checked has failed.
-	fails := func(keyword string, lines []Tracked) {
-		for _, t := range lines {
-			t.Name = keyword + " " + t.Name
-			t.Undefined = true
-			t.Weight = min(max(t.Weight, -253), 253)
-			r.scripts = append(r.scripts, t)
-		}
-	}
-	if p.unwired[block+"/track_file"].what != "" {
-		fails("track_file", r.files)
-	}
-	if p.unwired[block+"/track_process"].what != "" {
-		fails("track_process", r.processes)
-	}
 	for _, t := range t.others {
-		fails(t.at.keyword, []Tracked{t.Tracked})
+		t.Name = t.at.keyword + " " + t.Name
+		t.Undefined = true
+		t.Weight = min(max(t.Weight, -253), 253)
+		r.scripts = append(r.scripts, t.Tracked)
 	}
 	return r
 }
 
 // track settles what an instance tracks: its own lines, as far as owner and group let them count, and the group's.
 func (p *parser) track(d *instanceDraft, g *groupDraft) {
-	own := p.resolve("vrrp_instance", "the instance", &d.tracking)
+	own := p.resolve("the instance", &d.tracking)
 	own.interfaces = slices.DeleteFunc(own.interfaces, func(t Tracked) bool {
 		if t.Name == d.Interface {
 			p.report(Error, origin{Pos: t.Pos, keyword: "track_interface"}, t.Name, "the instance's own interface is tracked anyway; ignored")

@@ -85,7 +85,7 @@ type Peer struct {
 
 // Tracker is one thing that may change the priority or forbid taking part.
 type Tracker struct {
-	Kind   string `json:"kind"` // interface, script
+	Kind   string `json:"kind"` // interface, script, file, process
 	Name   string `json:"name"`
 	State  string `json:"state"` // ok, failed, unknown
 	Weight int    `json:"weight"`

@@ -17,13 +17,17 @@ import (
 
 // checks runs the vrrp_scripts and sums up, for each instance, what everything it tracks means.
 type checks struct {
-	scripts *track.Scripts
-	files   *track.Files
-	changed func()
+	scripts   *track.Scripts
+	files     *track.Files
+	processes *track.Processes
+	changed   func()
 }
 
 func newChecks(log *slog.Logger, changed func()) *checks {
-	return &checks{scripts: track.NewScripts(nil, log, child.Run), files: track.NewFiles(log, changed), changed: changed}
+	return &checks{
+		scripts: track.NewScripts(nil, log, child.Run), files: track.NewFiles(log, changed),
+		processes: track.NewProcesses(log, processHost(), changed), changed: changed,
+	}
 }
 
 // run runs the scripts until ctx ends, which is no error.
@@ -31,6 +35,7 @@ func (c *checks) run(ctx context.Context) error {
 	defer c.scripts.Subscribe(func(track.Status) { c.changed() })()
 	var reading sync.WaitGroup
 	reading.Go(func() { c.files.Run(ctx) })
+	reading.Go(func() { c.processes.Run(ctx) })
 	defer reading.Wait()
 	if err := c.scripts.Run(ctx); ctx.Err() == nil {
 		return err
@@ -42,6 +47,7 @@ func (c *checks) configure(config *conf.Config) {
 	c.scripts.SetSecurity(config.Globals.EnableScriptSecurity)
 	c.scripts.Replace(config.Scripts)
 	c.files.Replace(config.TrackFiles)
+	c.processes.Replace(config.TrackProcesses)
 }
 
 // verdict sums up what i tracks.
@@ -63,6 +69,7 @@ func (c *checks) verdict(i *conf.Instance, m *system.Monitor, delays *links) ins
 		{Kind: "script", Tracked: i.TrackScripts, State: c.scripts.State},
 		{Kind: "interface", Tracked: i.TrackInterfaces, State: links},
 		{Kind: "file", Tracked: i.TrackFiles, Value: c.files.Value},
+		{Kind: "process", Tracked: i.TrackProcesses, State: c.processes.State},
 	}
 	v := track.Evaluate(i.Priority, sources...)
 	out := instance.Verdict{Priority: v.Priority, Fault: v.Fault}

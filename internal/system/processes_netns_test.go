@@ -1,0 +1,184 @@
+//go:build netns
+
+package system
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/system/nstest"
+)
+
+// heard is a ProcessHandler that writes down what it hears of one program.
+type heard struct {
+	mu      sync.Mutex
+	resyncs chan struct{}
+	events  []string
+	pid     int
+	changed chan struct{}
+}
+
+func (h *heard) note(pid int, what string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if pid == h.pid {
+		h.events = append(h.events, what)
+		select {
+		case h.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (h *heard) Resync()              { h.resyncs <- struct{}{} }
+func (h *heard) Forked(parent, _ int) { h.note(parent, "fork") }
+func (h *heard) Execed(pid int)       { h.note(pid, "exec") }
+func (h *heard) Exited(pid int)       { h.note(pid, "exit") }
+
+// follow is FollowProcesses with a socket that is opened in the network namespace of the process that started this one, if the
+// kernel does not let us enter that of process 1.
+func follow(ctx context.Context, h ProcessHandler) error {
+	file, err := openConnector()
+	if err != nil {
+		fd := -1
+		opened := make(chan error, 1)
+		go func() {
+			runtime.LockOSThread() // for good
+			opened <- func() error {
+				ns, err := os.Open(cmp.Or(os.Getenv("PGVRRP_FOLLOW"), fmt.Sprintf("/proc/%d/ns/net", os.Getppid())))
+				if err != nil {
+					return err
+				}
+				defer ns.Close()
+				if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+					return err
+				}
+				fd, err = connectorSocket()
+				return err
+			}()
+		}()
+		if err := <-opened; err != nil {
+			return err
+		}
+		file = os.NewFile(uintptr(fd), "connector")
+	}
+	defer file.Close()
+	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
+	return (&connector{file: file, buf: make([]byte, 1<<16)}).follow(ctx, h)
+}
+
+// firstPIDs says whether this is the first PID namespace, whose inode has a number of its own (linux/proc_ns.h).
+func firstPIDs() bool {
+	name, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && name == "pid:[4026531836]"
+}
+
+// TestFollowProcesses: forks, execs and exits are told; in a container it is said that they are not.
+func TestFollowProcesses(t *testing.T) {
+	nstest.Require(t)
+	h := &heard{resyncs: make(chan struct{}, 16), changed: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- follow(ctx, h) }()
+	select {
+	case <-h.resyncs:
+	case err := <-ended:
+		if !firstPIDs() && errors.Is(err, ErrNoProcessEvents) {
+			return
+		}
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", "read x; /bin/true; read x")
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	h.mu.Lock()
+	h.pid = pid
+	h.mu.Unlock()
+	p, err := ReadProcess(pid)
+	if err != nil || p.Name != "sh" || !slices.Equal(p.Argv, []string{"/bin/sh", "-c", "read x; /bin/true; read x"}) {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	if all, err := Processes(); err != nil || !slices.Contains(all, pid) || !slices.Contains(all, os.Getpid()) {
+		t.Errorf("%d is not among %d processes: %v", pid, len(all), err)
+	}
+	if _, err := in.Write([]byte("x\nx\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(5 * time.Second)
+	for {
+		h.mu.Lock()
+		got := strings.Join(h.events, " ")
+		h.mu.Unlock()
+		// Its exec may have been told before we knew its number.
+		if strings.HasSuffix(got, "fork exit") {
+			break
+		}
+		select {
+		case <-h.changed:
+		case <-deadline:
+			t.Fatalf("got %q", got)
+		}
+	}
+	if _, err := ReadProcess(pid); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a process that is gone: got %v, want %v", err, os.ErrNotExist)
+	}
+	stop()
+	<-ended
+}
+
+// TestNoProcessEvents: in namespaces of their own processes are not followed, and the error says why.
+func TestNoProcessEvents(t *testing.T) {
+	if os.Getenv("PGVRRP_FOLLOW") != "" {
+		err := follow(t.Context(), &heard{resyncs: make(chan struct{}, 16)})
+		if !errors.Is(err, ErrNoProcessEvents) && !errors.Is(err, os.ErrPermission) {
+			t.Errorf("got %v, want %v", err, ErrNoProcessEvents)
+		}
+		t.Log(err)
+		return
+	}
+	nstest.Require(t)
+	for name, tt := range map[string]struct {
+		attr syscall.SysProcAttr
+		want string
+	}{
+		"a PID namespace": {syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}, errNoAnswer.Error()},
+		"a user namespace": {syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		}, "denied"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command(os.Args[0], "-test.run=^TestNoProcessEvents$", "-test.v")
+			cmd.Env = append(os.Environ(), fmt.Sprintf("PGVRRP_FOLLOW=/proc/%d/ns/net", os.Getppid()))
+			cmd.SysProcAttr = &tt.attr
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), tt.want) {
+				t.Errorf("got %v, want %q in\n%s", err, tt.want, out)
+			}
+		})
+	}
+}
