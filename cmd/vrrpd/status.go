@@ -109,6 +109,13 @@ func printInstance(w io.Writer, i control.Instance, now time.Time) {
 		}
 		line(t.Kind, "%s %s", t.Name, text)
 	}
+	for _, r := range i.Routes {
+		if r.Held {
+			line("route", "%s", r.Route)
+		} else {
+			line("route", "(%s)", r.Route)
+		}
+	}
 	for _, p := range i.Peers {
 		text := "never heard"
 		if !p.Heard.IsZero() {

@@ -240,7 +240,7 @@ type Route struct {
 	Table     int          // default 254, main
 	Metric    int          // 0: not given
 	Scope     int          // rtnetlink scope; -1: not given
-	Protocol  int          // default 18, as keepalived
+	Protocol  int          // 0: not given, which marks it as ours
 	MTU       int          // 0: not given
 	MTULock   bool
 	AdvMSS    int // 0: not given

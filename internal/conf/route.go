@@ -136,7 +136,7 @@ var routeTypes = func() []string { return []string{"unicast", "blackhole", "unre
 // routeLine reads a line of virtual_routes: ip-route(8)'s words, as far as a gateway or a source route needs them.
 func routeLine(s *statement, d *instanceDraft) {
 	o := &options{s: s, keep: true}
-	r := Route{Pos: s.arg(0).pos, Type: "unicast", Table: tableMain, Scope: -1, Protocol: protocolKeepalived}
+	r := Route{Pos: s.arg(0).pos, Type: "unicast", Table: tableMain, Scope: -1}
 	ipv6 := slices.ContainsFunc(s.words[1:], func(w word) bool { return w.text == "inet6" || strings.Contains(w.text, ":") })
 	typed := false
 	for o.more() {

@@ -51,6 +51,7 @@ type Instance struct {
 	Waiting            string       `json:"waiting,omitempty"`         // what a MASTER without addresses, or an INIT, waits for
 	HeldUntil          *time.Time   `json:"held_until,omitempty"`
 	Addresses          []Address    `json:"addresses"`
+	Routes             []Route      `json:"routes,omitempty"` // virtual_routes and virtual_rules
 	Peers              []Peer       `json:"peers"`
 	Trackers           []Tracker    `json:"trackers,omitempty"`
 	LastHook           *Hook        `json:"last_hook,omitempty"`
@@ -72,6 +73,12 @@ type Address struct {
 	Address   string `json:"address"` // with prefix length
 	Interface string `json:"interface"`
 	Held      bool   `json:"held"`
+}
+
+// Route is one virtual route or rule and whether the kernel holds it for us.
+type Route struct {
+	Route string `json:"route"` // in the words of ip-route(8), or of ip-rule(8) with "rule" before them
+	Held  bool   `json:"held"`
 }
 
 // Peer is a router of the same VRID that was heard or is configured as a unicast peer.
@@ -122,6 +129,7 @@ type Counters struct {
 	BecameMaster     uint64            `json:"became_master"`
 	LeftMaster       uint64            `json:"left_master"`
 	AddressesPutBack uint64            `json:"addresses_put_back"`
+	RoutesPutBack    uint64            `json:"routes_put_back,omitempty"`
 	Rejected         map[string]uint64 `json:"rejected,omitempty"` // by reason
 }
 

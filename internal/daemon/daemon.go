@@ -153,6 +153,7 @@ type Daemon struct {
 
 	monitor   *system.Monitor
 	addresses *system.Addresses
+	routes    *system.Routes
 	wire      *wire
 	packets   *gratarp.Conn
 	announcer *gratarp.Announcer
@@ -203,6 +204,9 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.routes, err = system.OpenRoutes(system.RoutesOptions{Log: o.Log, StateFile: routesFile(o.RunDir)}); err != nil {
+		return nil, err
+	}
 	d.wire = newWire(o.Log, d.poke)
 	if d.packets, err = gratarp.Open(); err != nil {
 		return nil, err
@@ -226,6 +230,11 @@ func (d *Daemon) close() {
 	if d.packets != nil {
 		if err := d.packets.Close(); err != nil {
 			d.log.Warn("close packet socket", "error", err)
+		}
+	}
+	if d.routes != nil {
+		if err := d.routes.Close(); err != nil {
+			d.log.Warn("close route keeper", "error", err)
 		}
 	}
 	if d.addresses != nil {
@@ -334,6 +343,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	tasks.Go(func() error { return d.monitor.Run(base) })
 	tasks.Go(func() error { return d.server.Run(base) })
 	tasks.Go(func() error { return d.announcer.Run(base) })
+	tasks.Go(func() error { return d.routes.Watch(base, d.routesLost) })
 	// The scripts stop together with the instances: one that ignores SIGTERM must not add to the time that stopping takes.
 	checking, stopChecks := context.WithCancel(base)
 	defer stopChecks()
@@ -413,6 +423,7 @@ func (d *Daemon) sweep(ctx context.Context) {
 	for _, a := range removed {
 		d.log.Warn("removed an address that a former run left", "address", a.Prefix.String(), "interface", a.Interface)
 	}
+	d.sweepRoutes()
 	if err != nil {
 		d.log.Error("remove addresses of a former run", "error", err)
 		return // the guard that it may have left stays in front of them

@@ -17,14 +17,15 @@ import (
 // quiet is a network and a hook queue to which nothing happens.
 type quiet struct{}
 
-func (quiet) Send([]byte, netip.Addr, netip.Addr, int) error { return nil }
-func (quiet) SetAddresses([]conf.Address) error              { return nil }
-func (quiet) Missing() ([]conf.Address, error)               { return nil, nil }
-func (quiet) RenewAddresses() error                          { return nil }
-func (quiet) Announce([]conf.Address)                        {}
-func (quiet) AnnounceAgain()                                 {}
-func (quiet) StopAnnouncing()                                {}
-func (quiet) Post(instance.HookEvent)                        {}
+func (quiet) Send([]byte, netip.Addr, netip.Addr, int) error        { return nil }
+func (quiet) SetRoutes([]conf.Route, []conf.Rule) ([]string, error) { return nil, nil }
+func (quiet) SetAddresses([]conf.Address) error                     { return nil }
+func (quiet) Missing() ([]conf.Address, error)                      { return nil, nil }
+func (quiet) RenewAddresses() error                                 { return nil }
+func (quiet) Announce([]conf.Address)                               {}
+func (quiet) AnnounceAgain()                                        {}
+func (quiet) StopAnnouncing()                                       {}
+func (quiet) Post(instance.HookEvent)                               {}
 
 var (
 	groupSelf = netip.MustParseAddr("192.0.2.1")

@@ -110,6 +110,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 		}
 	}
 	d.declare(config)
+	d.declareRoutes(config)
 	for _, c := range change.fresh {
 		u, err := d.newUnit(c, startAt, config.Globals.EnableScriptSecurity)
 		if err != nil {

@@ -282,6 +282,11 @@ func (n *network) SetAddresses(want []conf.Address) error {
 	return err
 }
 
+// SetRoutes implements instance.Network.
+func (n *network) SetRoutes(routes []conf.Route, rules []conf.Rule) ([]string, error) {
+	return n.d.routes.Set(system.RouteSet{Owner: n.name, Routes: routes, Rules: rules})
+}
+
 // Missing implements instance.Network.
 func (n *network) Missing() ([]conf.Address, error) { return n.d.addresses.Check(n.name) }
 

@@ -13,9 +13,12 @@ func (i *Instance) do(now time.Time, a vrrp.Action) {
 	case vrrp.SendAdvert:
 		i.sendAdvert(a.Priority)
 	case vrrp.AddAddresses:
-		i.setAddresses(i.held())
+		if i.setAddresses(i.held()); !i.refused {
+			i.setRoutes(true)
+		}
 	case vrrp.RemoveAddresses:
 		i.opt.Network.StopAnnouncing()
+		i.setRoutes(false)
 		i.setAddresses(nil)
 		if i.free() {
 			i.cleared()

@@ -80,6 +80,7 @@ func (i *Instance) setAgain(now time.Time) {
 	case i.lapse(now) || !i.againAt.IsZero():
 	case len(i.want) > 0:
 		i.log.Info("virtual addresses are set now")
+		i.setRoutes(i.routing) // a route's source is one of them
 		i.announce()
 	case i.router.State() != vrrp.Active:
 		i.cleared()
@@ -128,18 +129,26 @@ func (i *Instance) AddressesLost(ctx context.Context, missing []netip.Prefix) {
 		i.mu.Lock()
 		i.status.counters.AddressesPutBack += uint64(len(lost))
 		i.mu.Unlock()
-		if now.Sub(i.putBackSince) > putBackWindow {
-			i.putBackSince, i.putBacks = now, 0
-		}
-		i.putBacks++
-		if i.putBacks > putBackLimit && tracked {
-			i.step(now, vrrp.Event{Kind: vrrp.AddressLost, Reason: fmt.Sprintf("another program removed %s, %d times within %s", strings.Join(lost, ", "), i.putBacks, putBackWindow)})
-			i.putBacks = 0
+		if i.fought(now, lost, tracked) {
 			return
 		}
 		i.log.Warn("another program removed virtual addresses, putting them back", "addresses", strings.Join(lost, " "))
 		if i.setAddresses(i.want); !i.lapse(now) {
+			i.setRoutes(i.routing)
 			i.opt.Network.AnnounceAgain()
 		}
 	})
+}
+
+// fought counts that others removed what is ours, and gives way when that happens again and again to something that is tracked.
+func (i *Instance) fought(now time.Time, lost []string, tracked bool) bool {
+	if now.Sub(i.putBackSince) > putBackWindow {
+		i.putBackSince, i.putBacks = now, 0
+	}
+	if i.putBacks++; i.putBacks <= putBackLimit || !tracked {
+		return false
+	}
+	i.step(now, vrrp.Event{Kind: vrrp.AddressLost, Reason: fmt.Sprintf("another program removed %s, %d times within %s", strings.Join(lost, ", "), i.putBacks, putBackWindow)})
+	i.putBacks = 0
+	return true
 }

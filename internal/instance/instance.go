@@ -23,6 +23,9 @@ type Network interface {
 	SetAddresses(want []conf.Address) error
 	// Missing are those of the addresses set last that the kernel does not hold.
 	Missing() ([]conf.Address, error)
+	// SetRoutes makes the kernel hold exactly these of the instance's virtual routes and rules, and names those that it does not
+	// hold. Safe to repeat; it does as much as it can.
+	SetRoutes(routes []conf.Route, rules []conf.Rule) (missing []string, err error)
 	// RenewAddresses restarts the kernel lifetime of the addresses that SetAddresses put there.
 	RenewAddresses() error
 	// Announce tells the LAN that the addresses are here, now and again while they are held.
@@ -103,6 +106,9 @@ type Instance struct {
 	againAt      time.Time // when addresses that could not be set are tried again; zero: they are set
 	sending      setback
 	holding      setback
+	routing      bool      // the routes and rules should be there
+	routed       bool      // some of them may be
+	routesAgain  time.Time // when routes that could not be set are tried again; zero: they are set
 
 	member vrrp.Member // what Group was told last; owned by the loop
 
@@ -288,6 +294,9 @@ func (i *Instance) tick(now time.Time) {
 	if !i.againAt.IsZero() && !now.Before(i.againAt) {
 		i.setAgain(now)
 	}
+	if !i.routesAgain.IsZero() && !now.Before(i.routesAgain) {
+		i.setRoutes(i.routing)
+	}
 	i.step(now, vrrp.Event{Kind: vrrp.Tick})
 	for _, s := range []*setback{&i.sending, &i.holding} {
 		if !s.until.IsZero() && !now.Before(s.until) {
@@ -300,7 +309,7 @@ func (i *Instance) tick(now time.Time) {
 // arm sets the loop's one timer to the earliest deadline.
 func (i *Instance) arm() {
 	next := i.router.Deadline()
-	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt, i.againAt, i.heldUntil, i.sending.until, i.holding.until} {
+	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt, i.againAt, i.routesAgain, i.heldUntil, i.sending.until, i.holding.until} {
 		if !d.IsZero() && (next.IsZero() || d.Before(next)) {
 			next = d
 		}
@@ -466,6 +475,7 @@ func (i *Instance) configure(now time.Time, c conf.Instance) error {
 		if i.setAddresses(i.held()); i.lapse(now) {
 			return nil
 		}
+		i.setRoutes(true)
 		if len(i.want) > 0 {
 			i.announce()
 		} else {

@@ -37,13 +37,14 @@ func but(change func(*Surroundings)) Surroundings {
 
 // host is a network and a hook queue that write down what they are asked, with the virtual time.
 type host struct {
-	mu      sync.Mutex
-	start   time.Time
-	lines   []string
-	packets [][]byte
-	fail    error // of Send
-	failSet error // of SetAddresses
-	set     []conf.Address
+	mu         sync.Mutex
+	start      time.Time
+	lines      []string
+	packets    [][]byte
+	fail       error // of Send
+	failSet    error // of SetAddresses
+	failRoutes error // of SetRoutes
+	set        []conf.Address
 }
 
 func (h *host) say(format string, args ...any) {
@@ -77,6 +78,16 @@ func (h *host) Missing() ([]conf.Address, error) {
 	defer h.mu.Unlock()
 	if h.failSet != nil {
 		return h.set, nil
+	}
+	return nil, nil
+}
+
+func (h *host) SetRoutes(routes []conf.Route, rules []conf.Rule) ([]string, error) {
+	h.say("routes [%s]", strings.Join(routeNames(routes, rules), "; "))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failRoutes != nil {
+		return routeNames(routes, rules), h.failRoutes
 	}
 	return nil, nil
 }

@@ -32,6 +32,8 @@ type status struct {
 	complainedSend time.Time
 	addressesWait  bool // for the hook of vip_after_notify
 	addressErr     error
+	routesHeld     map[string]bool // by name
+	routeErr       error
 	due            time.Time // the loop's next deadline
 	sendErr        string
 	trackers       []control.Tracker
@@ -68,6 +70,9 @@ func (s *status) configure(c *conf.Instance) {
 			}
 			s.base.Addresses = append(s.base.Addresses, control.Address{Address: a.Prefix.String(), Interface: dev})
 		}
+	}
+	for _, name := range routeNames(c.Routes, c.Rules) {
+		s.base.Routes = append(s.base.Routes, control.Route{Route: name})
 	}
 	peers := s.peers
 	s.peers = nil
@@ -169,6 +174,9 @@ func (i *Instance) Status() control.Instance {
 	if s.addressesWait {
 		out.Waiting = "the notify program's exit code (vip_after_notify)"
 	}
+	if s.routeErr != nil {
+		out.Waiting = s.routeErr.Error()
+	}
 	if s.addressErr != nil {
 		out.Waiting = s.addressErr.Error()
 	}
@@ -183,6 +191,7 @@ func (i *Instance) Status() control.Instance {
 	for k := range out.Addresses {
 		out.Addresses[k].Held = s.held[out.Addresses[k].Address]
 	}
+	out.Routes = s.routes()
 	out.Peers = make([]control.Peer, 0, len(s.peers))
 	var newest time.Time
 	for _, p := range s.peers {
