@@ -93,7 +93,7 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 
 SEEDS ?= 10000
 sim: ## what decides on mastership, in virtual time: SEEDS runs of a minute with faults (10000), planted bugs, the real Raft
-	$(GO) test -count=1 -timeout 60m -v -run 'TestSeeds' ./test/sim -sim.seeds=$(SEEDS)
+	$(GO) test -count=1 -timeout 60m -v -run 'TestSeeds|TestPartition|TestWallClock' ./test/sim -sim.seeds=$(SEEDS)
 	$(GO) test -count=1 -timeout 60m -v -run 'TestPlanted|TestHarmless|TestRaft' ./test/sim -sim.planted -sim.raft=500
 
 bench: need-go deps-bench build ## measurements: takeover time, cost of 250 instances beside keepalived's

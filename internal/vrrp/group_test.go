@@ -71,7 +71,7 @@ func (l *groupLAN) give(n, link int, ev Event) {
 		queue = queue[1:]
 		r := node.routers[o.link]
 		reason := ""
-		for _, a := range r.Step(l.now, o.ev) {
+		for _, a := range r.Step(set(l.now), o.ev) {
 			switch a.Kind {
 			case SendAdvert:
 				l.send(n, o.link, a.Priority)

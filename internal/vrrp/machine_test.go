@@ -6,10 +6,18 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pgvrrp/test/clock"
 )
 
 // epoch is when virtual time begins: no round number, so that nothing works by accident.
-var epoch = time.Date(2024, 2, 29, 23, 59, 58, 123456789, time.UTC)
+var epoch = clock.At(0, time.Date(2024, 2, 29, 23, 59, 58, 123456789, time.UTC))
+
+// set is now as a router gets it in every test: somebody sets its wall clock back and forth by up to two hours. Only the monotonic
+// reading may matter.
+func set(now time.Time) time.Time { return walls.At(now.Sub(epoch)) }
+
+var walls = clock.Steps{Seed: 3768, Every: 170 * time.Millisecond}
 
 var (
 	ip1 = netip.MustParseAddr("10.0.0.1")
@@ -122,7 +130,7 @@ func (m *machine) hear(from netip.Addr, priority uint8) []string {
 func (m *machine) step(ev Event) []string {
 	m.t.Helper()
 	before := m.r.State()
-	m.did = append(m.did[:0], m.r.Step(m.now, ev)...)
+	m.did = append(m.did[:0], m.r.Step(set(m.now), ev)...)
 	var lines []string
 	for _, a := range m.did {
 		lines = append(lines, a.String())
@@ -312,7 +320,7 @@ func (m *machine) check(before State, ev Event, actions []Action) {
 		fail("effective priority 0")
 	}
 	if deadline.IsZero() || deadline.After(m.now) {
-		if again := m.r.Step(m.now, Event{Kind: Tick}); len(again) > 0 || m.r.State() != after {
+		if again := m.r.Step(set(m.now), Event{Kind: Tick}); len(again) > 0 || m.r.State() != after {
 			fail("a Tick before the deadline did %q", order(again))
 		}
 	}

@@ -87,7 +87,7 @@ func TestStatus(t *testing.T) {
 	}
 	m.wait(time.Second)
 	m.step(Event{Kind: Received, From: ip3.WithZone(""), Priority: 150, Interval: 2 * time.Second})
-	want := Heard{From: ip3, Priority: 150, Interval: 2 * time.Second, At: m.now}
+	want := Heard{From: ip3, Priority: 150, Interval: 2 * time.Second, At: set(m.now)}
 	if got := m.r.LastHeard(); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -14,7 +14,7 @@ type profile struct {
 	name           string
 	weights        [faults]int
 	every          time.Duration // between two faults, at most
-	late           float64       // datagrams
+	loss, late     float64       // datagrams
 	lag            float64       // applies
 	lagged         time.Duration // at most
 	push           float64       // a record goes to all by datagram
@@ -49,7 +49,7 @@ const (
 var profiles = []string{"all", "all", "network", "processes", "members", "calm", "leases", "clocks", "late", "seals"}
 
 func profileOf(r *random, name string) profile {
-	p := profile{every: 650 * time.Millisecond, late: 0.02, lag: 0.1, apply: 20 * time.Millisecond, interrupt: 0.0005, interruptGuard: 0.003, pause: 1500 * time.Millisecond, readd: 0.1,
+	p := profile{every: 650 * time.Millisecond, loss: 0.02, late: 0.02, lag: 0.1, apply: 20 * time.Millisecond, interrupt: 0.0005, interruptGuard: 0.003, pause: 1500 * time.Millisecond, readd: 0.1,
 		lagged: 300 * time.Millisecond, push: 0.9, slowCall: 0.03, wire: 2 * time.Millisecond, disk: 6 * time.Millisecond, commit: 5 * time.Millisecond}
 	if name == "" {
 		name = pick(r, profiles)
@@ -82,6 +82,8 @@ func profileOf(r *random, name string) profile {
 	case "seals": // records that are known much too late, and voters that restart
 		p.weights = [faults]int{fPause: 2, fRestart: 20, fCut: 8, fPartition: 2, fJoin: 6, fLeader: 2}
 		p.lag, p.apply, p.push, p.lagged = 0.95, 100*time.Millisecond, 0.1, 1500*time.Millisecond
+	case "still": // for a script: the network does nothing by itself
+		p.loss, p.late, p.lag = 0, 0, 0
 	default:
 		panic("no such profile: " + name)
 	}
@@ -306,6 +308,10 @@ func (s *Sim) giveUp(h *host) {
 	if p := pick(&s.r, s.hosts); p.data && p != h {
 		prefer = p.name
 	}
+	s.giveUpFor(h, prefer)
+}
+
+func (s *Sim) giveUpFor(h *host, prefer string) {
 	s.trace("fault: %s gives up for %q", h.name, prefer)
 	h.push(item{m: theRouter, vev: vrrp.Event{Kind: vrrp.Revoked, Reason: "by hand"}})
 	h.push(item{m: theHolder, ev: lease.Event{Kind: lease.GiveUp, Reason: "by hand", Prefer: prefer}})

@@ -7,6 +7,7 @@ import (
 	"pgvrrp/internal/quorum/lease"
 	"pgvrrp/internal/quorum/record"
 	"pgvrrp/internal/vrrp"
+	"pgvrrp/test/clock"
 )
 
 const never = int64(1) << 62
@@ -78,6 +79,7 @@ type host struct {
 	ppm    int64
 	origin int64
 	offset time.Duration
+	walls  clock.Steps // the time of day, which somebody sets
 
 	// the kernel
 	powered  bool
@@ -176,15 +178,32 @@ func (h *host) real(c time.Duration) int64 {
 	return t
 }
 
-// wall is what the router is given as the time: the same clock, and no other.
-func (h *host) wall() time.Time { return time.Unix(0, 0).Add(h.clock()) }
+// wall is what the router is given as the time: its monotonic reading is the same clock, and its time of day is any.
+func (h *host) wall() time.Time {
+	t := h.walls.At(h.clock())
+	if h.s.plant.WallRouter {
+		return t.Round(0)
+	}
+	return t
+}
+
+// reads is what the process takes for the time since boot.
+func (h *host) reads() time.Duration { return h.clock() + h.wrong() }
+
+// wrong is how far off that is.
+func (h *host) wrong() time.Duration {
+	if h.s.plant.WallLease {
+		return h.walls.Off(h.clock())
+	}
+	return 0
+}
 
 // answers reports whether packets to the virtual address get an answer here.
 func (h *host) answers() bool { return h.addr && h.guard > h.s.now }
 
 // live reports whether the process runs, believes that it is live, and the kernel does, too.
 func (h *host) live() bool {
-	return h.up && h.s.now >= h.pausedUntil && h.guard > h.s.now && h.holder != nil && h.holder.Live(h.clock())
+	return h.up && h.s.now >= h.pausedUntil && h.guard > h.s.now && h.holder != nil && h.holder.Live(h.reads())
 }
 
 // start is the start of the process: first the sweep, then the machines.
@@ -195,7 +214,7 @@ func (h *host) start() {
 	h.run++
 	h.boot = record.Boot(s.r.next() | 1)
 	h.idle, h.eligible, h.granted, h.rec = true, false, 0, nil
-	now := h.clock()
+	now := h.reads()
 	start := now
 	if s.plant.NoQuarantine {
 		start -= time.Minute
@@ -384,8 +403,11 @@ func (h *host) arm() {
 	if h.data {
 		at = min(at, h.holder.Wake(), h.cand.Wake())
 		if d := h.router.Deadline(); !d.IsZero() {
-			at = min(at, d.Sub(time.Unix(0, 0)))
+			at = min(at, h.reads()+d.Sub(h.wall()))
 		}
+	}
+	if at < time.Duration(never) {
+		at -= h.wrong()
 	}
 	real := h.real(at)
 	if real > h.s.now {
@@ -407,7 +429,7 @@ func (h *host) arm() {
 
 // due names the machines that want a tick now.
 func (h *host) due() string {
-	now, text := h.clock(), ""
+	now, text := h.reads(), ""
 	for _, v := range h.ids {
 		if v.coord.Wake() <= now {
 			text += " coordinator"
@@ -433,7 +455,7 @@ func (h *host) timer() {
 
 // handle gives one event to its machine and carries out what it asks for.
 func (h *host) handle(i item) {
-	now := h.clock()
+	now := h.reads()
 	switch i.m {
 	case theClock:
 		tick := lease.Event{Kind: lease.Tick}
@@ -520,7 +542,7 @@ func (h *host) do(m machine, slot int, a *lease.Action) {
 		if h.idle {
 			// The candidate must not pledge from here on.
 			h.idle = false
-			h.cand.Step(h.clock(), lease.Event{Kind: lease.Idle})
+			h.cand.Step(h.reads(), lease.Event{Kind: lease.Idle})
 		}
 		_, _, by := h.holder.Deadline()
 		h.call = guardCall{stage: 1, epoch: a.Epoch, by: by, deadline: a.Deadline}
@@ -545,7 +567,7 @@ func (h *host) setGuard() {
 	for c.stage != 0 {
 		switch c.stage {
 		case 1: // read the clock
-			c.read, c.stage = h.clock(), 2
+			c.read, c.stage = h.reads(), 2
 			if c.deadline-c.read < 10*time.Millisecond {
 				h.guardLost("the lease is over before the guard is set") // the kernel counts in ticks of up to 10 ms
 				return
@@ -562,7 +584,7 @@ func (h *host) setGuard() {
 			}
 			c.stage = 3
 		case 3: // read the clock again
-			if late := h.clock() - c.read; late > h.s.real.Margin/2 {
+			if late := h.reads() - c.read; late > h.s.real.Margin/2 {
 				if c.tries++; c.tries == 3 {
 					h.guardLost("the kernel is too slow")
 					return
@@ -680,7 +702,7 @@ func (h *host) configured(v *voter) {
 	if v.cfg == nil || !h.up {
 		return
 	}
-	c := &lease.Configuration{Config: v.cfg.id, Voters: v.cfg.names, Committed: v.committed, Since: h.clock()}
+	c := &lease.Configuration{Config: v.cfg.id, Voters: v.cfg.names, Committed: v.committed, Since: h.reads()}
 	ev := lease.Event{Kind: lease.Configured, Configuration: c}
 	h.push(item{m: theVoter, slot: v.slot, ev: ev})
 	if h.data {

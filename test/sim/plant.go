@@ -17,6 +17,9 @@ type Plant struct {
 	OldAcks      bool // acknowledgements of older epochs and rounds count
 	OldEpochs    bool // voters acknowledge epochs below the ones they know
 	NoQuery      bool // sealing without asking first
+	WallRouter   bool // the router compares times of day
+	WallLease    bool // leases are counted by the time of day
+	Preempt      bool // priority decides once a node is heard again
 }
 
 // toHolder changes what the holder is told.
@@ -37,6 +40,13 @@ func (p *Plant) toHolder(h *host, ev lease.Event) lease.Event {
 	}
 	ev.Message = &m
 	return ev
+}
+
+// heard is for an advert that has arrived.
+func (p *Plant) heard(s *Sim, k *packet) {
+	if p.Preempt && k.dst.priority > k.priority && !k.dst.fault {
+		s.giveUpFor(k.src, k.dst.name)
+	}
 }
 
 // arrive changes a datagram that has arrived; false drops it.

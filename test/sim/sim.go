@@ -9,6 +9,7 @@ import (
 	"pgvrrp/internal/quorum/lease"
 	"pgvrrp/internal/quorum/record"
 	"pgvrrp/internal/vrrp"
+	"pgvrrp/test/clock"
 )
 
 const resource = "main"
@@ -31,6 +32,9 @@ type Options struct {
 	Plant    Plant
 	Profile  string    // of faults; default: by seed
 	Trace    io.Writer // a line for each thing that matters
+	Steady   bool      // nobody sets the wall clocks
+
+	script func(*Sim) // in the place of the profile's faults
 }
 
 // Result is what came of one seed.
@@ -185,6 +189,9 @@ func (s *Sim) setup() {
 			h.late = s.real.Margin / 2
 		}
 		h.offset = s.r.between(0, 30*24*time.Hour)
+		if !s.o.Steady { // from no draw of the seed: a run has the same course with and without
+			h.walls = clock.Steps{Seed: s.res.Seed<<8 + uint64(k), Every: time.Duration(500+100*k) * time.Millisecond}
+		}
 		s.hosts = append(s.hosts, h)
 		slots := 1
 		if s.res.Topology == B && !h.data {
@@ -229,6 +236,10 @@ func (s *Sim) setup() {
 	}
 	s.electAt = int64(400 * time.Millisecond)
 	s.at(0, s.heartbeat)
+	if s.o.script != nil {
+		s.o.script(s)
+		return
+	}
 	s.schedule()
 }
 
@@ -252,7 +263,7 @@ func (s *Sim) send(from *voter, to string, m *lease.Message) {
 func (s *Sim) sendTo(from, to *voter, m *lease.Message) {
 	n := 1
 	if from.h != to.h {
-		if !s.linked(from.h, to.h) || s.r.chance(0.02) {
+		if !s.linked(from.h, to.h) || s.r.chance(s.profile.loss) {
 			return
 		}
 		if s.r.chance(0.01) {
@@ -291,7 +302,7 @@ func (s *Sim) packet() *packet {
 
 func (s *Sim) advertise(from *host, priority uint8) {
 	for _, h := range s.hosts {
-		if h == from || !h.data || !s.linked(from, h) || s.r.chance(0.02) {
+		if h == from || !h.data || !s.linked(from, h) || s.r.chance(s.profile.loss) {
 			continue
 		}
 		p := s.packet()
@@ -308,6 +319,7 @@ func (s *Sim) arrive(p *packet) {
 	}
 	switch {
 	case p.advert:
+		s.plant.heard(s, p)
 		h.push(item{m: theRouter, vev: vrrp.Event{Kind: vrrp.Received, From: source(p.src.k), Priority: p.priority, Interval: time.Second}})
 	case p.m.Kind == lease.Push:
 		if !p.to.empty {
