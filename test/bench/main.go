@@ -42,6 +42,7 @@ type settings struct {
 	runs      int
 	instances int
 	seconds   int
+	load      time.Duration
 }
 
 func (s settings) orRuns(otherwise int) int    { return cmp.Or(s.runs, otherwise) }
@@ -54,6 +55,7 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&s.runs, "runs", 0, "takeovers of each kind (default 20 beside keepalived, 50 by quorum)")
 	flags.IntVar(&s.instances, "instances", 250, "vrrp_instances for the cost")
 	flags.IntVar(&s.seconds, "seconds", 0, "how long cost and load are measured (default 20 for cost, 60 for load)")
+	flags.DurationVar(&s.load, "load", 0, "how long leases are watched beside busy loops and pgbench (default as -seconds says, else 60s; 600s is the whole)")
 	only := flags.String("only", "", "names of benches, separated by commas: takeover, cost, quorum (default: all)")
 	if err := flags.Parse(args); err != nil {
 		return err

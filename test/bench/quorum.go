@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,7 +42,7 @@ var (
 )
 
 // quorum measures how long an address is away when its holder loses power, alone and together with the leader of the log, and
-// when it stops; what a witness costs; and what four busy loops do to the leases.
+// when it stops; what a witness costs; and what four busy loops and pgbench do to the leases.
 func quorum(ctx context.Context, s settings) error {
 	c, err := newCouncil(ctx, s)
 	if err != nil {
@@ -73,7 +74,7 @@ func quorum(ctx context.Context, s settings) error {
 	if err := c.witnessCost(ctx, s.orSeconds(20)); err != nil {
 		return fmt.Errorf("cost of a witness: %w", err)
 	}
-	if err := c.underLoad(ctx, s.orSeconds(60)); err != nil {
+	if err := c.underLoad(ctx, cmp.Or(s.load, time.Duration(s.orSeconds(60))*time.Second)); err != nil {
 		return fmt.Errorf("under load: %w", err)
 	}
 	r, err := c.probe.Report()
@@ -382,8 +383,49 @@ func (c *council) used(name string) (time.Duration, int, error) {
 // busyLoops is how many run while leases must last, on however few processors.
 const busyLoops = 4
 
-// underLoad counts what happens to leases and instances beside busy loops: nothing should.
-func (c *council) underLoad(ctx context.Context, seconds int) error {
+// pgbench's part of the load: a small database, so that the processors are what is short.
+const (
+	pgbenchScale   = 2
+	pgbenchClients = 4
+)
+
+// pgbench has the holder's host run a server and fills it through the virtual address. It returns the command line of the load.
+func (c *council) pgbench(ctx context.Context, holder string, during time.Duration) ([]string, error) {
+	pg, err := c.l.InitPostgres(ctx, lab.PostgresOptions{Primary: holder, Standbys: []string{},
+		Settings: map[string]string{"wal_keep_size": "0", "max_wal_size": "128MB"}})
+	if err != nil {
+		return nil, err
+	}
+	to := []string{filepath.Join(pg.BinDir, "pgbench"), "-h", lab.VIP(1).String(), "-p", strconv.Itoa(pg.Port), "-U", "postgres"}
+	if _, err := c.l.Client().Run(ctx, slices.Concat(to, []string{"-i", "-q", "-s", strconv.Itoa(pgbenchScale), "postgres"})...); err != nil {
+		return nil, err
+	}
+	return slices.Concat(to, []string{"-n", "-c", strconv.Itoa(pgbenchClients), "-T", strconv.Itoa(int(during.Round(time.Second).Seconds())), "postgres"}), nil
+}
+
+// pgbenchSays are the lines of pgbench's report that matter.
+func pgbenchSays(report string) string {
+	var all []string
+	for line := range strings.Lines(report) {
+		for _, key := range []string{"number of transactions actually processed", "number of failed transactions", "latency average", "tps"} {
+			if strings.HasPrefix(line, key) {
+				all = append(all, strings.TrimSpace(line))
+			}
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// underLoad counts what happens to leases and instances beside busy loops and a pgbench that goes to the virtual address: nothing should.
+func (c *council) underLoad(ctx context.Context, during time.Duration) error {
+	holder, _, err := c.whole(ctx)
+	if err != nil {
+		return err
+	}
+	argv, err := c.pgbench(ctx, holder, during)
+	if err != nil {
+		return err
+	}
 	if _, _, err := c.whole(ctx); err != nil {
 		return err
 	}
@@ -416,9 +458,22 @@ func (c *council) underLoad(ctx context.Context, seconds int) error {
 		}
 	}
 	before := lab.ReadLoad()
-	err = pause(ctx, time.Duration(seconds)*time.Second)
+	p, err := client.Spawn(ctx, "pgbench", argv...)
+	if err == nil {
+		// It ends by itself; a server that stops answering must not hold us for ever.
+		wait, cancel := context.WithTimeout(ctx, during+30*time.Second)
+		_, err = p.Wait(wait)
+		cancel()
+	}
 	after := lab.ReadLoad()
 	_, killErr := client.KillAll(context.WithoutCancel(ctx), "busy*", syscall.SIGKILL)
+	if p != nil {
+		report, readErr := os.ReadFile(p.LogFile)
+		if err = errors.Join(err, readErr); err != nil {
+			err = fmt.Errorf("pgbench: %w: %s", err, report[max(0, len(report)-1000):])
+		}
+		defer fmt.Printf("    pgbench with %d clients through the address: %s\n", pgbenchClients, pgbenchSays(string(report)))
+	}
 	if err = errors.Join(err, killErr); err != nil {
 		return err
 	}
@@ -432,7 +487,7 @@ func (c *council) underLoad(ctx context.Context, seconds int) error {
 			longest = max(longest, g.Last.Sub(g.First))
 		}
 	}
-	fmt.Printf("  %d busy loops for %d s, advert_int 0.1: %d lost leases, %d grants, %d transitions  (target: 0, 0, 0)\n    longest silence of the address %d ms; %s, %.1f %% of the time some task waited for a processor\n",
-		busyLoops, seconds, lost2-lost, epoch2-epoch, transitions2-transitions, longest.Milliseconds(), after, after.StalledSince(before))
+	fmt.Printf("  %d busy loops and pgbench for %s, advert_int 0.1: %d lost leases, %d grants, %d transitions  (target: 0, 0, 0)\n    longest silence of the address %d ms; %s, %.1f %% of the time some task waited for a processor\n",
+		busyLoops, during, lost2-lost, epoch2-epoch, transitions2-transitions, longest.Milliseconds(), after, after.StalledSince(before))
 	return nil
 }
