@@ -116,6 +116,17 @@ func printInstance(w io.Writer, i control.Instance, now time.Time) {
 			line("route", "(%s)", r.Route)
 		}
 	}
+	for _, t := range i.Troubles {
+		label, seen := "trouble", fmt.Sprintf("%d packets, the last one %s ago", t.Count, age(now, t.Last))
+		switch {
+		case t.Notice:
+			line("notice", "%s: %s", t.Kind, t.Text)
+			continue
+		case !t.Now:
+			label = "was"
+		}
+		line(label, "%s: %s (%s)", t.Kind, t.Text, seen)
+	}
 	for _, p := range i.Peers {
 		text := "never heard"
 		if !p.Heard.IsZero() {

@@ -22,6 +22,7 @@ type daemon struct {
 	events   chan control.Event
 	released chan string
 	refuse   error
+	path     string // of the socket
 }
 
 func (d *daemon) Status(context.Context) control.Status { return d.status }
@@ -48,6 +49,7 @@ func serve(t *testing.T) (*daemon, *control.Client, func()) {
 	t.Helper()
 	d := &daemon{events: make(chan control.Event, 4), released: make(chan string, 4)}
 	path := filepath.Join(t.TempDir(), "run", "c.sock")
+	d.path = path
 	s, err := control.Listen(path, d, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

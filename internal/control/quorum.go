@@ -57,6 +57,7 @@ type Resource struct {
 	Live       bool       `json:"live"`                 // and its lease runs
 	Left       float64    `json:"lease_left_seconds"`   // while Live
 	Deadline   int64      `json:"lease_deadline"`       // while Live: nanoseconds since boot, by CLOCK_BOOTTIME
+	Renewals   uint64     `json:"lease_renewals"`       // of the lease here, since the start
 	Parked     bool       `json:"parked,omitempty"`     // the addresses are off at the agent's wish, the lease runs on
 	By         string     `json:"by,omitempty"`         // by whose word
 	Timeline   uint32     `json:"timeline,omitempty"`   // granted with this epoch

@@ -38,7 +38,7 @@ type Server struct {
 }
 
 // Listen takes the socket at path: 0666, because each call is decided by the caller's credentials. The socket of a vrrpd
-// that is no more is replaced; one that still answers is an error that says so. /metrics and further pages come in by extra.
+// that is no more is replaced; one that still answers is an error that says so.
 func Listen(path string, d Daemon, log *slog.Logger) (*Server, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen on control socket %s: %w", path, err)
@@ -110,6 +110,7 @@ func (s *Server) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("GET /v1/events", s.events)
+	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("POST /v1/release", s.release)
 	mux.HandleFunc("POST /v1/plan", s.plan)
 	s.quorumCalls(mux)

@@ -16,6 +16,8 @@ type Status struct {
 	Instances   []Instance `json:"instances"`
 	Groups      []Group    `json:"sync_groups,omitempty"`
 	Scripts     []Script   `json:"scripts,omitempty"`
+	Announced   Announced  `json:"announced"`
+	Reloads     Reloads    `json:"reloads"`
 	Links       []Link     `json:"links,omitempty"`
 	Quorum      *Quorum    `json:"quorum,omitempty"`
 }
@@ -54,18 +56,21 @@ type Instance struct {
 	Routes             []Route      `json:"routes,omitempty"` // virtual_routes and virtual_rules
 	Peers              []Peer       `json:"peers"`
 	Trackers           []Tracker    `json:"trackers,omitempty"`
+	Troubles           []Trouble    `json:"troubles,omitempty"` // what is wrong on the wire, those of now first
 	LastHook           *Hook        `json:"last_hook,omitempty"`
+	Hooks              HookCounters `json:"hooks"`
 	Transitions        []Transition `json:"transitions"` // newest last, at most 16
 	Counters           Counters     `json:"counters"`
 }
 
 // Group is one vrrp_sync_group.
 type Group struct {
-	Name     string    `json:"name"`
-	State    string    `json:"state"` // FAULT if any member is there, MASTER if all are, INIT if any is, else BACKUP
-	Since    time.Time `json:"since"`
-	Members  []string  `json:"members"`
-	LastHook *Hook     `json:"last_hook,omitempty"`
+	Name     string       `json:"name"`
+	State    string       `json:"state"` // FAULT if any member is there, MASTER if all are, INIT if any is, else BACKUP
+	Since    time.Time    `json:"since"`
+	Members  []string     `json:"members"`
+	LastHook *Hook        `json:"last_hook,omitempty"`
+	Hooks    HookCounters `json:"hooks"`
 }
 
 // Address is one virtual address and whether we hold it.
@@ -90,6 +95,41 @@ type Peer struct {
 	Warning  string    `json:"warning,omitempty"`
 }
 
+// The kinds of Trouble.
+const (
+	TroubleClash        = "vrid_clash"        // another group uses our VRID for other addresses
+	TroubleInterval     = "advert_interval"   // another advert_int
+	TroubleVersion      = "version"           // another version of VRRP
+	TroubleChecksumForm = "checksum_form"     // version 3 on IPv4: with the pseudo header or without
+	TroubleChecksum     = "checksum"          // wrong in every form
+	TroubleAuth         = "authentication"    // another password, key or kind of authentication
+	TroubleClock        = "clock"             // auth_hmac: the clocks drift apart
+	TroubleAddresses    = "addresses"         // another list of virtual addresses
+	TroublePriority     = "same_priority"     // the priority of another router is ours
+	TroubleSecondOwner  = "second_owner"      // two routers say that they own the addresses
+	TroubleDuplicate    = "duplicate_address" // somebody else claims a virtual address that we hold
+	TroubleOwnAddress   = "own_address"       // somebody else sends from our address, or the network loops it back
+	TroubleTTL          = "ttl"               // routed, or forged
+	TroublePeer         = "unicast_peer"      // a sender that is not in unicast_peer
+	TroubleDestination  = "destination"       // unicast where we use multicast, the other way round, or another group
+	TroubleFamily       = "family"            // the other address family
+	TroubleMalformed    = "malformed"         // no advert at all
+	TroubleNeverHeard   = "never_heard"       // no other router was ever heard: a notice
+)
+
+// Trouble is something wrong on the wire, with the setting that mends it.
+type Trouble struct {
+	Kind    string    `json:"kind"`
+	Now     bool      `json:"now"`              // it still goes on
+	Notice  bool      `json:"notice,omitempty"` // it may well be as it should
+	Setting string    `json:"setting"`          // the keyword to look at
+	Peer    string    `json:"peer,omitempty"`   // who was the last
+	Count   uint64    `json:"count"`            // packets
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	Text    string    `json:"text"` // what was seen, and what to do
+}
+
 // Tracker is one thing that may change the priority or forbid taking part.
 type Tracker struct {
 	Kind   string `json:"kind"` // interface, script, file, process
@@ -110,6 +150,14 @@ type Hook struct {
 	Superseded bool      `json:"superseded,omitempty"`
 }
 
+// HookCounters count the states for which notify programs were to run.
+type HookCounters struct {
+	Succeeded  uint64  `json:"succeeded"` // every program exited with 0
+	Failed     uint64  `json:"failed"`
+	Superseded uint64  `json:"superseded"`    // a newer state came first
+	Seconds    float64 `json:"total_seconds"` // that programs took
+}
+
 // Transition is one change of state with its reason.
 type Transition struct {
 	Seq      uint64    `json:"seq"`
@@ -122,15 +170,18 @@ type Transition struct {
 
 // Counters count since the start of vrrpd.
 type Counters struct {
-	AdvertsSent      uint64            `json:"adverts_sent"`
-	AdvertsReceived  uint64            `json:"adverts_received"`
-	SendErrors       uint64            `json:"send_errors"`
-	Overruns         uint64            `json:"overruns"` // adverts dropped because the instance was busy
-	BecameMaster     uint64            `json:"became_master"`
-	LeftMaster       uint64            `json:"left_master"`
-	AddressesPutBack uint64            `json:"addresses_put_back"`
-	RoutesPutBack    uint64            `json:"routes_put_back,omitempty"`
-	Rejected         map[string]uint64 `json:"rejected,omitempty"` // by reason
+	AdvertsSent          uint64            `json:"adverts_sent"`
+	AdvertsReceived      uint64            `json:"adverts_received"`
+	SendErrors           uint64            `json:"send_errors"`
+	Overruns             uint64            `json:"overruns"` // adverts dropped because the instance was busy
+	BecameMaster         uint64            `json:"became_master"`
+	LeftMaster           uint64            `json:"left_master"`
+	AddressesPutBack     uint64            `json:"addresses_put_back"`
+	RoutesPutBack        uint64            `json:"routes_put_back,omitempty"`
+	PriorityZeroSent     uint64            `json:"priority_zero_sent"`
+	AddressMismatches    uint64            `json:"address_list_mismatches"` // adverts taken with another list of addresses than ours
+	PriorityZeroReceived uint64            `json:"priority_zero_received"`
+	Rejected             map[string]uint64 `json:"rejected,omitempty"` // by reason
 }
 
 // Script is one vrrp_script.
@@ -140,6 +191,23 @@ type Script struct {
 	Reason   string  `json:"reason,omitempty"`
 	Code     int     `json:"exit_code"`
 	Duration float64 `json:"duration_seconds"`
+	Runs     uint64  `json:"runs"`
+	Failures uint64  `json:"failures"`
+	Longest  float64 `json:"max_duration_seconds"`
+}
+
+// Announced counts what told the LAN of addresses, since the start.
+type Announced struct {
+	ARP    uint64 `json:"arp"`
+	NA     uint64 `json:"na"`
+	Failed uint64 `json:"failed"` // not sent
+}
+
+// Reloads counts since the start.
+type Reloads struct {
+	Done    uint64    `json:"done"`
+	Refused uint64    `json:"refused"`
+	Last    time.Time `json:"last"` // when the configuration that runs was put in force
 }
 
 // Link counts packets of one interface that belong to no instance.

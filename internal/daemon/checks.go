@@ -98,7 +98,8 @@ func (c *checks) verdict(i *conf.Instance, m *system.Monitor, delays *links) ins
 func (c *checks) status() []control.Script {
 	var all []control.Script
 	for _, s := range c.scripts.Status() {
-		all = append(all, control.Script{Name: s.Name, State: word(s.State), Reason: s.Reason, Code: s.Code, Duration: s.LastDuration.Seconds()})
+		all = append(all, control.Script{Name: s.Name, State: word(s.State), Reason: s.Reason, Code: s.Code, Duration: s.LastDuration.Seconds(),
+			Runs: s.Runs, Failures: s.Failures, Longest: s.MaxDuration.Seconds()})
 	}
 	return all
 }

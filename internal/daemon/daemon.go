@@ -41,6 +41,7 @@ type Options struct {
 	ConfigID string // for @ID lines; "": the host name up to its first dot
 	Socket   string // control socket
 	RunDir   string
+	Metrics  string // ADDRESS:PORT for GET /metrics by TCP; "": none
 	Version  string
 	Log      *slog.Logger
 }
@@ -158,6 +159,7 @@ type Daemon struct {
 	packets   *gratarp.Conn
 	announcer *gratarp.Announcer
 	server    *control.Server
+	metrics   *metricsPort // nil: none
 	hub       hub
 	checks    *checks
 	groups    groups
@@ -175,10 +177,12 @@ type Daemon struct {
 	units       []*unit
 	config      *conf.Config
 	configError string
+	reloads     control.Reloads
 }
 
 func open(o Options, config *conf.Config) (_ *Daemon, err error) {
-	d := &Daemon{opt: o, log: o.Log, started: time.Now(), config: config, wake: make(chan struct{}, 1), candidates: make(chan candidate, 1)}
+	now := time.Now()
+	d := &Daemon{opt: o, log: o.Log, started: now, reloads: control.Reloads{Last: now}, config: config, wake: make(chan struct{}, 1), candidates: make(chan candidate, 1)}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -191,6 +195,9 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 		return nil, err
 	}
 	if d.server, err = control.Listen(o.Socket, d, o.Log); err != nil {
+		return nil, err
+	}
+	if d.metrics, err = listenMetrics(o.Metrics, d, o.Log); err != nil {
 		return nil, err
 	}
 	if witnessOnly(config) {
@@ -250,6 +257,9 @@ func (d *Daemon) close() {
 	if d.server != nil {
 		d.server.Close()
 	}
+	if d.metrics != nil {
+		d.metrics.listener.Close()
+	}
 	if d.lock != nil {
 		d.lock.Close()
 	}
@@ -291,6 +301,9 @@ func (d *Daemon) witness(ctx context.Context) error {
 	defer stop()
 	tasks, base := errgroup.WithContext(base)
 	tasks.Go(func() error { return d.server.Run(base) })
+	if d.metrics != nil {
+		tasks.Go(func() error { return d.metrics.run(base) })
+	}
 	voting, leave := context.WithCancel(base)
 	defer leave()
 	tasks.Go(func() error { return d.grants.Run(voting) })
@@ -342,6 +355,9 @@ func (d *Daemon) run(ctx context.Context) error {
 	tasks, base := errgroup.WithContext(base)
 	tasks.Go(func() error { return d.monitor.Run(base) })
 	tasks.Go(func() error { return d.server.Run(base) })
+	if d.metrics != nil {
+		tasks.Go(func() error { return d.metrics.run(base) })
+	}
 	tasks.Go(func() error { return d.announcer.Run(base) })
 	tasks.Go(func() error { return d.routes.Watch(base, d.routesLost) })
 	// The scripts stop together with the instances: one that ignores SIGTERM must not add to the time that stopping takes.
@@ -573,7 +589,10 @@ func (d *Daemon) Status(ctx context.Context) control.Status {
 	s.Instances = make([]control.Instance, 0, len(d.units))
 	if d.monitor != nil {
 		s.Scripts, s.Links = d.checks.status(), d.wire.status(d.monitor)
+		n := d.announcer.Stats()
+		s.Announced = control.Announced{ARP: n.ARP, NA: n.NA, Failed: n.Failed}
 	}
+	s.Reloads = d.reloads
 	for _, u := range d.units {
 		i := u.instance.Status()
 		i.Resource = u.config.Quorum

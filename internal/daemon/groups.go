@@ -33,6 +33,7 @@ type group struct {
 	seq   uint64
 	since time.Time
 	hook  *control.Hook
+	ran   control.HookCounters
 }
 
 // member is the place of an instance in its group.
@@ -140,10 +141,11 @@ func (gs *groups) configure(d *Daemon, config *conf.Config, units []*unit) {
 
 func (gs *groups) open(d *Daemon, c conf.SyncGroup, secure bool) *group {
 	g := &group{log: d.log.With("group", c.Name), since: time.Now()}
-	g.hooks = newHooks(g.log, d, notify.Group, c.Name, c.Hooks, secure, func(h control.Hook, _ error) {
+	g.hooks = newHooks(g.log, d, notify.Group, c.Name, c.Hooks, secure, func(h control.Hook, err error) {
 		gs.mu.Lock()
 		defer gs.mu.Unlock()
 		g.hook = &h
+		instance.CountHook(&g.ran, h, err)
 	})
 	g.hooks.start()
 	return g
@@ -205,7 +207,7 @@ func (gs *groups) status() []control.Group {
 	defer gs.mu.Unlock()
 	var out []control.Group
 	for _, g := range gs.all {
-		s := control.Group{Name: g.config.Name, State: groupState(g.told), Since: g.since, Members: slices.Clone(g.config.Members)}
+		s := control.Group{Name: g.config.Name, State: groupState(g.told), Since: g.since, Members: slices.Clone(g.config.Members), Hooks: g.ran}
 		if g.hook != nil {
 			h := *g.hook
 			s.LastHook = &h

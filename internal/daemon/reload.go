@@ -42,12 +42,14 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 		d.log.Error("reload refused, the former configuration runs on", "reason", text)
 		d.mu.Lock()
 		d.configError = text
+		d.reloads.Refused++
 		d.mu.Unlock()
 		return
 	}
 	if d.monitor == nil {
 		d.mu.Lock()
-		d.config, d.configError = c.config, ""
+		d.config = c.config
+		d.inForce()
 		d.mu.Unlock()
 		d.log.Info("reloaded", "file", d.opt.File)
 		return
@@ -61,9 +63,16 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 		d.restate(ctx, before)
 	}
 	d.mu.Lock()
-	d.configError = ""
+	d.inForce()
 	d.mu.Unlock()
 	d.log.Info("reloaded", "file", d.opt.File, "instances", len(d.units))
+}
+
+// inForce notes that a reload is done. The caller holds mu.
+func (d *Daemon) inForce() {
+	d.configError = ""
+	d.reloads.Done++
+	d.reloads.Last = time.Now()
 }
 
 // apply makes config the one that runs. Instances that stay the same virtual router keep their state; those that go give

@@ -89,6 +89,9 @@ func (i *Instance) sendAdvert(priority uint8) {
 	complain := false
 	if failed == nil {
 		i.status.counters.AdvertsSent++
+		if priority == vrrp.PriorityLeaving {
+			i.status.counters.PriorityZeroSent++
+		}
 	} else {
 		i.status.counters.SendErrors++
 		i.status.sendErr = failed.Error()

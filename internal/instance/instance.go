@@ -373,6 +373,7 @@ func (i *Instance) Release(ctx context.Context, hold time.Duration) error {
 func (i *Instance) HookDone(ctx context.Context, h control.Hook, err error) {
 	i.mu.Lock()
 	i.status.hook = &h
+	CountHook(&i.status.hooks, h, err)
 	i.mu.Unlock()
 	i.call(ctx, func(now time.Time) { i.hookDone(now, h.Seq, err) })
 }

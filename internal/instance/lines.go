@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"pgvrrp/internal/control"
 	"pgvrrp/internal/vrrp"
 )
 
@@ -38,4 +39,17 @@ func (i *Instance) Restate(ctx context.Context, seq uint64) {
 			i.opt.Hooks.Post(HookEvent{State: stateName(s), Seq: i.router.Seq(), Priority: i.router.EffectivePriority(), At: now, LineOnly: true})
 		}
 	})
+}
+
+// CountHook adds the outcome of the notify programs of one state.
+func CountHook(c *control.HookCounters, h control.Hook, err error) {
+	c.Seconds += h.Duration
+	switch {
+	case h.Superseded:
+		c.Superseded++
+	case err != nil:
+		c.Failed++
+	default:
+		c.Succeeded++
+	}
 }

@@ -99,7 +99,8 @@ func (i *Instance) Receive(p vrrp.Packet, at time.Time) {
 	warnings, reject := r.filter.Check(&r.advert, p)
 	if reject != vrrp.Accepted {
 		i.mu.Lock()
-		i.status.rejected[reject.String()]++
+		i.status.rejected[reject]++
+		i.noteRejected(p, reject, at)
 		i.mu.Unlock()
 		if last := r.complained[reject]; last.IsZero() || at.Sub(last) >= complainEvery {
 			r.complained[reject] = at
@@ -108,6 +109,7 @@ func (i *Instance) Receive(p vrrp.Packet, at time.Time) {
 		return
 	}
 	i.mu.Lock()
+	i.noteAccepted(p, warnings, at)
 	peer := i.status.heard(p.Src, r.advert.Priority, r.advert.Interval, at, warnings)
 	complain := ""
 	if peer.stale && (warnings == 0 || r.odd.IsZero() || at.Sub(r.odd) >= complainEvery) {

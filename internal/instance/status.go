@@ -1,7 +1,6 @@
 package instance
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -41,7 +40,13 @@ type status struct {
 	transitions    []control.Transition
 	peers          []peer
 	counters       control.Counters
-	rejected       map[string]uint64
+	hooks          control.HookCounters
+	rejected       [vrrp.NumRejects]uint64
+	troubles       map[string]*trouble // by kind
+	unicast        bool
+	begun          time.Time // when INIT was left first
+
+	addressMismatches uint64 // adverts taken with another list of addresses than ours
 }
 
 // peer is a router of our VRID: heard, or configured.
@@ -95,12 +100,13 @@ func (s *status) configure(c *conf.Instance) {
 	if s.seq == 0 {
 		s.priority = c.Priority
 	}
-	if s.rejected == nil {
-		s.rejected = map[string]uint64{}
-	}
+	s.transport(c)
 }
 
 func (s *status) transition(t control.Transition) {
+	if s.begun.IsZero() {
+		s.begun = t.At
+	}
 	if t.To == control.StateMaster {
 		s.counters.BecameMaster++
 	}
@@ -130,6 +136,9 @@ func (s *status) set(want, missing []conf.Address, err error) {
 // heard notes an advert of a router of our VRID; it allocates only for a new one.
 func (s *status) heard(from netip.Addr, priority uint8, interval time.Duration, at time.Time, odd vrrp.Warnings) *peer {
 	s.counters.AdvertsReceived++
+	if priority == vrrp.PriorityLeaving {
+		s.counters.PriorityZeroReceived++
+	}
 	k, oldest := -1, 0
 	for n := range s.peers {
 		if s.peers[n].addr == from {
@@ -206,6 +215,16 @@ func (i *Instance) Status() control.Instance {
 	}
 	out.Transitions = slices.Clone(s.transitions)
 	out.Counters = s.counters
-	out.Counters.Rejected = maps.Clone(s.rejected)
+	out.Counters.AddressMismatches = s.addressMismatches
+	out.Hooks = s.hooks
+	out.Troubles = s.listTroubles(time.Now())
+	for r, n := range s.rejected {
+		if n > 0 {
+			if out.Counters.Rejected == nil {
+				out.Counters.Rejected = map[string]uint64{}
+			}
+			out.Counters.Rejected[vrrp.Reject(r).String()] = n
+		}
+	}
 	return out
 }

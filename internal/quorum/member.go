@@ -67,6 +67,7 @@ type machines struct {
 
 	// owned by the loop, on a data node
 	opened   uint64 // the epoch whose guard is open
+	renewals uint64 // of the lease here
 	granted  uint64 // the epoch that the host was told of
 	eligible bool   // the instances
 	why      string
@@ -474,6 +475,7 @@ func (m *member) extend(r *machines, epoch uint64, deadline time.Duration) {
 		}
 	}
 	r.opened = epoch
+	r.renewals++
 	r.liveUntil.Store(int64(deadline))
 	m.n.watch.notify()
 }

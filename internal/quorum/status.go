@@ -206,7 +206,7 @@ func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {
 			x.Left, x.Deadline, x.By = (deadline - now).Seconds(), int64(deadline), by.String()
 		}
 		x.Eligible, x.Ineligible = r.told.On, r.told.Reason
-		x.Pledged, x.Parked = r.candidate.Promised(), r.parked
+		x.Pledged, x.Parked, x.Renewals = r.candidate.Promised(), r.parked, r.renewals
 		if r.agent != nil {
 			a := r.agent.hello
 			x.Agent = &a

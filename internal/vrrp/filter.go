@@ -93,6 +93,9 @@ func (f *Filter) Check(a *Advert, p Packet) (Warnings, Reject) {
 	case f.Unicast && f.CheckSource && peer == nil:
 		return 0, RejectPeer
 	}
+	if f.Unicast && peer == nil {
+		warnings |= WarnStranger
+	}
 	return warnings | f.warnings(a), Accepted
 }
 
@@ -157,11 +160,37 @@ func (f *Filter) warnings(a *Advert) Warnings {
 	}
 	if f.Addrs != nil && !sameAddrs(a.Addrs, f.Addrs) {
 		w |= WarnAddresses
+		if len(a.Addrs) > 0 && len(f.Addrs) > 0 && !slices.ContainsFunc(a.Addrs, func(x netip.Addr) bool { return slices.Contains(f.Addrs, x) }) {
+			w |= WarnForeign
+		}
 	}
 	if f.Owner && a.Priority == PriorityOwner {
 		w |= WarnSecondOwner
 	}
 	return w
+}
+
+// Foreign reports whether a packet that was rejected comes from a group of its own that uses our VRID: it names virtual addresses,
+// and not one of them is ours. It guesses where the packet can't be decoded, and is no reason to take or to reject anything.
+func (f *Filter) Foreign(p Packet) bool {
+	size := 4
+	if f.IPv6 {
+		size = 16
+	}
+	if len(p.Payload) < headerLen || len(f.Addrs) == 0 {
+		return false
+	}
+	count := int(p.Payload[3])
+	if count == 0 || len(p.Payload) < headerLen+count*size {
+		return false
+	}
+	for k := range count {
+		a, _ := netip.AddrFromSlice(p.Payload[headerLen+k*size:][:size])
+		if slices.Contains(f.Addrs, a) {
+			return false
+		}
+	}
+	return true
 }
 
 // sameAddrs compares two lists in any order.
@@ -203,12 +232,12 @@ func (f *Filter) Explain(p Packet, r Reject) string {
 	case RejectOwnAddress:
 		return fmt.Sprintf("advert from our own address %v: the network loops it back, or another machine has our address", src)
 	case RejectFamily:
-		return fmt.Sprintf("%v sent to %v in the wrong address family", src, p.Dst)
+		return fmt.Sprintf("%v sent to %v in the wrong address family; set native_ipv6 or the virtual addresses alike", src, p.Dst)
 	case RejectTTL:
 		if peer := f.peer(src); peer != nil && f.Unicast && !p.Dst.IsMulticast() {
-			return fmt.Sprintf("%v sent with TTL %d, outside its min_ttl %d and max_ttl %d", src, p.TTL, peer.MinTTL, peer.MaxTTL)
+			return fmt.Sprintf("%v sent with TTL %d, outside its min_ttl %d and max_ttl %d; set unicast_ttl there, or the limits of its line in unicast_peer", src, p.TTL, peer.MinTTL, peer.MaxTTL)
 		}
-		return fmt.Sprintf("%v sent with TTL %d instead of 255: it is not on this link", src, p.TTL)
+		return fmt.Sprintf("%v sent with TTL %d instead of 255: it is not on this link, so that a router forwards it or somebody forges it", src, p.TTL)
 	case RejectVersion:
 		return fmt.Sprintf("%v speaks VRRP version %d, we speak %d; set the same vrrp_version", src, version, f.Version)
 	case RejectAuthMissing:
@@ -239,7 +268,7 @@ func (f *Filter) Explain(p Packet, r Reject) string {
 	case RejectNoAddresses:
 		return fmt.Sprintf("%v sent a version 3 advert without addresses", src)
 	case RejectChecksum:
-		return fmt.Sprintf("%v sent a wrong checksum", src)
+		return fmt.Sprintf("%v sent a wrong checksum; if it is a Cisco or Juniper router, try v3_checksum_as_v2 there or here", src)
 	case RejectChecksumForm:
 		if f.Checksum == ChecksumPseudoHeader {
 			return fmt.Sprintf("peer %v uses the RFC 9568 checksum; set v3_checksum_as_v2", src)
@@ -248,16 +277,16 @@ func (f *Filter) Explain(p Packet, r Reject) string {
 	case RejectDestination:
 		switch {
 		case f.Unicast:
-			return fmt.Sprintf("%v sent to the group %v, we have unicast_peer", src, p.Dst)
+			return fmt.Sprintf("%v sent to the group %v, we have unicast_peer; set unicast_peer on both or on neither", src, p.Dst)
 		case p.Dst.IsMulticast():
-			return fmt.Sprintf("%v sent to the group %v, ours is %v", src, p.Dst, f.Group)
+			return fmt.Sprintf("%v sent to the group %v, ours is %v; set the same mcast_dst_ip or vrrp_mcast_group", src, p.Dst, f.Group)
 		default:
-			return fmt.Sprintf("%v sent by unicast to %v, we use multicast", src, p.Dst)
+			return fmt.Sprintf("%v sent by unicast to %v, we use multicast; set unicast_peer on both or on neither", src, p.Dst)
 		}
 	case RejectOwner:
 		return fmt.Sprintf("%v advertises too, but we own the addresses (owner_ignore_adverts)", src)
 	case RejectPeer:
-		return fmt.Sprintf("%v is not a unicast_peer of ours", src)
+		return fmt.Sprintf("%v is not a unicast_peer of ours; add it there, or give its group another virtual_router_id", src)
 	default:
 		return fmt.Sprintf("%v: %v", src, r)
 	}
@@ -286,16 +315,22 @@ func (f *Filter) skew(p Packet) string {
 func (f *Filter) ExplainWarnings(a *Advert, src netip.Addr, w Warnings) string {
 	var s []string
 	if w&WarnInterval != 0 {
-		s = append(s, fmt.Sprintf("%v advertises every %v, we every %v", plain(src), a.Interval, f.Interval))
+		s = append(s, fmt.Sprintf("%v advertises every %v, we every %v; set the same advert_int", plain(src), a.Interval, f.Interval))
 	}
-	if w&WarnAddresses != 0 {
-		s = append(s, fmt.Sprintf("%v has other virtual addresses: it %v, we %v", plain(src), a.Addrs, f.Addrs))
+	switch {
+	case w&WarnForeign != 0:
+		s = append(s, fmt.Sprintf("%v uses virtual_router_id %d for other addresses: it %v, we %v; give one of the two groups another virtual_router_id", plain(src), f.VRID, a.Addrs, f.Addrs))
+	case w&WarnAddresses != 0:
+		s = append(s, fmt.Sprintf("%v has other virtual addresses: it %v, we %v; set the same virtual_ipaddress", plain(src), a.Addrs, f.Addrs))
 	}
 	if w&WarnSecondOwner != 0 {
-		s = append(s, fmt.Sprintf("%v has priority 255 as we have: only one can own the addresses", plain(src)))
+		s = append(s, fmt.Sprintf("%v has priority 255 as we have: only one can own the addresses; set another priority", plain(src)))
 	}
 	if w&WarnClock != 0 {
 		s = append(s, fmt.Sprintf("the clock of %v is more than half of time_window from ours; synchronise the clocks", plain(src)))
+	}
+	if w&WarnStranger != 0 {
+		s = append(s, fmt.Sprintf("%v is not a unicast_peer of ours; add it there, or set check_unicast_src so that it is not listened to", plain(src)))
 	}
 	return strings.Join(s, "; ")
 }

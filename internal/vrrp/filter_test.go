@@ -2,6 +2,7 @@ package vrrp
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,7 +76,7 @@ func TestFilter(t *testing.T) {
 		{name: "IPv6 with zones", filter: filter6(), packet: with(packet(t, v6), func(p *Packet) { p.Src, p.Dst = p.Src.WithZone("eth0"), p.Dst.WithZone("eth0") })},
 		{name: "mapped addresses", filter: filter4(), packet: with(packet(t, v3), func(p *Packet) { p.Src = netip.AddrFrom16(p.Src.As16()) })},
 		{name: "unicast", filter: filterUnicast(), packet: unicast(t, ip1, 3)},
-		{name: "unicast from anybody", filter: filterUnicast(), packet: unicast(t, other, 3)},
+		{name: "unicast from anybody", filter: filterUnicast(), packet: unicast(t, other, 3), warn: WarnStranger, explain: "10.0.0.99 is not a unicast_peer of ours; add it there, or set check_unicast_src"},
 		{name: "source not known yet", filter: filter4(), change: set(func(f *Filter) { f.Source = netip.Addr{} }), packet: packet(t, v3)},
 		{name: "any group", filter: filter4(), change: set(func(f *Filter) { f.Group = netip.Addr{} }), packet: packet(t, v3)},
 
@@ -118,15 +119,16 @@ func TestFilter(t *testing.T) {
 		{name: "no peer of ours", filter: filterUnicast(), change: set(func(f *Filter) { f.CheckSource = true }), packet: unicast(t, other, 255), want: RejectPeer, explain: "10.0.0.99 is not a unicast_peer"},
 
 		{name: "warns of the interval", filter: filter4(), change: set(func(f *Filter) { f.Interval = 2 * time.Second }), packet: packet(t, v3), warn: WarnInterval, explain: "10.0.0.1 advertises every 1s, we every 2s"},
-		{name: "warns of the addresses", filter: filter4(), change: set(func(f *Filter) { f.Addrs = []netip.Addr{other} }), packet: packet(t, v3), warn: WarnAddresses, explain: "10.0.0.1 has other virtual addresses: it [10.0.0.100], we [10.0.0.99]"},
+		{name: "warns of the addresses", filter: filter4(), change: set(func(f *Filter) { f.Addrs = []netip.Addr{other} }), packet: packet(t, v3), warn: WarnAddresses | WarnForeign, explain: "10.0.0.1 uses virtual_router_id 51 for other addresses: it [10.0.0.100], we [10.0.0.99]; give one of the two groups another"},
+		{name: "warns of more addresses", filter: filter4(), change: set(func(f *Filter) { f.Addrs = append(f.Addrs, other) }), packet: packet(t, v3), warn: WarnAddresses, explain: "10.0.0.1 has other virtual addresses: it [10.0.0.100], we [10.0.0.100 10.0.0.99]; set the same virtual_ipaddress"},
 		{name: "warns of no addresses", filter: filter4(), change: set(func(f *Filter) { f.Addrs = []netip.Addr{} }), packet: packet(t, v3), warn: WarnAddresses, explain: "other virtual addresses"},
 		{name: "doesn't compare addresses", filter: filter4(), change: set(func(f *Filter) { f.Addrs = nil }), packet: packet(t, v3)},
 		{name: "owner hears a lower priority", filter: filter4(), change: set(func(f *Filter) { f.Owner = true }), packet: packet(t, v3)},
 		{name: "warns of a second owner", filter: filter4(), change: set(func(f *Filter) { f.Owner = true }), packet: bend(packet(t, v3), 2, 255), warn: WarnSecondOwner, explain: "10.0.0.1 has priority 255 as we have"},
 		{
-			name: "warns of all", filter: filter4(), packet: bend(packet(t, v3), 2, 255), warn: WarnInterval | WarnAddresses | WarnSecondOwner,
+			name: "warns of all", filter: filter4(), packet: bend(packet(t, v3), 2, 255), warn: WarnInterval | WarnAddresses | WarnForeign | WarnSecondOwner,
 			change:  func(f *Filter) { f.Owner, f.Interval, f.Addrs = true, time.Minute, []netip.Addr{other} },
-			explain: "we every 1m0s; 10.0.0.1 has other",
+			explain: "we every 1m0s; set the same advert_int; 10.0.0.1 uses virtual_router_id 51 for other",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -220,5 +222,38 @@ func TestRejectStrings(t *testing.T) {
 	}
 	if got := NumRejects.String(); got != "unknown" {
 		t.Errorf("beyond the last: got %q, want unknown", got)
+	}
+}
+
+// TestForeign: a packet that we don't take may show all the same that it is none of our group's.
+func TestForeign(t *testing.T) {
+	v3 := vectors[4]
+	counts := func(n byte) Packet {
+		p := packet(t, v3)
+		p.Payload = slices.Clone(p.Payload)
+		p.Payload[3] = n
+		return p
+	}
+	for _, tt := range []struct {
+		name   string
+		filter Filter
+		addrs  []netip.Addr
+		packet Packet
+		want   bool
+	}{
+		{"ours", filter4(), []netip.Addr{ip3, vip}, packet(t, v3), false},
+		{"others", filter4(), []netip.Addr{ip3}, packet(t, v3), true},
+		{"another version", filter2(), []netip.Addr{ip3}, packet(t, v3), true},
+		{"we have none", filter4(), []netip.Addr{}, packet(t, v3), false},
+		{"it has none", filter4(), []netip.Addr{ip3}, counts(0), false},
+		{"cut off", filter4(), []netip.Addr{ip3}, counts(9), false},
+		{"no header", filter4(), []netip.Addr{ip3}, Packet{}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.filter.Addrs = tt.addrs
+			if got := tt.filter.Foreign(tt.packet); got != tt.want {
+				t.Errorf("got %t, want %t", got, tt.want)
+			}
+		})
 	}
 }

@@ -77,4 +77,6 @@ const (
 	WarnAddresses                        // another list of virtual addresses than ours
 	WarnSecondOwner                      // we own the addresses, and the sender says that it does
 	WarnClock                            // auth_hmac: the sender's clock and ours are half a window apart
+	WarnForeign                          // beside WarnAddresses: not one of its addresses is ours
+	WarnStranger                         // unicast: the sender is not a unicast_peer, and check_unicast_src is off
 )

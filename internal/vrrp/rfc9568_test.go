@@ -318,7 +318,7 @@ func TestRFC9568_7_1_AddressMismatchIsNoReasonToDiscard(t *testing.T) {
 	f := filter4()
 	f.Addrs = []netip.Addr{ip3}
 	var a Advert
-	if warn, got := f.Check(&a, packet(t, vectors[4])); got != Accepted || warn != WarnAddresses {
-		t.Errorf("got %v and warnings %b, want accepted with %b", got, warn, WarnAddresses)
+	if warn, got := f.Check(&a, packet(t, vectors[4])); got != Accepted || warn != WarnAddresses|WarnForeign {
+		t.Errorf("got %v and warnings %b, want accepted with %b", got, warn, WarnAddresses|WarnForeign)
 	}
 }
