@@ -61,7 +61,7 @@ func (a *Agent) watch(ctx context.Context) error {
 				}
 			}
 			a.post(func() {
-				if s.At >= a.server.At {
+				if s.At > a.server.At || !a.looked {
 					a.server, a.looked = s, true
 				}
 				a.step(&s)

@@ -97,7 +97,7 @@ func (k Kind) String() string {
 		PersistPromise: "promise", PersistAttempt: "attempt", PersistMarker: "marker", PersistMark: "mark", Hold: "hold", Fence: "fence", Reserve: "reserve",
 		Unreserve: "unreserve", PromoteTo: "promote", WriteSSN: "write SSN", ProveSSN: "prove SSN", Nudge: "nudge", Follow: "follow",
 		StartStandby: "start", Stop: "stop", Rewind: "rewind", Clone: "clone", DropVIP: "drop VIP", ReportPledge: "report pledge", SetRule: "set rule",
-		Release: "release", Look: "look at", Checkpoint: "checkpoint", AfterPromote: "after promote", Leave: "leave", Left: "left", Open: "open",
+		Release: "release", Look: "look at", ReadLog: "read the log", Checkpoint: "checkpoint", AfterPromote: "after promote", Leave: "leave", Left: "left", Open: "open",
 		Eligible: "eligible", Cancel: "cancel", Say: "say",
 	}
 	if int(k) < len(names) && names[k] != "" {

@@ -162,7 +162,9 @@ func (a *Agent) Step(now time.Duration, ev Event) []Action {
 			a.deadline = ev.Deadline
 		}
 	case *Server:
-		a.look(ev)
+		if ev.At > a.since { // one that began in the very instant in which an action ended may have seen what was before it
+			a.look(ev)
+		}
 	case Done:
 		a.done(ev)
 	case Wish:
@@ -500,9 +502,12 @@ func (a *Agent) onHold() bool {
 	return ok && s.IsHold()
 }
 
-// remember writes the LSN mark each second.
+// remember writes the LSN mark each second, when nothing more urgent is about to come.
 func (a *Agent) remember() {
-	if a.marker != NoMarker || !a.srv.Answering || a.srv.Pos.LSN == 0 || a.broken != "" || a.srv.Pos.TLI < a.mark.TLI || a.srv.Pos.LSN <= a.mark.LSN {
+	if a.markAt == 0 {
+		a.markAt = a.now
+	}
+	if a.view.Phase != Active || a.marker != NoMarker || !a.srv.Answering || a.srv.Pos.LSN == 0 || a.broken != "" || a.srv.Pos.TLI < a.mark.TLI || a.srv.Pos.LSN <= a.mark.LSN {
 		return
 	}
 	if due := a.markAt + time.Second; a.now < due {

@@ -1,0 +1,657 @@
+package core
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// rig plays one agent by hand: what it asks for is listed, and answered by the test.
+type rig struct {
+	t    *testing.T
+	a    *Agent
+	now  time.Duration
+	srv  Server
+	view View
+	todo []Action
+	log  []string
+}
+
+func newRig(t *testing.T, m Marks) *rig {
+	return &rig{t: t, now: time.Hour, a: New(Options{Node: "n1", Peers: []string{"n2", "n3"}, Rewind: true, Clone: true}, m),
+		srv: Server{Running: true, Answering: true, Postmaster: 1, InRecovery: true, SystemID: 7, Pos: Position{1, 100}, SSN: SSN{Hold: true}.String()}}
+}
+
+// give delivers an event and returns what the agent asks for.
+func (r *rig) give(ev Event) []Action {
+	r.now += time.Millisecond
+	var out []Action
+	for _, x := range r.a.Step(r.now, ev) {
+		if x.Kind != Say && x.Kind != Eligible {
+			out = append(out, x)
+			r.log = append(r.log, x.String())
+		}
+	}
+	r.todo = append(r.todo, out...)
+	return out
+}
+
+func (r *rig) look() []Action {
+	s := r.srv
+	s.At = r.now
+	return r.give(&s)
+}
+
+func (r *rig) show() []Action {
+	v := r.view
+	v.SystemID, v.Deadline = 7, r.now+time.Hour
+	return r.give(v)
+}
+
+// end is the outcome of the oldest action of a kind that is under way.
+func (r *rig) end(k Kind, res Result, err error) []Action {
+	r.t.Helper()
+	i := slices.IndexFunc(r.todo, func(x Action) bool { return x.Kind == k })
+	if i < 0 {
+		r.t.Fatalf("no %v is under way; so far: %s", k, strings.Join(r.log, " | "))
+	}
+	x := r.todo[i]
+	r.todo = slices.Delete(r.todo, i, i+1)
+	s := r.srv
+	s.At = r.now
+	return r.give(Done{ID: x.ID, Result: res, Err: err, Unknown: err != nil, Server: &s})
+}
+
+func (r *rig) under(k Kind) *Action {
+	for i := range r.todo {
+		if r.todo[i].Kind == k {
+			return &r.todo[i]
+		}
+	}
+	return nil
+}
+
+func (r *rig) want(k Kind) Action {
+	r.t.Helper()
+	x := r.under(k)
+	if x == nil {
+		r.t.Fatalf("got no %v; so far: %s", k, strings.Join(r.log, " | "))
+	}
+	return *x
+}
+
+func (r *rig) wantNot(k Kind) {
+	r.t.Helper()
+	if x := r.under(k); x != nil {
+		r.t.Fatalf("got %v; so far: %s", x, strings.Join(r.log, " | "))
+	}
+}
+
+// pass lets time go, with looks at the server in between.
+func (r *rig) pass(d time.Duration) {
+	for end := r.now + d; r.now < end; r.now += 20 * time.Millisecond {
+		r.look()
+	}
+}
+
+func streams(name string, flush uint64, priority int) Standby {
+	return Standby{Name: name, Streaming: true, Sent: flush, Flush: flush, Priority: priority}
+}
+
+// holder is an agent whose server is the active holder with the rule {n1; S}, at the moment when all is in force.
+func holder(t *testing.T, s ...string) *rig {
+	r := newRig(t, Marks{Promise: 5, Attempted: 5})
+	r.srv.InRecovery, r.srv.Pos, r.srv.Insert, r.srv.RewindReady = false, Position{3, 200}, 200, true
+	r.srv.SSN = SSN{Names: s}.String()
+	for k, n := range s {
+		r.srv.Standbys = append(r.srv.Standbys, streams(n, 200, k+1))
+	}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n1", Mine: true, Live: true, Timeline: 3, Rule: Rule{Holder: "n1", S: s, Version: 9},
+		Ledger: []Timeline{{TLI: 3, SwitchLSN: 150, Epoch: 5, Node: "n1"}}, SyncNum: 2, MinCopies: 1}
+	r.look()
+	r.show()
+	// What a former process proposed is ruled out first.
+	if x := r.want(SetRule); !slices.Equal(x.Names, s) || x.Ver != 9 {
+		t.Fatalf("got %v, want the same rule on version 9", x)
+	}
+	r.end(SetRule, Result{}, nil)
+	r.view.Rule.Version = 10
+	r.show()
+	r.want(Open)
+	r.todo = nil
+	return r
+}
+
+func TestPledgeOfStandby(t *testing.T) {
+	r := newRig(t, Marks{Promise: 4})
+	r.srv.Conninfo, r.srv.Upstream = "n2", "n2"
+	r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 3}}
+	r.look()
+	r.show()
+	r.want(PersistPromise)
+	r.wantNot(Fence) // before the promise is on disk
+	r.end(PersistPromise, Result{}, nil)
+	r.want(Fence)
+	r.srv.Conninfo, r.srv.Upstream = "", ""
+	r.end(Fence, Result{SystemID: 7, Pos: Position{1, 120}}, nil)
+	r.want(PersistMark)
+	r.wantNot(ReportPledge)
+	r.end(PersistMark, Result{}, nil)
+	if x := r.want(ReportPledge); x.Epoch != 5 || x.Pos != (Position{1, 120}) {
+		t.Errorf("got %v", x)
+	}
+	r.end(ReportPledge, Result{}, nil)
+	r.srv.Postmaster = 2 // a restart makes the report void
+	r.look()
+	r.want(Fence)
+}
+
+func TestOldCopyIsNotRecruited(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5, Mark: Position{1, 500}})
+	r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n1", Version: 3}}
+	r.look()
+	r.show()
+	r.end(Fence, Result{SystemID: 7, Pos: Position{1, 120}}, nil)
+	r.pass(time.Second)
+	r.wantNot(ReportPledge)
+	if why := r.a.unfit(); !strings.Contains(why, "an old copy was restored") {
+		t.Errorf("got %q", why)
+	}
+}
+
+func TestGrant(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.view = View{Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 4, Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 3},
+		Ledger: []Timeline{{TLI: 3, SwitchLSN: 50, Epoch: 3, Node: "n2"}, {TLI: 4, Epoch: 5, Node: "n1"}}, SyncNum: 2}
+	r.look()
+	r.show()
+	r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
+	r.want(PersistAttempt)
+	r.end(PersistAttempt, Result{}, nil)
+	if x := r.want(Reserve); !slices.Equal(x.Numbers, []uint32{2, 3}) || x.TLI != 4 {
+		t.Errorf("got %v %v", x, x.Numbers)
+	}
+	r.end(Reserve, Result{}, nil)
+	r.want(PromoteTo)
+	r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{4, 101}, 101
+	r.end(PromoteTo, Result{TLI: 4, SwitchLSN: 100, EndLSN: 101}, nil)
+	r.pass(100 * time.Millisecond)
+	r.wantNot(SetRule) // the first standby is waited for
+	// A word that goes beyond what was sent is no proof; the end of recovery is.
+	r.srv.Standbys = []Standby{{Name: "n3", Streaming: true, Sent: 90, Flush: 400}}
+	r.look()
+	r.wantNot(SetRule)
+	r.srv.Standbys = []Standby{streams("n3", 101, 0)}
+	r.look()
+	if x := r.want(ProveSSN); !x.Probe || !x.SSN.IsHold() {
+		t.Errorf("got %v, want a look whether commits wait", x)
+	}
+	r.end(ProveSSN, Result{}, nil)
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n3"}) || x.TLI != 4 || x.LSN != 100 || x.Ver != 3 {
+		t.Errorf("got %v", x)
+	}
+	r.pass(50 * time.Millisecond)
+	r.wantNot(WriteSSN) // before the log has it
+	r.end(SetRule, Result{}, nil)
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 1 (n3)" {
+		t.Errorf("got %v", x)
+	}
+	r.wantNot(Open) // before it is in force
+	r.srv.SSN = "FIRST 1 (n3)"
+	r.srv.Standbys[0].Priority = 1
+	r.end(WriteSSN, Result{}, nil)
+	r.end(Nudge, Result{}, nil)
+	r.want(Open)
+}
+
+func TestGrantAlone(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		copies int
+		after  time.Duration
+		ssn    string // in force in the end
+	}{
+		{"one copy is enough", 1, 350 * time.Millisecond, ""},
+		{"two copies: active, and on hold", 2, 2100 * time.Millisecond, "FIRST 1 (pgnotify_hold)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, Marks{Promise: 5})
+			r.view = View{Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n1", Version: 3}, MinCopies: c.copies,
+				Ledger: []Timeline{{TLI: 2, Epoch: 5, Node: "n1"}}}
+			r.look()
+			r.show()
+			r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
+			r.end(PersistAttempt, Result{}, nil)
+			r.end(Reserve, Result{}, nil)
+			r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{2, 101}, 101
+			r.end(PromoteTo, Result{TLI: 2, SwitchLSN: 100, EndLSN: 101}, nil)
+			r.pass(c.after - 100*time.Millisecond)
+			r.wantNot(SetRule)
+			r.pass(120 * time.Millisecond)
+			if x := r.want(SetRule); len(x.Names) != 0 {
+				t.Errorf("got %v", x)
+			}
+			r.end(SetRule, Result{}, nil)
+			if x := r.under(WriteSSN); x != nil {
+				r.srv.SSN = x.SSN.String()
+				r.end(WriteSSN, Result{}, nil)
+			}
+			if r.srv.SSN != c.ssn {
+				t.Errorf("got %q, want %q", r.srv.SSN, c.ssn)
+			}
+		})
+	}
+}
+
+func TestGivesUpGrant(t *testing.T) {
+	start := func(t *testing.T) *rig {
+		r := newRig(t, Marks{Promise: 5})
+		r.view = View{Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n1", Version: 3}, Ledger: []Timeline{{TLI: 2, Epoch: 5, Node: "n1"}}}
+		r.look()
+		r.show()
+		r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
+		r.end(PersistAttempt, Result{}, nil)
+		r.end(Reserve, Result{}, nil)
+		return r
+	}
+	t.Run("wrong timeline", func(t *testing.T) {
+		r := start(t)
+		r.srv.InRecovery = false
+		r.end(PromoteTo, Result{TLI: 3, SwitchLSN: 100, EndLSN: 101}, nil)
+		r.want(Stop)
+		r.wantNot(Release) // before it is stopped and cleaned up
+		r.srv.Running, r.srv.Answering, r.srv.InRecovery, r.srv.Postmaster = false, false, true, 0
+		r.end(Stop, Result{}, nil)
+		r.wantNot(Release)
+		r.end(Unreserve, Result{}, nil)
+		r.want(Release)
+	})
+}
+
+func TestRunningHolderKeepsItsRule(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{3, 200}, 200
+	r.view = View{Epoch: 6, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 9, Rule: Rule{Holder: "n1", S: []string{"n3", "n2"}, Version: 4},
+		Ledger: []Timeline{{TLI: 3, SwitchLSN: 150, Epoch: 5, Node: "n1"}, {TLI: 9, Epoch: 6, Node: "n1"}}}
+	r.look()
+	r.show()
+	r.end(PersistPromise, Result{}, nil)
+	r.look()
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n3", "n2"}) || x.TLI != 3 || x.LSN != 0 {
+		t.Errorf("got %v, want the same S on the timeline that runs", x)
+	}
+	r.wantNot(PromoteTo)
+}
+
+func TestShrink(t *testing.T) {
+	r := holder(t, "n3", "n2")
+	r.srv.Standbys = r.srv.Standbys[1:] // n3 is gone
+	r.pass(60 * time.Millisecond)
+	r.wantNot(SetRule)
+	r.pass(80 * time.Millisecond)
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n2"}) || x.Ver != 10 {
+		t.Fatalf("got %v", x)
+	}
+	r.wantNot(WriteSSN)
+	// Nobody knows what became of it: the SSN stays, the same version is asked for again.
+	r.end(SetRule, Result{}, errors.New("no answer"))
+	r.pass(100 * time.Millisecond)
+	r.wantNot(WriteSSN)
+	if x := r.want(SetRule); x.Ver != 10 {
+		t.Fatalf("got %v, want version 10 again", x)
+	}
+	r.end(SetRule, Result{}, nil)
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 1 (n2)" {
+		t.Fatalf("got %v", x)
+	}
+	r.srv.SSN = "FIRST 1 (n2)"
+	r.end(WriteSSN, Result{}, nil)
+	r.want(Nudge)
+}
+
+func TestUnknownShrinkIsDecidedByTheLog(t *testing.T) {
+	r := holder(t, "n3", "n2")
+	r.srv.Standbys = r.srv.Standbys[1:]
+	r.pass(150 * time.Millisecond)
+	r.end(SetRule, Result{}, errors.New("no answer"))
+	// A version beyond the one that was tried: nothing of ours can still come.
+	r.view.Rule = Rule{Holder: "n1", S: []string{"n2"}, Version: 11}
+	r.show()
+	r.look()
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 1 (n2)" {
+		t.Fatalf("got %v", x)
+	}
+}
+
+func TestStalledStandbyIsLost(t *testing.T) {
+	r := holder(t, "n3", "n2")
+	r.srv.Insert, r.srv.Standbys[1].Sent, r.srv.Standbys[1].Flush = 210, 210, 210 // n3 stays at 200
+	r.pass(100 * time.Millisecond)
+	r.wantNot(SetRule)
+	r.pass(150 * time.Millisecond)
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n2"}) {
+		t.Fatalf("got %v", x)
+	}
+}
+
+func TestPledgeDropsPendingLooserSSN(t *testing.T) {
+	r := holder(t, "n2")
+	r.srv.Standbys = nil
+	r.pass(150 * time.Millisecond)
+	r.want(SetRule)
+	r.view.Epoch, r.view.Phase, r.view.Mine, r.view.Live, r.view.Holder = 6, Electing, false, false, ""
+	r.show()
+	r.want(Hold)
+	r.srv.SSN = SSN{Hold: true}.String()
+	r.end(Hold, Result{}, nil)
+	r.end(PersistPromise, Result{}, nil)
+	r.end(SetRule, Result{}, nil) // committed in the epoch that is over
+	r.pass(200 * time.Millisecond)
+	r.wantNot(WriteSSN)
+}
+
+func TestGrowFromNothing(t *testing.T) {
+	r := holder(t)
+	r.srv.Standbys = []Standby{streams("n2", 200, 0)}
+	r.pass(100 * time.Millisecond)
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 2 (n2, pgnotify_hold)" {
+		t.Fatalf("got %v", x)
+	}
+	r.srv.SSN, r.srv.Standbys[0].Priority = "FIRST 2 (n2, pgnotify_hold)", 1
+	r.end(WriteSSN, Result{}, nil)
+	if x := r.want(ProveSSN); !x.Probe {
+		t.Fatalf("got %v", x)
+	}
+	r.end(ProveSSN, Result{}, nil)
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 1 (n2)" {
+		t.Fatalf("got %v", x)
+	}
+	r.srv.SSN = "FIRST 1 (n2)"
+	r.end(WriteSSN, Result{}, nil)
+	r.end(ProveSSN, Result{Barrier: 230}, nil)
+	r.look()
+	r.wantNot(SetRule) // n2 is at 200
+	r.srv.Insert, r.srv.Standbys[0] = 230, streams("n2", 230, 1)
+	r.look()
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n2"}) {
+		t.Fatalf("got %v", x)
+	}
+}
+
+func TestGrowPutsTheNewOneInFront(t *testing.T) {
+	r := holder(t, "n2")
+	r.srv.Standbys = append(r.srv.Standbys, streams("n3", 200, 0))
+	r.pass(100 * time.Millisecond)
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 2 (n3, n2)" {
+		t.Fatalf("got %v", x)
+	}
+	r.srv.SSN = "FIRST 2 (n3, n2)"
+	r.end(WriteSSN, Result{}, nil)
+	if x := r.want(ProveSSN); x.Probe || x.SSN.String() != "FIRST 2 (n3, n2)" {
+		t.Fatalf("got %v", x)
+	}
+}
+
+func TestFlappingStandbyWaits(t *testing.T) {
+	a := New(Options{Node: "n1", Peers: []string{"n2"}}, Marks{})
+	a.now = time.Hour
+	p := a.peer("n2")
+	for _, c := range []struct {
+		losses int
+		want   time.Duration
+	}{{0, 0}, {1, 0}, {2, time.Second}, {3, 2 * time.Second}, {5, 8 * time.Second}, {9, time.Minute}, {40, time.Minute}} {
+		p.losses = nil
+		for range c.losses {
+			p.losses = append(p.losses, a.now)
+		}
+		if got := max(a.damped(p)-a.now, 0); got != c.want {
+			t.Errorf("%d losses: got %v, want %v", c.losses, got, c.want)
+		}
+	}
+	a.now += a.t.Forget
+	if got := a.damped(p); got != 0 || len(p.losses) != 0 {
+		t.Errorf("after all are forgotten: got %v, %d losses", got, len(p.losses))
+	}
+}
+
+func TestLeave(t *testing.T) {
+	r := holder(t, "n3", "n2")
+	r.give(Leaving{Node: "n2", On: true})
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n3"}) {
+		t.Fatalf("got %v", x)
+	}
+	r.end(SetRule, Result{}, nil)
+	r.wantNot(Left)
+	r.srv.SSN = "FIRST 1 (n3)"
+	r.end(WriteSSN, Result{}, nil)
+	r.look()
+	if x := r.want(Left); x.Node != "n2" {
+		t.Errorf("got %v", x)
+	}
+}
+
+func TestCrashOfTheHolder(t *testing.T) {
+	r := holder(t, "n2")
+	r.srv = Server{Postmaster: 0, SystemID: 7, Pos: Position{3, 200}}
+	r.look()
+	r.want(Release)
+	r.want(StartStandby)
+}
+
+func TestLeaseOver(t *testing.T) {
+	r := holder(t, "n2")
+	r.view.Live = false
+	r.show()
+	r.want(Hold)
+	r.wantNot(Stop)
+	r.view.Live = true // never again in this epoch
+	r.srv.SSN = SSN{Hold: true}.String()
+	r.end(Hold, Result{}, nil)
+	r.show()
+	r.pass(100 * time.Millisecond)
+	r.wantNot(WriteSSN)
+	r.want(Release)
+}
+
+// diverged is a standby that is past the point where the active holder n2 left its timeline.
+func divergedStandby(t *testing.T, rule ...string) (*rig, *Source) {
+	r := newRig(t, Marks{Promise: 4})
+	r.srv.Pos, r.srv.Conninfo = Position{2, 300}, ""
+	r.srv.History = []Fork{{1, 50}}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", S: rule, Version: 7},
+		Ledger: []Timeline{{TLI: 2, SwitchLSN: 50, Epoch: 2, Node: "n1"}, {TLI: 3, SwitchLSN: 250, Epoch: 5, Node: "n2"}}}
+	r.look()
+	r.show()
+	r.end(PersistPromise, Result{}, nil)
+	r.end(Leave, Result{}, nil) // whatever the holder knew, it is back
+	r.end(Fence, Result{SystemID: 7, Pos: Position{2, 300}}, nil)
+	return r, &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 400, History: []Fork{{1, 50}, {2, 250}}, RewindReady: true}
+}
+
+func TestRejoin(t *testing.T) {
+	t.Run("rewind", func(t *testing.T) {
+		r, src := divergedStandby(t)
+		r.end(Look, Result{Source: src}, nil)
+		r.want(ReadLog) // behind a barrier first
+		r.wantNot(PersistMarker)
+		v := r.view
+		v.SystemID = 7
+		r.end(ReadLog, Result{View: &v}, nil)
+		r.pass(30 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		if x := r.want(PersistMarker); x.Marker != Rewinding {
+			t.Fatalf("got %v", x)
+		}
+		r.wantNot(Stop)
+		r.end(PersistMarker, Result{}, nil)
+		r.wantNot(Rewind)
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+		r.end(Stop, Result{}, nil)
+		r.want(Rewind)
+		r.end(Rewind, Result{}, errors.New("broken"))
+		// What a rewind leaves behind is garbage: a copy follows.
+		r.pass(200 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		r.end(PersistMarker, Result{}, nil)
+		r.want(Clone)
+	})
+	t.Run("not before the holder is ready", func(t *testing.T) {
+		r, src := divergedStandby(t)
+		src.RewindReady = false
+		r.end(Look, Result{Source: src}, nil)
+		v := r.view
+		r.end(ReadLog, Result{View: &v}, nil)
+		r.pass(30 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		r.pass(100 * time.Millisecond)
+		r.wantNot(PersistMarker)
+	})
+	t.Run("not while the rule names it", func(t *testing.T) {
+		r, src := divergedStandby(t, "n1")
+		r.end(Look, Result{Source: src}, nil)
+		r.pass(100 * time.Millisecond)
+		r.wantNot(ReadLog)
+		r.wantNot(PersistMarker)
+		if x := r.want(Leave); x.Text == "" {
+			t.Errorf("got %v, want the reason why it must go", x)
+		}
+	})
+	t.Run("not toward a holder that is only granted", func(t *testing.T) {
+		r, src := divergedStandby(t)
+		r.end(Look, Result{}, errors.New("gone"))
+		r.view.Epoch, r.view.Phase, r.view.Timeline = 6, Granted, 3
+		r.show()
+		r.end(PersistPromise, Result{}, nil)
+		r.end(Fence, Result{SystemID: 7, Pos: Position{2, 300}}, nil)
+		r.pass(100 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		r.pass(100 * time.Millisecond)
+		r.wantNot(ReadLog)
+		r.wantNot(PersistMarker)
+	})
+	t.Run("follow if nothing stands against it", func(t *testing.T) {
+		r, src := divergedStandby(t)
+		src.History = []Fork{{1, 50}, {2, 300}}
+		r.a.view.Ledger[1].SwitchLSN = 300
+		r.end(Look, Result{Source: src}, nil)
+		r.want(Follow)
+	})
+}
+
+// A proposal that names this node may be on its way as long as the version stands on which it was made.
+func TestRebuildWaitsForTheNextVersion(t *testing.T) {
+	r, src := divergedStandby(t)
+	r.a.followed = 5 // it streamed from this very holder
+	r.end(Look, Result{Source: src}, nil)
+	v := r.view
+	r.end(ReadLog, Result{View: &v}, nil)
+	r.pass(30 * time.Millisecond)
+	r.end(Look, Result{Source: src}, nil)
+	r.pass(30 * time.Millisecond)
+	r.wantNot(PersistMarker)
+	r.view.Rule.Version++
+	r.show()
+	r.end(Look, Result{Source: src}, nil)
+	r.want(PersistMarker)
+}
+
+func TestSwitchover(t *testing.T) {
+	r := holder(t, "n3", "n2")
+	r.give(Wish{Kind: Switchover, Node: "n2"})
+	r.want(Checkpoint)
+	r.end(Checkpoint, Result{}, nil)
+	r.look()
+	r.want(DropVIP)
+	r.wantNot(Stop)
+	r.end(DropVIP, Result{}, nil)
+	if x := r.want(Stop); !x.Fast {
+		t.Errorf("got %v", x)
+	}
+	r.srv.Running, r.srv.Answering, r.srv.Postmaster, r.srv.Clean, r.srv.Pos = false, false, 0, true, Position{3, 210}
+	r.end(Stop, Result{Pos: Position{3, 210}, Clean: true}, nil)
+	r.wantNot(Release)
+	r.end(Look, Result{Source: &Source{Node: "n2", TLI: 3, LSN: 205, InRecovery: true}}, nil)
+	r.wantNot(Release) // n2 lacks the checkpoint
+	r.pass(100 * time.Millisecond)
+	r.end(Look, Result{Source: &Source{Node: "n2", TLI: 3, LSN: 210, InRecovery: true}}, nil)
+	if x := r.want(Release); x.Node != "n2" {
+		t.Errorf("got %v", x)
+	}
+}
+
+func TestSwitchoverAborts(t *testing.T) {
+	t.Run("before the stop it goes on", func(t *testing.T) {
+		r := holder(t, "n3", "n2")
+		r.give(Wish{Kind: Switchover, Node: "n2"})
+		r.end(Checkpoint, Result{}, errors.New("disk full"))
+		r.pass(100 * time.Millisecond)
+		r.wantNot(Stop)
+		r.wantNot(Release)
+	})
+	t.Run("with the address off it comes back", func(t *testing.T) {
+		r := holder(t, "n3", "n2")
+		r.give(Wish{Kind: Switchover, Node: "n2"})
+		r.end(Checkpoint, Result{}, nil)
+		r.look()
+		r.give(Leaving{Node: "n2", On: true})
+		r.end(DropVIP, Result{}, nil)
+		r.wantNot(Stop)
+		r.end(SetRule, Result{}, nil)
+		r.srv.SSN = "FIRST 1 (n3)"
+		r.end(WriteSSN, Result{}, nil)
+		r.end(Nudge, Result{}, nil)
+		r.want(Open)
+	})
+	t.Run("after the stop the old node is preferred", func(t *testing.T) {
+		r := holder(t, "n2")
+		r.give(Wish{Kind: Switchover})
+		r.end(Checkpoint, Result{}, nil)
+		r.look()
+		r.end(DropVIP, Result{}, nil)
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster, r.srv.Clean = false, false, 0, true
+		r.end(Stop, Result{Pos: Position{3, 210}, Clean: true}, nil)
+		r.pass(1200 * time.Millisecond)
+		if x := r.want(Release); x.Node != "n1" {
+			t.Errorf("got %v", x)
+		}
+	})
+}
+
+func TestExplain(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	if got := r.a.Explain()[0]; !strings.Contains(got, "has not told anything") {
+		t.Errorf("got %q", got)
+	}
+	r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n1", S: []string{"n2", "n3"}, Version: 3}}
+	r.look()
+	r.show()
+	text := strings.Join(r.a.Explain(), "\n")
+	for _, want := range []string{"promotable: the rule {n1; n2, n3} names this node", "epoch 5 is electing", "needs one of them", "has not pledged yet"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("got %q, want %q in it", text, want)
+		}
+	}
+}
+
+// A look may be taken in the instant in which an action ends, and tell what was before it.
+func TestLookOfTheSameInstantIsOld(t *testing.T) {
+	r := holder(t, "n3", "n2")
+	r.srv.Standbys = r.srv.Standbys[1:]
+	r.pass(150 * time.Millisecond)
+	r.end(SetRule, Result{}, nil)
+	x := r.want(WriteSSN)
+	r.todo = nil
+	old := r.srv
+	old.At = r.now
+	s := r.srv
+	s.At, s.SSN = r.now, "FIRST 1 (n2)"
+	r.srv = s
+	r.give(Done{ID: x.ID, Server: &s})
+	nudge := r.want(Nudge)
+	r.give(&old)
+	r.give(Done{ID: nudge.ID})
+	r.look()
+	r.wantNot(WriteSSN)
+}
