@@ -62,7 +62,7 @@ clean: ## remove bin, build and dist
 	rm -rf bin build dist
 
 ## checks
-.PHONY: lint test-unit race test-netns test-interop test-pg test-e2e test-install fuzz sim bench
+.PHONY: lint test-unit race test-netns test-interop test-pg test-e2e test-install fuzz sim bench matrix
 
 lint: ## gofmt, go vet, golangci-lint, govulncheck, go.mod
 	@GO='$(GO)' GOLANGCI_LINT='$(GOLANGCI_LINT)' GOVULNCHECK='$(GOVULNCHECK)' scripts/lint
@@ -99,6 +99,11 @@ sim: ## what decides on mastership, in virtual time: SEEDS runs of a minute with
 bench: need-go deps-bench build ## measurements: takeover time, cost of 250 instances beside keepalived's
 	@$(GOBUILD) -o bin/bench ./test/bench
 	@scripts/as-root bin/bench
+
+MATRIX ?=
+matrix: need-go deps-bench build ## double failures of PostgreSQL under quorum, cell by cell, into docs/double-failure-matrix.md (MATRIX='-list' and other filters)
+	@$(GOBUILD) -o bin/matrix ./test/matrix
+	@scripts/as-root bin/matrix $(MATRIX)
 
 .PHONY: need-go deps-demo deps-test deps-bench
 need-go:

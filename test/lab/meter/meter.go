@@ -93,6 +93,29 @@ const maxEvents = 100000
 
 // Start begins to write and returns after the first acknowledged commit. The caller calls Stop.
 func Start(ctx context.Context, cfg Config) (*Meter, error) {
+	m, err := newMeter(cfg)
+	if err != nil {
+		return nil, err
+	}
+	m.spawn(ctx, m.loop)
+	if _, err := m.WaitAck(ctx, m.start); err != nil {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		m.Stop(stopCtx)
+		return nil, fmt.Errorf("start meter: no commit: %w", err)
+	}
+	return m, nil
+}
+
+// spawn runs every client.
+func (m *Meter) spawn(ctx context.Context, loop func(context.Context, *writer)) {
+	ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	for i := range m.cfg.Writers {
+		m.group.Go(func() error { loop(ctx, &writer{m: m, id: i}); return nil })
+	}
+}
+
+func newMeter(cfg Config) (*Meter, error) {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
@@ -122,22 +145,10 @@ func Start(ctx context.Context, cfg Config) (*Meter, error) {
 	}
 	id := make([]byte, 8)
 	_, _ = rand.Read(id) // never fails
-	wctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	m := &Meter{
-		cfg: cfg, run: hex.EncodeToString(id), pg: pg, cancel: cancel, start: time.Now(),
+	return &Meter{
+		cfg: cfg, run: hex.EncodeToString(id), pg: pg, start: time.Now(),
 		warned: map[int64]string{}, failed: map[int64]string{}, unknown: map[int64]string{},
-	}
-	for i := range cfg.Writers {
-		w := &writer{m: m, id: i}
-		m.group.Go(func() error { w.loop(wctx); return nil })
-	}
-	if _, err := m.WaitAck(ctx, m.start); err != nil {
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		m.Stop(stopCtx)
-		return nil, fmt.Errorf("start meter: no commit: %w", err)
-	}
-	return m, nil
+	}, nil
 }
 
 // Run is the name under which the rows stand in the table.
@@ -224,7 +235,12 @@ func usable(s *session) error {
 	return s.prepare(insertSQL)
 }
 
-func (w *writer) loop(ctx context.Context) {
+func (m *Meter) loop(ctx context.Context, w *writer) {
+	w.loop(ctx, usable, func(s *session) bool { return m.commit(s, m.next.Add(1), w.id) })
+}
+
+// loop keeps a session that accept takes and runs one transaction after the other on it; ok says that the session can be used again.
+func (w *writer) loop(ctx context.Context, accept func(*session) error, transaction func(*session) (ok bool)) {
 	var s *session
 	defer func() {
 		if s != nil {
@@ -233,12 +249,12 @@ func (w *writer) loop(ctx context.Context) {
 	}()
 	for ctx.Err() == nil {
 		if s == nil {
-			if s = w.connector().connect(ctx, usable); s == nil {
+			if s = w.connector().connect(ctx, accept); s == nil {
 				return
 			}
 			w.m.serverSeen(s.identity)
 		}
-		s = w.write(ctx, s)
+		s = w.write(ctx, s, accept, transaction)
 		select {
 		case <-time.After(w.m.cfg.Interval):
 		case <-ctx.Done():
@@ -246,13 +262,12 @@ func (w *writer) loop(ctx context.Context) {
 	}
 }
 
-// write sends one row and returns the session to go on with, nil for none.
-func (w *writer) write(ctx context.Context, s *session) *session {
+// write runs one transaction and returns the session to go on with, nil for none.
+func (w *writer) write(ctx context.Context, s *session, accept func(*session) error, transaction func(*session) bool) *session {
 	m := w.m
-	n := m.next.Add(1)
 	s.warning.Store(nil)
 	done := make(chan bool, 1)
-	go func() { done <- m.commit(s, n, w.id) }()
+	go func() { done <- transaction(s) }()
 
 	hang := time.NewTimer(m.cfg.Hang)
 	defer hang.Stop()
@@ -290,7 +305,7 @@ func (w *writer) write(ctx context.Context, s *session) *session {
 		case <-hang.C:
 			looking = true
 			m.note("statement hangs on " + s.identity)
-			go func() { other <- w.another(look, s.identity) }()
+			go func() { other <- w.another(look, s.identity, accept) }()
 		case o := <-other:
 			looking = false
 			if o == nil {
@@ -317,7 +332,7 @@ func (w *writer) write(ctx context.Context, s *session) *session {
 }
 
 // another looks for a primary that isn't the given one, until ctx ends.
-func (w *writer) another(ctx context.Context, not string) *session {
+func (w *writer) another(ctx context.Context, not string, accept func(*session) error) *session {
 	errSame := errors.New("the same server answers: the commit is slow")
 	for ctx.Err() == nil {
 		round, cancel := context.WithCancel(ctx)
@@ -333,7 +348,7 @@ func (w *writer) another(ctx context.Context, not string) *session {
 			if s.identity == not {
 				return errSame
 			}
-			return usable(s)
+			return accept(s)
 		})
 		cancel()
 		if s != nil {
@@ -387,6 +402,42 @@ func (m *Meter) commit(s *session, n int64, writer int) (ok bool) {
 		note(err.Error())
 		return false
 	}
+}
+
+// Row is one row that a meter sent.
+type Row struct {
+	N       int64
+	Outcome Outcome
+}
+
+// Outcome is what the client knows of a transaction.
+type Outcome uint8
+
+const (
+	// Acked came back without a word.
+	Acked Outcome = iota
+	// Warned came back with a WARNING: committed here, on how many others is not known. It is no acknowledgement.
+	Warned
+	// Failed came back with an error, or was never sent: it must not be there.
+	Failed
+	// Indeterminate was lost with its connection.
+	Indeterminate
+)
+
+// History returns every row so far, in no order.
+func (m *Meter) History() []Row {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var rows []Row
+	for _, a := range m.acked {
+		rows = append(rows, Row{a.n, Acked})
+	}
+	for outcome, of := range map[Outcome]map[int64]string{Warned: m.warned, Failed: m.failed, Indeterminate: m.unknown} {
+		for n := range of {
+			rows = append(rows, Row{n, outcome})
+		}
+	}
+	return rows
 }
 
 func (m *Meter) serverSeen(identity string) {
