@@ -23,6 +23,9 @@ type Glance struct {
 	Upstream Upstream // standby
 }
 
+// errPromoted says that recovery ended between two questions.
+var errPromoted = errors.New("it has just been promoted")
+
 // Glance looks at the server over sessions that stay: one round trip on a primary, three on a standby. Of a server that is down, or does not answer
 // within ctx, it tells what the files say; the error then is why it did not answer, and ErrNotRunning if it is down.
 func (d *Driver) Glance(ctx context.Context) (Glance, error) {
@@ -39,17 +42,29 @@ func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 	if g.Life == (Life{}) {
 		return g, fmt.Errorf("look at the server: %w", ErrNotRunning)
 	}
-	if g.PrimaryView, err = d.View(ctx); err != nil {
-		return g, err
+	err = d.glance(ctx, &g)
+	if errors.Is(err, errPromoted) {
+		// It answers, as a primary now, and must not seem dead in the moment in which it is granted its epoch.
+		err = d.glance(ctx, &g)
 	}
+	return g, err
+}
+
+// glance asks a server that runs.
+func (d *Driver) glance(ctx context.Context, g *Glance) error {
+	view, err := d.View(ctx)
+	if err != nil {
+		return err
+	}
+	g.PrimaryView = view
 	if !g.InRecovery {
 		g.Position = Position{g.Timeline, g.FlushLSN}
 		g.Answered = true
-		return g, nil
+		return nil
 	}
 	id, err := d.ident.identify(ctx)
 	if err != nil {
-		return g, fmt.Errorf("look at the standby: %w", err)
+		return fmt.Errorf("look at the standby: %w", err)
 	}
 	g.Position = Position{id.Timeline, id.LSN}
 	err = d.look.use(ctx, func(q context.Context, conn *pgx.Conn) error {
@@ -58,7 +73,7 @@ func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 			return err
 		}
 		if !v.recovery {
-			return errors.New("it has just been promoted")
+			return errPromoted
 		}
 		g.Conninfo, g.Receive, g.Replay, g.Paused = v.settings["primary_conninfo"], v.receive, v.replay, v.paused
 		g.SyncNames = v.settings["synchronous_standby_names"]
@@ -66,8 +81,8 @@ func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 		return err
 	})
 	if err != nil {
-		return g, fmt.Errorf("look at the standby: %w", err)
+		return fmt.Errorf("look at the standby: %w", err)
 	}
 	g.Answered = true
-	return g, nil
+	return nil
 }

@@ -3,12 +3,14 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -388,4 +390,36 @@ func TestPowerLossWhileRewinding(t *testing.T) {
 	if err := a.StartStandby(a.ctx()); err != nil && !strings.Contains(err.Error(), "not accept") {
 		t.Fatal(err)
 	}
+}
+
+// TestGlanceWhilePromoting: a server answers every look while its recovery ends. One that did not would lose the grant it is promoted for.
+func TestGlanceWhilePromoting(t *testing.T) {
+	a := drive(newNode(t, "").start(), "a")
+	a.sql("CREATE TABLE t (v text)")
+	b := a.standbyNamed("b", "")
+	a.crash()
+	b.fence()
+	ctx, cancel := context.WithCancel(b.ctx())
+	defer cancel()
+	var lookers sync.WaitGroup
+	// Several take turns, so that always one is between two of its questions.
+	for range 4 {
+		lookers.Go(func() {
+			for ctx.Err() == nil {
+				g, err := b.Glance(b.ctx())
+				if err != nil || !g.Answered {
+					t.Errorf("look: answered %t, %v", g.Answered, err)
+					return
+				}
+				if !g.InRecovery {
+					return
+				}
+			}
+		})
+	}
+	if _, err := b.PromoteTo(b.ctx(), 2); err != nil {
+		cancel()
+		t.Error(err)
+	}
+	lookers.Wait()
 }
