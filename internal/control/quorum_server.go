@@ -47,7 +47,7 @@ func quorumCall[Q, A any](s *Server, what string, agent bool, f func(context.Con
 			fail(w, http.StatusNotFound, errNoQuorum)
 			return
 		}
-		who, also := "only root may", func(uint32) bool { return false }
+		who, also := "only root may", (func(uint32) bool)(nil)
 		if agent {
 			who, also = "only root and agent_user may", calls.AgentUser
 		}

@@ -168,23 +168,28 @@ func peerCred(c net.Conn) *unix.Ucred {
 
 // privileged lets root and the daemon's own user through and logs the call with its uid.
 func (s *Server) privileged(w http.ResponseWriter, r *http.Request, what string) bool {
-	_, ok := s.allowed(w, r, what, "only root may", func(uint32) bool { return false })
+	_, ok := s.allowed(w, r, what, "only root may", nil)
 	return ok
 }
 
-// allowed lets root, the daemon's own user and whom else accepts through, and logs the call with its uid.
+// allowed lets root, the daemon's own user and whom else accepts through, and logs the call with its uid: an operator's for operators,
+// one of the agent, which talks all the time, for those who look closer.
 func (s *Server) allowed(w http.ResponseWriter, r *http.Request, what, who string, also func(uid uint32) bool) (*unix.Ucred, bool) {
 	cred, _ := r.Context().Value(credKey{}).(*unix.Ucred)
 	if cred == nil {
 		fail(w, http.StatusForbidden, fmt.Errorf("%s: caller's credentials unknown", what))
 		return nil, false
 	}
-	if cred.Uid != 0 && int(cred.Uid) != syscall.Geteuid() && !also(cred.Uid) {
+	if cred.Uid != 0 && int(cred.Uid) != syscall.Geteuid() && (also == nil || !also(cred.Uid)) {
 		s.log.Warn("control call refused", "call", what, "uid", cred.Uid, "pid", cred.Pid)
 		fail(w, http.StatusForbidden, fmt.Errorf("%s: permission denied for uid %d, %s", what, cred.Uid, who))
 		return nil, false
 	}
-	s.log.Info("control call", "call", what, "uid", cred.Uid, "pid", cred.Pid)
+	level := slog.LevelInfo
+	if also != nil {
+		level = slog.LevelDebug
+	}
+	s.log.Log(r.Context(), level, "control call", "call", what, "uid", cred.Uid, "pid", cred.Pid)
 	return cred, true
 }
 

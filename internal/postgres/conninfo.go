@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,7 +111,8 @@ func dial(ctx context.Context, conninfo string, params map[string]string) (*pgx.
 	if err != nil {
 		return nil, err
 	}
-	return pgx.ConnectConfig(ctx, cfg)
+	c, err := pgx.ConnectConfig(ctx, cfg)
+	return c, inOneLine(err)
 }
 
 // dialReplication opens a physical replication connection, which pg_hba.conf knows by the database "replication".
@@ -123,8 +125,32 @@ func dialReplication(ctx context.Context, conninfo string) (*pgconn.PgConn, erro
 	if err != nil {
 		return nil, err
 	}
-	return pgconn.ConnectConfig(ctx, &cfg.Config)
+	c, err := pgconn.ConnectConfig(ctx, &cfg.Config)
+	return c, inOneLine(err)
 }
+
+// lineError tells in one line what its error tells in several.
+type lineError struct{ error }
+
+// inOneLine is for errors of connecting, which have a line for each way that was tried, with and without TLS.
+func inOneLine(err error) error {
+	if err == nil || !strings.Contains(err.Error(), "\n") {
+		return err
+	}
+	return lineError{err}
+}
+
+func (e lineError) Error() string {
+	var lines []string
+	for line := range strings.Lines(e.error.Error()) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Replace(strings.Join(lines, "; "), ":; ", ": ", 1)
+}
+
+func (e lineError) Unwrap() error { return e.error }
 
 // goodbyeTimeout is how long the other end may take to hang up; one that has just lost its power never does.
 const goodbyeTimeout = 100 * time.Millisecond

@@ -210,7 +210,7 @@ func (x *identSession) identify(ctx context.Context) (identity, error) {
 		return identity{}, err
 	}
 	if x.conn, err = pgconn.ConnectConfig(ctx, &cfg.Config); err != nil {
-		return identity{}, fmt.Errorf("open a replication session: %w", err)
+		return identity{}, fmt.Errorf("open a replication session: %w", inOneLine(err))
 	}
 	id, err := identify(ctx, x.conn)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -526,5 +527,14 @@ func TestEscapes(t *testing.T) {
 	}
 	if got, want := escapeMapping("/a=b"), `/a\=b`; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// A refused connection is told once for each way, in one line.
+func TestConnectErrorInOneLine(t *testing.T) {
+	_, err := dial(t.Context(), "host=127.0.0.1 port=1 user=x connect_timeout=1", nil)
+	var refused syscall.Errno
+	if err == nil || strings.Contains(err.Error(), "\n") || strings.Count(err.Error(), "127.0.0.1:1 ") != 1 || !errors.As(err, &refused) || refused != syscall.ECONNREFUSED {
+		t.Errorf("got %v", err)
 	}
 }
