@@ -171,7 +171,7 @@ func (a *Agent) Step(now time.Duration, ev Event) []Action {
 		a.wish(ev)
 	case Leaving:
 		if p := a.peer(ev.Node); p != nil && ev.Why != "" {
-			p.let, p.asked = true, true
+			p.let, p.asked, p.begs = true, true, true
 		} else if p != nil {
 			p.leaving, p.asked = ev.On, ev.On
 		}

@@ -116,11 +116,15 @@ func (a *Agent) explainFollow() []string {
 	switch {
 	case a.srv.Upstream == v.Holder:
 		return []string{"streams from " + v.Holder}
-	case f.reason == "":
+	case f.reason == "" && f.unseen == "":
 		return []string{"not streaming from " + v.Holder + " yet"}
+	case f.reason == "":
+		return []string{v.Holder + "'s server can't be asked: " + f.unseen}
 	}
 	out := []string{"can't stream from " + v.Holder + ": " + f.reason}
 	switch {
+	case f.unseen != "":
+		out = append(out, v.Holder+"'s server can't be asked: "+f.unseen)
 	case a.work.node != "" && a.work.rewind:
 		out = append(out, "it is being rewound to "+a.work.node)
 	case a.work.node != "":
@@ -129,7 +133,7 @@ func (a *Agent) explainFollow() []string {
 		out = append(out, "nothing is changed here before "+v.Holder+" is active")
 	case a.rule.Has(a.o.Node):
 		out = append(out, "nothing is changed here while the rule names this node")
-	case a.read.done && v.Epoch <= a.followed && a.rule.Version <= a.read.version:
+	case a.awaitsRule():
 		out = append(out, fmt.Sprintf("waiting for a rule after version %d: one that names this node may be on its way", a.read.version))
 	default:
 		out = append(out, "waiting for the log, or for "+v.Holder+" to be ready for a rewind")

@@ -11,6 +11,7 @@ type follow struct {
 	tries      int           // times that it was stuck
 	source     *Source       // of the last look, not used yet
 	asked      time.Duration
+	unseen     string // why the holder's server could not be asked, the last time
 	reason     string // why it does not follow
 }
 
@@ -20,6 +21,7 @@ type read struct {
 	done    bool
 	epoch   uint64
 	version uint64
+	begged  bool // the holder for a newer rule
 }
 
 // rebuild is a rewind or a copy under way.
@@ -96,10 +98,12 @@ func (a *Agent) looked(act Action, d Done) {
 	if a.change.looked(act, d.Result.Source) {
 		return
 	}
-	a.follow.asked = a.now
-	if d.Err == nil {
-		a.follow.source = d.Result.Source
+	a.follow.asked, a.follow.unseen = a.now, ""
+	if d.Err != nil {
+		a.follow.unseen = d.Err.Error()
+		return
 	}
+	a.follow.source = d.Result.Source
 }
 
 // behind watches a standby that was told to follow.
@@ -140,8 +144,7 @@ func (a *Agent) mayRebuild() bool {
 		}
 		return false
 	}
-	// A proposal that names us was made while we streamed from this holder. It falls with the version that it was made on.
-	return a.view.Epoch > a.followed || a.rule.Version > a.read.version
+	return !a.awaitsRule()
 }
 
 func (a *Agent) readLog(act Action, d Done) {
@@ -180,11 +183,21 @@ func (a *Agent) rebuild(s *Source) {
 }
 
 // letGo tells an active holder that this server can't stream as it is. As long as the rule names us our data counts, and with
-// min_copies the holder may keep us in it for ever.
+// min_copies the holder may keep us in it for ever; and if it does not, nothing but our asking makes it write a newer one soon.
 func (a *Agent) letGo() {
-	if a.view.Phase == Active && a.heldByOther() && a.rule.Has(a.o.Node) && !a.away.on {
-		a.ask(Action{Kind: Leave, Node: a.view.Holder, Epoch: a.view.Epoch, On: true, Text: a.follow.reason})
+	if a.view.Phase != Active || !a.heldByOther() || a.away.on {
+		return
 	}
+	waits := a.awaitsRule() && !a.read.begged
+	if (waits || a.rule.Has(a.o.Node)) && a.ask(Action{Kind: Leave, Node: a.view.Holder, Epoch: a.view.Epoch, On: true, Text: a.follow.reason}) {
+		a.read.begged = a.read.begged || waits
+	}
+}
+
+// awaitsRule reports that the log was read, and a rule that names us may still be on its way: it falls with the version that it was
+// made on.
+func (a *Agent) awaitsRule() bool {
+	return a.read.done && a.view.Epoch <= a.followed && a.rule.Version <= a.read.version
 }
 
 // rebuilding goes on with a rewind or a copy; it reports whether there is one. The marker is on disk before the first byte changes.

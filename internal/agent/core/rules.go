@@ -17,6 +17,7 @@ type peer struct {
 	leaving bool
 	asked   bool // and waits for an answer
 	let     bool // it can't stream from here as it is, and can't be rebuilt while the rule names it
+	begs    bool // or before there is a newer rule
 }
 
 func (a *Agent) peer(name string) *peer {
@@ -373,17 +374,25 @@ func (a *Agent) startGrow() bool {
 	return a.growing()
 }
 
-// renew writes the same rule again, now and then, while a node is missing: whoever wants to rewind or copy its server waits until
-// no proposal can be on its way that names it.
+// renew writes the same rule again while a node is missing, now and then and when one asks: whoever wants to rewind or copy its
+// server waits until no proposal can be on its way that names it.
 func (a *Agent) renew() {
+	away, begs := false, false
 	for k := range a.peers {
-		if p := &a.peers[k]; !p.streams {
-			if due := a.renewed + a.t.Renew; a.now < due {
-				a.at(due)
-			} else {
-				a.setRule(a.rule.there())
-			}
-			return
+		p := &a.peers[k]
+		away = away || !p.streams
+		begs = begs || !p.streams && p.begs
+	}
+	if !away {
+		return
+	}
+	if due := a.renewed + a.t.Renew; a.now < due && !begs {
+		a.at(due)
+		return
+	}
+	if a.setRule(a.rule.there()); a.renewed == a.now {
+		for k := range a.peers {
+			a.peers[k].begs = false
 		}
 	}
 }

@@ -1,0 +1,80 @@
+package core
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A standby without data, whose agent was restarted, asks the holder for a newer rule instead of waiting for one, and once only.
+func TestCopyAsksForANewerRule(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.srv = Server{NoData: true}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", S: []string{"n3"}, Version: 9}, SyncNum: 2, MinCopies: 1}
+	r.look()
+	r.show()
+	if x := r.want(Leave); x.On {
+		t.Fatalf("got %v, want that it is back", x)
+	}
+	r.end(Leave, Result{}, nil)
+	source := &Source{Node: "n2", SystemID: 7, TLI: 3, RewindReady: true}
+	r.end(Look, Result{Source: source}, nil)
+	ask := func() {
+		for range 5 {
+			r.pass(r.a.t.Ask)
+			if r.under(Look) != nil {
+				r.end(Look, Result{Source: source}, nil)
+			}
+		}
+	}
+	view := r.view
+	view.SystemID = 7
+	r.end(ReadLog, Result{View: &view}, nil)
+	ask()
+	if x := r.want(Leave); x.Node != "n2" || x.Text == "" {
+		t.Errorf("got %v, want the holder to be told why", x)
+	}
+	if got := r.a.Explain(); !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "waiting for a rule after version 9") }) {
+		t.Errorf("got %q", got)
+	}
+	r.end(Leave, Result{}, nil)
+	ask()
+	r.wantNot(Leave)
+	r.wantNot(PersistMarker)
+	r.view.Rule.Version = 10
+	r.show()
+	ask()
+	if x := r.want(PersistMarker); x.Marker != Cloning {
+		t.Errorf("got %v", x)
+	}
+}
+
+// A holder writes its rule again at once for a node that asks, and for no other reason before its time.
+func TestHolderRenewsWhenAsked(t *testing.T) {
+	r := holder(t, "n2")
+	r.pass(r.a.t.Renew / 2)
+	r.end(PersistMark, Result{}, nil)
+	r.wantNot(SetRule)
+	r.give(Leaving{Node: "n3", On: true, Why: "there is no data directory"})
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n2"}) || x.Ver != 10 {
+		t.Errorf("got %v, want the same rule on version 10", x)
+	}
+	r.end(SetRule, Result{}, nil)
+	r.view.Rule.Version = 11
+	r.show()
+	r.pass(r.a.t.Renew / 2)
+	r.wantNot(SetRule)
+}
+
+func TestExplainHolderThatCannotBeAsked(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.srv = Server{NoData: true}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", Version: 9}}
+	r.look()
+	r.show()
+	r.end(Look, Result{}, errors.New("password authentication failed"))
+	if got := r.a.Explain(); !slices.Contains(got, "n2's server can't be asked: password authentication failed") {
+		t.Errorf("got %q", got)
+	}
+}
