@@ -12,7 +12,7 @@ import (
 func cleanupCommand() *ufcli.Command {
 	return &ufcli.Command{
 		Name:  "cleanup",
-		Usage: "Remove what a killed vrrpd left: its virtual addresses, routes and rules (for ExecStopPost).",
+		Usage: "Remove what a killed vrrpd left: addresses, routes, rules, VMACs; and put settings back (for ExecStopPost).",
 		Flags: []ufcli.Flag{
 			&ufcli.StringFlag{Name: "run-dir", Value: daemon.DefaultRunDir, Usage: "`DIR` given to run"},
 			&ufcli.BoolFlag{Name: "dry-run", Usage: "only say what would be removed"},

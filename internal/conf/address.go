@@ -161,9 +161,6 @@ func (s *statement) addressLine() (Address, bool) {
 		case "no_track":
 			a.NoTrack = true
 		case "use_vmac":
-			if missing := s.p.unwired["vrrp_instance/use_vmac"]; missing.what != "" {
-				s.report(missing.severity, option, "%s", missing.text())
-			}
 			a.VMAC = true
 		default:
 			hint := nearest(option.text, []string{"brd", "broadcast", "dev", "scope", "label", "peer", "preferred_lft", "home",

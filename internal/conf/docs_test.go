@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"maps"
 	"os"
 	"path"
 	"regexp"
@@ -26,6 +27,39 @@ func TestDocs(t *testing.T) {
 				return err == nil && ok && strings.Trim(w, "*") != ""
 			}) {
 				t.Errorf("%s of %q is not in the table", name, block)
+			}
+		}
+	}
+	// What the daemon doesn't act on is called read there, and nothing else is.
+	rows := regexp.MustCompile("(?m)^\\| (`.*?) \\| (\\S.*?) \\|").FindAllStringSubmatch(string(text), -1)
+	read := func(name string) (found, read bool) {
+		for _, row := range rows {
+			for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+				if ok, err := path.Match(strings.Fields(m[1])[0], name); err == nil && ok {
+					found, read = true, read || strings.HasPrefix(row[2], "read")
+				}
+			}
+		}
+		return found, read
+	}
+	for key := range unwired() {
+		block, name, _ := strings.Cut(key, "/")
+		if found, read := read(name); !found || !read {
+			t.Errorf("%s of %q has no effect, and the table does not call it read", name, block)
+		}
+	}
+	for _, row := range rows {
+		if !strings.HasPrefix(row[2], "read") {
+			continue
+		}
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			word := strings.Fields(m[1])[0]
+			if !slices.ContainsFunc(slices.Collect(maps.Keys(unwired())), func(key string) bool {
+				_, name, _ := strings.Cut(key, "/")
+				ok, err := path.Match(word, name)
+				return err == nil && ok
+			}) {
+				t.Errorf("the table calls %s read, and it has an effect", word)
 			}
 		}
 	}

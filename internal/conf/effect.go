@@ -36,9 +36,5 @@ func unwired() map[string]effect {
 		"vrrp_rlimit_rttime", "vrrp_rlimit_rtime")
 	add(Lint, "vrrpd does not raise its own priority; set vrrp_rt_priority", globals, "max_auto_priority", "min_auto_priority_delay")
 
-	add(Error, "the addresses stand on the interface itself, with its own MAC address", instance, "use_vmac", "use_vmac_addr", "vmac_xmit_base")
-	add(Error, "packets to the addresses are accepted", instance, "no_accept")
-	add(Error, "the interface's setting stays as it is", instance, "promote_secondaries")
-
 	return table
 }

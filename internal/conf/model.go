@@ -189,6 +189,7 @@ type VMAC struct {
 	LinkGroup     int    // -1: that of the interface
 	XmitBase      bool   // vmac_xmit_base: adverts go out and come in on the interface itself
 	ForAddresses  bool   // use_vmac_addr: see Address.VMAC
+	AddrPrefix    string // vmac_addr_prefix: of the names of VMACs that are there for addresses alone
 }
 
 // MAC is the address of a station, six bytes; net.HardwareAddr can be made of it.

@@ -78,7 +78,4 @@ func (d *instanceDraft) strictMode(p *parser, report reporter) {
 		report(Error, "auth_hmac", d.HMAC.Mode, "strict mode wants mode enforce, expected that; using it")
 		d.HMAC.Mode = HMACEnforce
 	}
-	if missing := p.unwired["vrrp_instance/no_accept"]; d.NoAccept && d.accept == nil && missing.what != "" {
-		report(missing.severity, d.strictKeyword(), "", "%s", missing.text())
-	}
 }

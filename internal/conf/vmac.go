@@ -94,6 +94,7 @@ func virtualMAC(ipv6 bool) MAC {
 // finishVMAC settles use_vmac, and which addresses stand on a VMAC.
 func (d *instanceDraft) finishVMAC(p *parser, report reporter) {
 	v := &d.VMAC
+	v.AddrPrefix = p.g.VMACAddrPrefix
 	if !v.Use {
 		if v.XmitBase {
 			report(Lint, "vmac_xmit_base", "", "has no effect without use_vmac")

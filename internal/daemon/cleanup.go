@@ -19,9 +19,9 @@ type CleanupOptions struct {
 	Log                    *slog.Logger
 }
 
-// Cleanup removes the virtual addresses, routes and rules that a killed vrrpd left: those that carry our tag or stand in the run
-// directory's lists or in the file; and the guard in front of them, if it is of this run directory. It refuses while a vrrpd runs
-// there. It returns what it removed, or would remove.
+// Cleanup removes the virtual addresses, routes, rules and VMACs that a killed vrrpd left, and puts settings of the kernel back:
+// what carries our tag or stands in the run directory's lists or in the file; and the guard in front of them, if it is of this run
+// directory. It refuses while a vrrpd runs there. It returns what it removed, or would remove.
 func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("clean up: %w", err)
@@ -52,9 +52,11 @@ func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	}
 	routes, unrouted := cleanupRoutes(&o, config)
 	names = append(names, routes...)
+	more, unfurnished := cleanupPremises(&o)
+	names = append(names, more...)
 	var guard error
 	if !o.DryRun {
 		_, guard = system.CleanupGuard(guardOwner(o.RunDir))
 	}
-	return names, errors.Join(err, unrouted, guard, unread, a.Close())
+	return names, errors.Join(err, unrouted, unfurnished, guard, unread, a.Close())
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"os/user"
@@ -155,6 +156,7 @@ type Daemon struct {
 	monitor   *system.Monitor
 	addresses *system.Addresses
 	routes    *system.Routes
+	premises  *premises
 	wire      *wire
 	packets   *gratarp.Conn
 	announcer *gratarp.Announcer
@@ -214,6 +216,9 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if d.routes, err = system.OpenRoutes(system.RoutesOptions{Log: o.Log, StateFile: routesFile(o.RunDir)}); err != nil {
 		return nil, err
 	}
+	if d.premises, err = openPremises(o.Log, o.RunDir); err != nil {
+		return nil, err
+	}
 	d.wire = newWire(o.Log, d.poke)
 	if d.packets, err = gratarp.Open(); err != nil {
 		return nil, err
@@ -237,6 +242,11 @@ func (d *Daemon) close() {
 	if d.packets != nil {
 		if err := d.packets.Close(); err != nil {
 			d.log.Warn("close packet socket", "error", err)
+		}
+	}
+	if d.premises != nil && !d.unclean {
+		if err := d.premises.close(); err != nil {
+			d.log.Warn("put the host's settings back", "error", err)
 		}
 	}
 	if d.routes != nil {
@@ -424,6 +434,7 @@ func (d *Daemon) run(ctx context.Context) error {
 		case <-d.wake:
 			d.refresh(base)
 		case <-look.C:
+			d.premises.look()
 			if d.grants != nil {
 				d.grants.look()
 			}
@@ -440,6 +451,7 @@ func (d *Daemon) sweep(ctx context.Context) {
 		d.log.Warn("removed an address that a former run left", "address", a.Prefix.String(), "interface", a.Interface)
 	}
 	d.sweepRoutes()
+	d.sweepPremises()
 	if err != nil {
 		d.log.Error("remove addresses of a former run", "error", err)
 		return // the guard that it may have left stays in front of them
@@ -547,6 +559,7 @@ func (d *Daemon) watchdog() *time.Ticker {
 
 // refresh tells every instance how its surroundings are.
 func (d *Daemon) refresh(ctx context.Context) {
+	d.premises.promote(d.config)
 	d.wire.follow(d.monitor)
 	for _, u := range d.units {
 		u.refresh(ctx)
@@ -557,7 +570,11 @@ func (d *Daemon) refresh(ctx context.Context) {
 func (d *Daemon) link(name string) (gratarp.Link, bool) {
 	l, ok := d.monitor.Link(name)
 	if !ok {
-		return gratarp.Link{}, false
+		i, err := net.InterfaceByName(name) // a VMAC of a moment ago
+		if err != nil {
+			return gratarp.Link{}, false
+		}
+		l = system.Link{Index: i.Index, MAC: i.HardwareAddr}
 	}
 	router, err := system.Forwarding(name)
 	if err != nil {

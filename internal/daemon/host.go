@@ -38,9 +38,11 @@ func (h *hostCheck) report(at conf.Pos, severity conf.Severity, keyword, got, fo
 
 func (h *hostCheck) instance(c *conf.Instance) {
 	h.device(c.Pos, "interface", c.Interface)
-	for _, a := range held(c) {
-		if a.Interface != c.Interface {
-			h.device(a.Pos, "virtual_ipaddress", a.Interface)
+	for _, list := range [][]conf.Address{c.Addresses, c.Excluded} {
+		for _, a := range list {
+			if a.Interface != c.Interface {
+				h.device(a.Pos, "virtual_ipaddress", a.Interface)
+			}
 		}
 	}
 	for _, t := range c.TrackInterfaces {

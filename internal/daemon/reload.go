@@ -83,6 +83,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.links.configure(config.LinkDelays)
 	d.fifos.configure(d, &config.Globals)
 	d.announcer.SetGroups(paceGroups(config.GarpGroups))
+	d.premises.furnish(config)
 	units, running := map[string]*unit{}, make([]conf.Instance, len(d.units))
 	for k, u := range d.units {
 		units[u.config.Name], running[k] = u, u.config
@@ -109,6 +110,9 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	}
 	if err := moved(); err != nil {
 		d.log.Error("remove addresses that nobody took over", "error", err)
+	}
+	if err := d.premises.clear(config); err != nil {
+		d.log.Error("put back what nobody needs any more", "error", err)
 	}
 	// Their last hooks go on beside us; only the end of vrrpd waits for them.
 	d.leaving = append(slices.DeleteFunc(d.leaving, (*unit).gone), gone...)

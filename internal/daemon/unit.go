@@ -38,7 +38,7 @@ type unit struct {
 
 func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit, error) {
 	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, off: make(chan struct{}), done: make(chan struct{})}
-	u.network = &network{d: d, name: c.Name, port: port{c.Interface, c.IPv6}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
+	u.network = &network{d: d, name: c.Name, port: port{wireInterface(&c), c.IPv6, wireInterface(&c) != c.Interface}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
 		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
 	u.hooks = newHooks(u.log, d, notify.Instance, c.Name, c.Hooks, secure, func(h control.Hook, err error) {
 		u.instance.HookDone(context.Background(), h, err)
@@ -78,13 +78,17 @@ func (d *Daemon) complete(config *conf.Config) []conf.Instance {
 	return all
 }
 
-// withInterfaces fills in the default of dev.
+// withInterfaces fills in the interface that each address stands on: dev or its default, or a VMAC there.
 func withInterfaces(c conf.Instance) conf.Instance {
 	for _, list := range []*[]conf.Address{&c.Addresses, &c.Excluded} {
 		*list = slices.Clone(*list)
 		for k := range *list {
-			if (*list)[k].Interface == "" {
-				(*list)[k].Interface = c.Interface
+			a := &(*list)[k]
+			if a.Interface == "" {
+				a.Interface = c.Interface
+			}
+			if a.VMAC {
+				a.Interface, a.VMAC = vmacFor(&c, a).Name, false
 			}
 		}
 	}
@@ -187,7 +191,13 @@ func (u *unit) refresh(ctx context.Context) {
 	c := &u.config
 	link, present := u.d.monitor.Link(c.Interface)
 	l := instance.Link{Present: present, Up: u.d.links.up(c.Interface, link.Up, present)}
+	again := hearAgain
 	if present {
+		again = furnishAgain
+		l.Trouble = u.d.premises.trouble(c, u.d.monitor)
+	}
+	if present && l.Trouble == "" {
+		again = hearAgain
 		if !u.heard {
 			if err := u.d.wire.listen(c, u.instance); err != nil {
 				l.Trouble = err.Error()
@@ -205,7 +215,7 @@ func (u *unit) refresh(ctx context.Context) {
 		}
 	}
 	if l.Trouble != "" {
-		time.AfterFunc(hearAgain, u.d.poke) // and see again
+		time.AfterFunc(again, u.d.poke) // and see again
 	}
 	u.instance.Surround(ctx, instance.Surroundings{Link: l, Source: u.source(), Verdict: u.d.checks.verdict(c, u.d.monitor, &u.d.links)})
 }

@@ -26,7 +26,7 @@ type place struct {
 }
 
 func placeOf(c *conf.Instance) place {
-	p := place{iface: c.Interface, ipv6: c.IPv6}
+	p := place{iface: wireInterface(c), ipv6: c.IPv6}
 	if !c.Unicast {
 		p.group = c.Group
 	}
@@ -37,6 +37,7 @@ func placeOf(c *conf.Instance) place {
 type port struct {
 	iface string
 	ipv6  bool
+	vmac  bool // it sends from the address of its parent
 }
 
 // wire owns the VRRP sockets. Instances on one interface share them, so that 250 instances cost two sockets.
@@ -107,7 +108,11 @@ func (w *wire) listen(c *conf.Instance, i *instance.Instance) error {
 	e := w.ears[p]
 	w.mu.Unlock()
 	if e == nil { // only the main task opens, so nobody can be faster; and nobody waits for the lock while the kernel works
-		r, err := system.OpenReceiver(system.ReceiverConfig{Interface: p.iface, IPv6: p.ipv6, Group: p.group})
+		config := system.ReceiverConfig{Interface: p.iface, IPv6: p.ipv6, Group: p.group}
+		if p.iface != c.Interface {
+			config.JoinOn = c.Interface
+		}
+		r, err := system.OpenReceiver(config)
 		if err != nil {
 			return err
 		}
@@ -157,7 +162,7 @@ func (w *wire) sender(p port) (*system.Sender, error) {
 	if s != nil {
 		return s, nil
 	}
-	s, err := system.OpenSender(system.SenderConfig{Interface: p.iface, IPv6: p.ipv6})
+	s, err := system.OpenSender(system.SenderConfig{Interface: p.iface, IPv6: p.ipv6, AnySource: p.vmac})
 	if err != nil {
 		return nil, err
 	}

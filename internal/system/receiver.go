@@ -20,8 +20,10 @@ type ReceiverConfig struct {
 	Interface string     // 1 to 15 bytes
 	IPv6      bool       // the family
 	Group     netip.Addr // the multicast group to join; the zero Addr: unicast
-	Source    netip.Addr // unicast: our own address, the only destination that is heard; the zero Addr: any of ours
-	Buffer    int        // receive buffer in bytes; 0: 2 MiB, which is a second of 250 routers at 10 adverts/s and more
+	// JoinOn is a further interface that joins the group: the parent of a VMAC, which must not say itself what it listens to.
+	JoinOn string
+	Source netip.Addr // unicast: our own address, the only destination that is heard; the zero Addr: any of ours
+	Buffer int        // receive buffer in bytes; 0: 2 MiB, which is a second of 250 routers at 10 adverts/s and more
 }
 
 // Receiver hears the VRRP packets of one interface, family and destination. One goroutine reads; all else is
@@ -119,6 +121,15 @@ func setUpReceiver(fd int, config ReceiverConfig) (index int, err error) {
 		local = config.Group
 		if err := joinGroup(fd, config.Group, index); err != nil {
 			return 0, fmt.Errorf("join group %s: %w", config.Group, err)
+		}
+		if config.JoinOn != "" {
+			other, err := interfaceIndex(fd, config.JoinOn)
+			if err == nil {
+				err = joinGroup(fd, config.Group, other)
+			}
+			if err != nil {
+				return 0, fmt.Errorf("join group %s on %s: %w", config.Group, config.JoinOn, err)
+			}
 		}
 	}
 	if local.IsValid() {

@@ -17,6 +17,9 @@ import (
 type SenderConfig struct {
 	Interface string // 1 to 15 bytes
 	IPv6      bool   // the family
+	// AnySource lets an IPv6 source be the address of another interface; an IPv4 source is free in any case. A VMAC sends from
+	// the address of its parent.
+	AnySource bool
 }
 
 // Sender sends VRRP packets out of one interface, multicast and unicast, and never receives. It is safe for
@@ -69,6 +72,9 @@ func setUpSender(fd int, config SenderConfig) (index int, err error) {
 			{unix.SOL_IPV6, unix.IPV6_MULTICAST_LOOP, 0, "IPV6_MULTICAST_LOOP"},
 			{unix.SOL_IPV6, unix.IPV6_MULTICAST_IF, index, "IPV6_MULTICAST_IF"},
 			{unix.SOL_IPV6, unix.IPV6_TCLASS, controlClass, "IPV6_TCLASS"},
+		}
+		if config.AnySource {
+			options = append(options, option{unix.SOL_IPV6, unix.IPV6_FREEBIND, 1, "IPV6_FREEBIND"})
 		}
 	} else if err := unix.SetsockoptIPMreqn(fd, unix.SOL_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(index)}); err != nil {
 		return 0, fmt.Errorf("set IP_MULTICAST_IF: %w", err)
