@@ -14,7 +14,7 @@ import (
 func corpus(t testing.TB) []string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/*.conf")
-	if err != nil || len(files) < 40 {
+	if err != nil || len(files) < 90 {
 		t.Fatalf("got %d files, %v", len(files), err)
 	}
 	return files
