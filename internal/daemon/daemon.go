@@ -403,6 +403,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	look := time.NewTicker(guardEvery)
 	defer look.Stop()
 	reading, again := false, false
+	var tidy tidy
 	for {
 		select {
 		case <-ctx.Done():
@@ -433,7 +434,10 @@ func (d *Daemon) run(ctx context.Context) error {
 			d.reloaded(base, c)
 		case <-d.wake:
 			d.refresh(base)
-		case <-look.C:
+		case now := <-look.C:
+			if tidy.due(now, d.hub.events()) && !d.config.Globals.NoSwap { // what is locked cannot be given back
+				debug.FreeOSMemory()
+			}
 			d.premises.look()
 			if d.grants != nil {
 				d.grants.look()

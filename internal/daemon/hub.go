@@ -11,8 +11,16 @@ const hubBacklog = 256
 
 // hub hands each transition to every reader of the event stream.
 type hub struct {
-	mu      sync.Mutex
-	readers map[chan control.Event]struct{}
+	mu        sync.Mutex
+	readers   map[chan control.Event]struct{}
+	published uint64
+}
+
+// events is how many were published so far.
+func (h *hub) events() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.published
 }
 
 func (h *hub) subscribe() (<-chan control.Event, func()) {
@@ -39,6 +47,7 @@ func (h *hub) drop(c chan control.Event) {
 func (h *hub) publish(e control.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.published++
 	for c := range h.readers {
 		select {
 		case c <- e:

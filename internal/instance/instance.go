@@ -69,7 +69,22 @@ type Options struct {
 }
 
 // advertQueue is how many adverts may wait while the loop is in a system call; more are counted and dropped.
-const advertQueue = 64
+const advertQueue = 32
+
+// heard is what the loop must know of an accepted advert.
+type heard struct {
+	from     netip.Addr
+	priority uint8
+	interval time.Duration
+}
+
+// repetition is an advert that is heard again and again by a backup, which has nothing to do for it but to restart its timer. The
+// loop is not woken for it: it steps the newest one when its timer fires, or before anything else.
+type repetition struct {
+	of    heard
+	known bool      // such adverts need not wake the loop
+	at    time.Time // of the newest one that it was not woken for; zero: none
+}
 
 // Instance is one running vrrp_instance.
 type Instance struct {
@@ -77,7 +92,7 @@ type Instance struct {
 	log     *slog.Logger
 	receive receiver // on the receiving goroutine
 
-	adverts chan vrrp.Event
+	adverts chan heard
 	calls   chan func(now time.Time)
 	done    chan struct{}
 
@@ -129,9 +144,11 @@ type Instance struct {
 	due      time.Time // what the timer is set to
 	listened bool      // a late timer has been put off once already
 	thawed   bool      // we were stopped for so long that another router may have taken over
+	stepped  time.Time // when the router was stepped last
 
 	mu     sync.Mutex // guards status and what feeds it
 	status status
+	again  repetition
 }
 
 // New makes an instance that does nothing until Run.
@@ -143,7 +160,7 @@ func New(opt Options) (*Instance, error) {
 	i := &Instance{
 		opt:      opt,
 		log:      opt.Log.With("instance", opt.Config.Name, "vrid", opt.Config.VRID, "interface", opt.Config.Interface),
-		adverts:  make(chan vrrp.Event, advertQueue),
+		adverts:  make(chan heard, advertQueue),
 		calls:    make(chan func(time.Time), 16),
 		done:     make(chan struct{}),
 		ordered:  make(chan struct{}, 1),
@@ -209,31 +226,40 @@ func (i *Instance) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			i.catchUp()
 			now := time.Now()
 			i.step(now, vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
 			i.report(now)
 			i.finish()
 			return nil
 		case <-i.ordered:
+			i.catchUp()
 			i.obey(time.Now())
-		case ev := <-i.adverts:
+			i.forget()
+		case h := <-i.adverts:
+			i.catchUp()
 			now := time.Now()
 			i.lapse(now)
 			i.listenFirst(now) // the advert may be the first thing that we notice after a pause
-			i.received(now, ev)
+			i.received(now, h)
 		case f := <-i.calls:
+			i.catchUp()
 			now := time.Now()
 			i.lapse(now)
 			f(now)
+			i.forget()
 		case <-i.timer.C:
 			i.lapse(time.Now()) // before a single advert more
 			late := i.listenFirst(time.Now())
+			i.catchUp()
 			i.drain()
-			if !late {
+			// A backup that has heard the master meanwhile has nothing to do.
+			if now := time.Now(); !late && !now.Before(i.deadline()) {
 				i.thawed = false
-				i.tick(time.Now())
+				i.tick(now)
 			}
 		}
+		i.settle()
 		i.report(time.Now())
 		i.arm()
 	}
@@ -260,20 +286,72 @@ func (i *Instance) listenFirst(now time.Time) bool {
 
 // received hands an advert on. A master that was stopped for as long as a peer waits, and then hears another one, has been
 // replaced: whatever the priorities say, it must not send a single advert more as master.
-func (i *Instance) received(now time.Time, ev vrrp.Event) {
-	if i.thawed && ev.Priority != vrrp.PriorityLeaving {
+func (i *Instance) received(now time.Time, h heard) {
+	if i.thawed && h.priority != vrrp.PriorityLeaving {
 		i.thawed = false
-		i.step(now, vrrp.Event{Kind: vrrp.Stalled, Reason: fmt.Sprintf("stopped for a while, and %s is master meanwhile", ev.From)})
+		i.step(now, vrrp.Event{Kind: vrrp.Stalled, Reason: fmt.Sprintf("stopped for a while, and %s is master meanwhile", h.from)})
 	}
-	i.step(now, ev)
+	i.step(now, vrrp.Event{Kind: vrrp.Received, From: h.from, Priority: h.priority, Interval: h.interval})
+	// Whoever else decides on mastership is told of every advert, and one that we may preempt may start a delay.
+	followed := h.priority >= i.router.EffectivePriority() || !i.cfg.Preempt
+	if i.opt.Grants == nil && i.opt.Group == nil && h.priority != vrrp.PriorityLeaving && followed && i.router.State() == vrrp.Backup {
+		i.mu.Lock()
+		i.again = repetition{of: h, known: true}
+		i.mu.Unlock()
+	}
+}
+
+// repeated reports whether an advert is one that the loop need not be woken for, and notes it then. The caller holds mu.
+func (i *Instance) repeated(h heard, at time.Time) bool {
+	if !i.again.known || i.again.of != h {
+		return false
+	}
+	i.again.at = at
+	return true
+}
+
+// catchUp steps the advert that the loop was not woken for, if there is one. What comes next happened later.
+func (i *Instance) catchUp() {
+	i.mu.Lock()
+	again := i.again
+	i.again.at = time.Time{}
+	i.mu.Unlock()
+	if again.at.IsZero() {
+		return
+	}
+	if again.at.Before(i.stepped) {
+		again.at = i.stepped
+	}
+	i.received(again.at, again.of)
+}
+
+// forget has the next advert wake the loop: it may mean something else now.
+func (i *Instance) forget() {
+	i.mu.Lock()
+	i.again.known = false
+	i.mu.Unlock()
+}
+
+// settle ends a repetition that means something to a router which is no backup any more, and steps what came meanwhile.
+func (i *Instance) settle() {
+	if i.router.State() != vrrp.Backup {
+		i.forget()
+	}
+	i.mu.Lock()
+	missed := !i.again.known && !i.again.at.IsZero()
+	i.mu.Unlock()
+	if missed {
+		i.catchUp()
+		i.settle()
+	}
 }
 
 // drain handles what was heard before the timer fired: an advert that waits in the queue is no silence.
 func (i *Instance) drain() {
 	for {
 		select {
-		case ev := <-i.adverts:
-			i.received(time.Now(), ev)
+		case h := <-i.adverts:
+			i.received(time.Now(), h)
 		default:
 			return
 		}
@@ -306,14 +384,20 @@ func (i *Instance) tick(now time.Time) {
 	i.evaluate(now)
 }
 
-// arm sets the loop's one timer to the earliest deadline.
-func (i *Instance) arm() {
+// deadline is when the loop has something to do; zero: never.
+func (i *Instance) deadline() time.Time {
 	next := i.router.Deadline()
-	for _, d := range []time.Time{i.startAt, i.hookBy, i.renewAt, i.againAt, i.routesAgain, i.heldUntil, i.sending.until, i.holding.until} {
+	for _, d := range [...]time.Time{i.startAt, i.hookBy, i.renewAt, i.againAt, i.routesAgain, i.heldUntil, i.sending.until, i.holding.until} {
 		if !d.IsZero() && (next.IsZero() || d.Before(next)) {
 			next = d
 		}
 	}
+	return next
+}
+
+// arm sets the loop's one timer to the earliest deadline.
+func (i *Instance) arm() {
+	next := i.deadline()
 	i.listened = i.listened && next.Equal(i.due)
 	i.due = next
 	i.mu.Lock()
@@ -410,6 +494,7 @@ type stepped struct {
 // step feeds the router and carries out its actions in their order.
 func (i *Instance) step(now time.Time, ev vrrp.Event) {
 	s := stepped{now: now, reason: ev.Reason}
+	i.stepped = now
 	for _, a := range i.router.Step(now, ev) {
 		i.do(now, a)
 		switch a.Kind {

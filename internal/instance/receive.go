@@ -120,12 +120,17 @@ func (i *Instance) Receive(p vrrp.Packet, at time.Time) {
 			complain = peer.warning
 		}
 	}
+	h := heard{p.Src, r.advert.Priority, r.advert.Interval}
+	repeated := i.repeated(h, at)
 	i.mu.Unlock()
 	if complain != "" {
 		i.log.Warn("odd advert", "peer", p.Src, "warning", complain)
 	}
+	if repeated {
+		return
+	}
 	select {
-	case i.adverts <- vrrp.Event{Kind: vrrp.Received, From: p.Src, Priority: r.advert.Priority, Interval: r.advert.Interval}:
+	case i.adverts <- h:
 	default:
 		i.mu.Lock()
 		i.status.counters.Overruns++
