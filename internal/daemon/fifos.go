@@ -118,19 +118,30 @@ func (d *Daemon) openFIFO(c conf.FIFO, secure bool) (*openFIFO, error) {
 	if len(c.Script.Argv) > 0 {
 		run := child.Command{Argv: append(c.Script.Argv[:len(c.Script.Argv):len(c.Script.Argv)], c.Path), User: c.Script.User.Name, Group: c.Script.User.Group,
 			Grace: stopHooks}
-		script.Go(func() { d.read(reading, run, secure) })
+		script.Go(func() { d.read(reading, ctx, run, secure) })
 	}
 	go func() {
 		defer close(o.done)
 		fifo.Run(ctx)
-		end() // the script after the pipe: it is there to read the last lines
-		script.Wait()
+		// The script finds the end of the pipe behind the last lines. One that doesn't end by itself is told to.
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			script.Wait()
+		}()
+		late := time.AfterFunc(scriptLast, end)
+		<-ended
+		late.Stop()
+		end()
 	}()
 	return o, nil
 }
 
-// read keeps a FIFO's script running.
-func (d *Daemon) read(ctx context.Context, c child.Command, secure bool) {
+// scriptLast is how long a FIFO's script may read what is left in the pipe after its end.
+const scriptLast = 300 * time.Millisecond
+
+// read keeps a FIFO's script running until ctx ends; it is not started again after open has ended.
+func (d *Daemon) read(ctx, open context.Context, c child.Command, secure bool) {
 	for {
 		err := error(nil)
 		if secure {
@@ -139,13 +150,13 @@ func (d *Daemon) read(ctx context.Context, c child.Command, secure bool) {
 		if err == nil {
 			_, err = child.Run(ctx, c)
 		}
-		if ctx.Err() != nil {
+		if open.Err() != nil {
 			return
 		}
 		d.log.Error("the script of the fifo has ended, it is started again", "command", c.String(), "error", err)
 		select {
 		case <-time.After(scriptAgain):
-		case <-ctx.Done():
+		case <-open.Done():
 			return
 		}
 	}

@@ -620,33 +620,6 @@ func TestVRRPCannotServe(t *testing.T) {
 	}
 }
 
-// The way of docs/keepalived-compat.md from a pair of keepalived to one of vrrpd, with the same file.
-func TestVRRPMigration(t *testing.T) {
-	l := newLab(t, 2)
-	n1, n2 := l.Host("n1"), l.Host("n2")
-	vip := lab.VIP(1)
-	r := fast(0, "nopreempt")
-	startKeepalived(t, n1, file("", r.with(150)))
-	eventually(t, patience, "n1 is master", func() (bool, string) {
-		state := keepalivedStateOf(t, n1, "VI_51")
-		return state == "MASTER", state
-	})
-	startKeepalived(t, n2, file("", r.with(100)))
-	watch, begin := watchHoldings(t, l), time.Now()
-	keepalived.stop(t, n2)
-	vrrpd.start(t, n2, file("", r.with(100)))
-	waitInstance(t, n2, "VI_51", "hears n1", func(i control.Instance) bool { return i.State == control.StateBackup && i.Master == "10.77.0.1" })
-	waitHolder(t, l, vip, "n1")
-	keepalived.stop(t, n1)
-	waitHolder(t, l, vip, "n2")
-	vrrpd.start(t, n1, file("", r.with(150)))
-	waitInstance(t, n1, "VI_51", "hears n2", func(i control.Instance) bool { return i.State == control.StateBackup && i.Master == "10.77.0.2" })
-	waitHolder(t, l, vip, "n2")
-	if two := watch.overlaps(t, []netip.Addr{vip}, begin, handOver); len(two) > 0 {
-		t.Errorf("two holders: %v", two)
-	}
-}
-
 // The owner of its address (priority 255) has it by its own right: vrrpd takes it neither off at the end nor by cleanup.
 func TestVRRPOwner(t *testing.T) {
 	l := newLab(t, 2)
