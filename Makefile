@@ -96,7 +96,7 @@ sim: ## what decides on mastership, in virtual time: SEEDS runs of a minute with
 	$(GO) test -count=1 -timeout 60m -v -run 'TestSeeds|TestPartition|TestWallClock' ./test/sim -sim.seeds=$(SEEDS)
 	$(GO) test -count=1 -timeout 60m -v -run 'TestPlanted|TestHarmless|TestRaft' ./test/sim -sim.planted -sim.raft=500
 
-bench: need-go deps-bench build ## measurements: takeover time, cost of 250 instances beside keepalived's
+bench: need-go deps-bench build ## measurements beside keepalived: takeover, cost of up to 1000 instances, reload, spacing of adverts; quorum
 	@$(GOBUILD) -o bin/bench ./test/bench
 	@scripts/as-root bin/bench
 

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -34,13 +35,16 @@ var benches = []struct {
 }{
 	{"takeover", takeover},
 	{"cost", cost},
+	{"mass", mass},
+	{"reload", reload},
+	{"spacing", spacing},
 	{"quorum", quorum},
 }
 
 type settings struct {
 	bin       string
 	runs      int
-	instances int
+	instances []int
 	seconds   int
 	load      time.Duration
 }
@@ -52,13 +56,20 @@ func run(ctx context.Context, args []string) error {
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&s.bin, "bin", binDir(), "directory of vrrpd and pgnotify")
-	flags.IntVar(&s.runs, "runs", 0, "takeovers of each kind (default 20 beside keepalived, 50 by quorum)")
-	flags.IntVar(&s.instances, "instances", 250, "vrrp_instances for the cost")
-	flags.IntVar(&s.seconds, "seconds", 0, "how long cost and load are measured (default 20 for cost, 60 for load)")
+	flags.IntVar(&s.runs, "runs", 0, "takeovers and reloads of each kind (default 20 beside keepalived, 3 of many instances, 50 by quorum)")
+	instances := flags.String("instances", "1,100,250,1000", "numbers of vrrp_instances for the cost, each at 1 and at 0.1 s")
+	flags.IntVar(&s.seconds, "seconds", 0, "how long one thing is measured (default 10 for cost, 15 for spacing, 60 for load)")
 	flags.DurationVar(&s.load, "load", 0, "how long leases are watched beside busy loops and pgbench (default as -seconds says, else 60s; 600s is the whole)")
-	only := flags.String("only", "", "names of benches, separated by commas: takeover, cost, quorum (default: all)")
+	only := flags.String("only", "", "names of benches, separated by commas: takeover, cost, mass, reload, spacing, quorum (default: all)")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	for _, text := range strings.Split(*instances, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > sides*255 {
+			return fmt.Errorf("-instances %s: expected numbers from 1 to %d", *instances, sides*255)
+		}
+		s.instances = append(s.instances, n)
 	}
 	var want []string
 	if *only != "" {
@@ -123,13 +134,15 @@ func newLab(ctx context.Context, s settings, hosts int) (*lab.Lab, error) {
 	}})
 }
 
+// benchConf is the configuration on each host.
+const benchConf = "/etc/bench.conf"
+
 // start runs r on h with this configuration.
 func (r router) start(ctx context.Context, h *lab.Host, config string) (*lab.Proc, error) {
-	const file = "/etc/bench.conf"
-	if err := h.WriteFile(file, []byte(config), 0o644); err != nil {
+	if err := h.WriteFile(benchConf, []byte(config), 0o644); err != nil {
 		return nil, err
 	}
-	return h.Spawn(ctx, r.name, r.argv(file)...)
+	return h.Spawn(ctx, r.name, r.argv(benchConf)...)
 }
 
 // kill ends every process of r on h at once.

@@ -329,7 +329,7 @@ func (c *council) witnessCost(ctx context.Context, seconds int) error {
 	before := lab.ReadLoad()
 	from := map[string]time.Duration{}
 	for _, name := range councilWitness {
-		cpu, _, err := c.used(name)
+		cpu, _, err := c.used(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -340,7 +340,7 @@ func (c *council) witnessCost(ctx context.Context, seconds int) error {
 	}
 	fmt.Printf("  a witness over %d s  (target: RSS <= 16 MiB, cpu <= 1 %%)\n", seconds)
 	for _, name := range councilWitness {
-		cpu, rss, err := c.used(name)
+		cpu, rss, err := c.used(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -360,10 +360,10 @@ func (c *council) witnessCost(ctx context.Context, seconds int) error {
 }
 
 // used is the processor time and the resident memory, in KiB, of a host's vrrpd.
-func (c *council) used(name string) (time.Duration, int, error) {
+func (c *council) used(ctx context.Context, name string) (time.Duration, int, error) {
 	h := c.l.Host(name)
 	pid := h.Proc("vrrpd").PID()
-	cpu, _, err := readProcess(h, pid)
+	cpu, _, err := readProcess(ctx, h, pid)
 	if err != nil {
 		return 0, 0, err
 	}

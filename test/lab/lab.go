@@ -49,6 +49,8 @@ type Options struct {
 	// Binds are directories of the machine that every host sees, writable: path inside -> path outside. /run/shared
 	// (SharedDir) is always there.
 	Binds map[string]string
+	// Networks is how many networks there are besides the two, see Network; the client is on none of them.
+	Networks int
 	// Dir is where the lab's directory is made (default: environment variable PGVRRP_LAB_DIR, else the temporary
 	// directory). The disks of the hosts are in it: on a tmpfs such as /dev/shm labs come and go faster, and fsync
 	// costs nothing, which no measurement should be made with.
@@ -59,7 +61,7 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Lab is a set of hosts on two networks. Its methods may be called from several goroutines.
+// Lab is a set of hosts on two networks or more. Its methods may be called from several goroutines.
 type Lab struct {
 	log    *slog.Logger
 	dir    string
@@ -147,6 +149,9 @@ func baseDir(dir string) string {
 
 func (o Options) specs() ([]HostSpec, error) {
 	var specs []HostSpec
+	if most := mostNetworks - len(Bridges()); o.Networks < 0 || o.Networks > most {
+		return nil, fmt.Errorf("%d more networks: want 0 to %d", o.Networks, most)
+	}
 	for i := 1; i <= o.Hosts; i++ {
 		specs = append(specs, HostSpec{Name: fmt.Sprintf("n%d", i), Index: i})
 	}
@@ -389,7 +394,7 @@ func (l *Lab) Names(except ...string) []string {
 // HostByMAC returns the name of the host whose interface has this address, "" if none has (a virtual MAC).
 func (l *Lab) hostByMAC(mac [6]byte) string {
 	for _, h := range append(l.Hosts(), l.client) {
-		for _, b := range Bridges() {
+		for _, b := range l.bridges() {
 			if h.mac(b) == mac {
 				return h.name
 			}

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bridge names one of the two networks.
+// Bridge names one of the two networks, or one of those that Options.Networks adds.
 type Bridge string
 
 const (
@@ -26,32 +26,53 @@ const (
 	Interconnect Bridge = "ic"
 )
 
-// Bridges returns both networks.
+// Bridges returns both networks that every lab has.
 func Bridges() []Bridge { return []Bridge{LAN, Interconnect} }
+
+// Network is the n-th network of a lab, from 0: LAN, Interconnect, and then those of Options.Networks, 10.79.0.0/24 and fd79::/64
+// with eth2 in the hosts, and so on.
+func Network(n int) Bridge {
+	if n < len(Bridges()) {
+		return Bridges()[n]
+	}
+	return Bridge(fmt.Sprintf("net%d", n))
+}
+
+// ordinal is the reverse of Network.
+func (b Bridge) ordinal() int {
+	for n := range mostNetworks {
+		if Network(n) == b {
+			return n
+		}
+	}
+	panic(fmt.Sprintf("lab: no network is called %q", b))
+}
+
+// mostNetworks is how many networks a lab may have; the numbers of ports hang on it.
+const mostNetworks = 9
+
+// bridges returns the lab's networks.
+func (l *Lab) bridges() []Bridge {
+	all := Bridges()
+	for n := range l.opts.Networks {
+		all = append(all, Network(len(Bridges())+n))
+	}
+	return all
+}
 
 const clientIndex = 200
 
 // Interface returns the name that an interface on this network has in the hosts.
-func (b Bridge) Interface() string {
-	if b == LAN {
-		return "eth0"
-	}
-	return "eth1"
-}
+func (b Bridge) Interface() string { return fmt.Sprintf("eth%d", b.ordinal()) }
 
-func (b Bridge) number() byte {
-	if b == LAN {
-		return 77
-	}
-	return 78
-}
+func (b Bridge) number() byte { return byte(77 + b.ordinal()) }
 
-// Addr returns the host's IPv4 address on a network, 10.77.0.I or 10.78.0.I.
+// Addr returns the host's IPv4 address on a network, 10.77.0.I on the first one.
 func (h *Host) Addr(b Bridge) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, b.number(), 0, byte(h.index)})
 }
 
-// Addr6 returns the host's IPv6 address on a network, fd77::I or fd78::I with the decimal digits of I.
+// Addr6 returns the host's IPv6 address on a network, fd77::I on the first one, with the decimal digits of I.
 func (h *Host) Addr6(b Bridge) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("fd%d::%d", b.number(), h.index))
 }
@@ -66,7 +87,7 @@ func (h *Host) bridges() []Bridge {
 	if h.index == clientIndex {
 		return []Bridge{LAN}
 	}
-	return Bridges()
+	return h.l.bridges()
 }
 
 // port is the name of the switch's end of a cable, and its number. The number is far from those inside the hosts: the
@@ -93,7 +114,7 @@ func (l *Lab) makeSwitch() error {
 		return err
 	}
 	return l.sw.do(func() error {
-		for i, b := range Bridges() {
+		for i, b := range l.bridges() {
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name, attrs.Index = string(b), 9000+i
 			off := false
@@ -173,7 +194,7 @@ func setUp(name string) error {
 func (h *Host) addCable(b Bridge, target *os.File) error {
 	name, index := h.port(b)
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Index, attrs.MasterIndex = name, index, 9000+slices.Index(Bridges(), b)
+	attrs.Name, attrs.Index, attrs.MasterIndex = name, index, 9000+b.ordinal()
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.Interface(), PeerHardwareAddr: h.MAC(b), PeerNamespace: netlink.NsFd(int(target.Fd()))}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add cable %s: %w", name, err)
@@ -257,12 +278,12 @@ type cut struct {
 // Partition drops every frame between the hosts of a and those of b, both ways, on all networks if none is named.
 // Nobody sees a carrier go. Cuts add up until they are healed, and outlive a host's power loss.
 func (l *Lab) Partition(a, b []string, on ...Bridge) error {
-	return l.changeCuts(true, append(pairs(a, b, on), pairs(b, a, on)...))
+	return l.changeCuts(true, append(l.pairs(a, b, on), l.pairs(b, a, on)...))
 }
 
 // CutOneWay drops every frame from the hosts of from to those of to; the other direction stays.
 func (l *Lab) CutOneWay(from, to []string, on ...Bridge) error {
-	return l.changeCuts(true, pairs(from, to, on))
+	return l.changeCuts(true, l.pairs(from, to, on))
 }
 
 // Isolate partitions the named hosts, together, from all others and from the client.
@@ -272,7 +293,7 @@ func (l *Lab) Isolate(names []string, on ...Bridge) error {
 
 // HealBetween takes back what Partition and CutOneWay did between the hosts of a and those of b, both ways.
 func (l *Lab) HealBetween(a, b []string, on ...Bridge) error {
-	return l.changeCuts(false, append(pairs(a, b, on), pairs(b, a, on)...))
+	return l.changeCuts(false, append(l.pairs(a, b, on), l.pairs(b, a, on)...))
 }
 
 // Heal takes back every partition and one-way cut. Pulled cables stay pulled.
@@ -286,9 +307,9 @@ func (l *Lab) Heal() error {
 	return l.changeCuts(false, all)
 }
 
-func pairs(from, to []string, on []Bridge) []cut {
+func (l *Lab) pairs(from, to []string, on []Bridge) []cut {
 	if len(on) == 0 {
-		on = Bridges()
+		on = l.bridges()
 	}
 	var cuts []cut
 	for _, b := range on {
