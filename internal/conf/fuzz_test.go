@@ -207,3 +207,40 @@ func fuzzQuorum(t *testing.T, c *Config, code int) {
 		}
 	}
 }
+
+// FuzzCommand: every command line gives words without NUL bytes, or a problem, and never both.
+func FuzzCommand(f *testing.F) {
+	for _, text := range []string{"", `\`, `/bin/sh -c 'a "b" c'`, `/bin/a \x41\101\cA\q "b\"c"`, "'", `a\x`, `a\0`, "\x00", `"" a`, `a''b`} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		argv, problem := splitCommand(text)
+		if (problem == "") != (len(argv) > 0 && argv[0] != "") {
+			t.Fatalf("got %q and problem %q", argv, problem)
+		}
+		for _, a := range argv {
+			if strings.IndexByte(a, 0) >= 0 {
+				t.Errorf("NUL byte in %q", a)
+			}
+		}
+	})
+}
+
+// FuzzBraces: alternatives are bounded, however they nest, and a pattern without braces stays as it is.
+func FuzzBraces(f *testing.F) {
+	for _, text := range []string{"", "{", "}", "{}", "{,}", "a{b,c{d,e}}f", "{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}{a,b}", "{{{{", "}}{"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > maxLineLen {
+			return
+		}
+		all, ok := expandBraces(text)
+		if len(all) > 1000+maxLineLen {
+			t.Errorf("%d alternatives", len(all))
+		}
+		if !strings.Contains(text, "{") && (!ok || len(all) != 1 || all[0] != text) {
+			t.Errorf("got %q, %t", all, ok)
+		}
+	})
+}

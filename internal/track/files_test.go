@@ -109,3 +109,19 @@ func TestEvaluateFiles(t *testing.T) {
 		}
 	}
 }
+
+// FuzzNumber: a number is within 32 bits, and what stands behind it changes nothing.
+func FuzzNumber(f *testing.F) {
+	for _, text := range []string{"", "0", "-1", "+7 x", "0x7fffffff", "0x", "-0x80000000", "010", "08", "99999999999999999999", " \n-12\n", "--1"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		value, found, inRange := number(text)
+		if value != int(int32(value)) || value != 0 && (!found || !inRange) {
+			t.Errorf("got %d, found %t, in range %t", value, found, inRange)
+		}
+		if v, ok, in := number(text + " 1"); found && (v != value || ok != found || in != inRange) {
+			t.Errorf("with more text behind it: got %d, %t, %t, want %d, %t, %t", v, ok, in, value, found, inRange)
+		}
+	})
+}

@@ -29,29 +29,31 @@ type tracked struct {
 	reason string      // wanted in status
 	prio   int         // wanted effective priority, default 100
 	first  string      // wanted first state, if it is another than state's way there
+	ignore bool        // keepalived is master in spite of it
 }
 
 const shebang = "#!/bin/sh\n"
 
-// Every way in which a check can fail to say that all is well, each in an instance of its own: what cannot be known is bad.
-func TestVRRPChecksFailClosed(t *testing.T) {
+// Every way in which a check can fail to say that all is well, each in an instance of its own: what cannot be known is bad. Beside it
+// keepalived with the same file, as the control: a check that cannot run is none.
+func TestPain07CheckThatCannotRun(t *testing.T) {
 	const fault, master = control.StateFault, control.StateMaster
 	good, bad := shebang+"exit 0\n", shebang+"exit 1\n"
 	tests := []tracked{
 		{name: "good", script: good, state: master},
 		{name: "bad", script: bad, state: fault, reason: "exit status 1"},
-		{name: "missing", state: fault, reason: "no such file"},
-		{name: "not-executable", script: good, mode: 0o644, state: fault, reason: "permission denied"},
-		{name: "directory", file: "/etc/vrrpd", state: fault, reason: "directory"},
-		{name: "no-interpreter", script: "#!/nonexistent/sh\n", state: fault, reason: "/nonexistent/sh"},
-		{name: "no-program", script: "just text\n", state: fault, reason: "exec format"},
-		{name: "no-user", script: good, lines: []string{"user nosuchuser"}, state: fault, reason: ""},
-		{name: "no-group", script: good, lines: []string{"user nobody nosuchgroup"}, state: fault, reason: ""},
-		{name: "not-for-user", script: good, mode: 0o700, lines: []string{"user nobody"}, state: fault, reason: "permission denied"},
+		{name: "missing", state: fault, reason: "no such file", ignore: true},
+		{name: "not-executable", script: good, mode: 0o644, state: fault, reason: "permission denied", ignore: true},
+		{name: "directory", file: "/etc/vrrpd", state: fault, reason: "directory", ignore: true},
+		{name: "no-interpreter", script: "#!/nonexistent/sh\n", state: fault, reason: "/nonexistent/sh", ignore: true},
+		{name: "no-program", script: "just text\n", state: fault, reason: "exec format", ignore: true},
+		{name: "no-user", script: good, lines: []string{"user nosuchuser"}, state: fault, reason: "", ignore: true},
+		{name: "no-group", script: good, lines: []string{"user nobody nosuchgroup"}, state: fault, reason: "", ignore: true},
+		{name: "not-for-user", script: good, mode: 0o700, lines: []string{"user nobody"}, state: fault, reason: "permission denied", ignore: true},
 		{name: "crashes", script: shebang + "kill -SEGV $$; sleep 9\n", state: fault, reason: "segmentation fault"},
 		{name: "hangs", script: shebang + "sleep 60\n", lines: []string{"timeout 1"}, state: fault, reason: "1s"},
 		{name: "is-deaf", script: shebang + "trap '' TERM; sleep 60\n", lines: []string{"timeout 1"}, state: fault, reason: "1s"},
-		{name: "undefined", track: "none", state: fault, reason: "not defined"},
+		{name: "undefined", track: "none", state: fault, reason: "not defined", ignore: true},
 		{name: "init-fail", script: good, lines: []string{"init_fail", "rise 2"}, state: master, first: fault},
 		{name: "reverse-good", script: good, track: "reverse-good weight 0 reverse", state: fault, reason: "reverse"},
 		{name: "plus-good", script: good, lines: []string{"weight 20"}, state: master, prio: 120},
@@ -66,8 +68,7 @@ func TestVRRPChecksFailClosed(t *testing.T) {
 		{name: "below-one", script: bad, lines: []string{"weight -253"}, state: master, prio: 1},
 		{name: "above-254", script: good, lines: []string{"weight 253"}, state: master, prio: 254},
 	}
-	l := newLab(t, 1)
-	n1 := l.Host("n1")
+	_, n1, n2 := apart(t)
 	var blocks []fmt.Stringer
 	for k, tt := range tests {
 		path := tt.file
@@ -80,6 +81,7 @@ func TestVRRPChecksFailClosed(t *testing.T) {
 				mode = 0o755
 			}
 			writeFile(t, n1, path, tt.script, mode)
+			writeFile(t, n2, path, tt.script, mode)
 		}
 		track := tt.name
 		if tt.track != "" && tt.track != "none" {
@@ -97,8 +99,16 @@ func TestVRRPChecksFailClosed(t *testing.T) {
 			Lines: []string{"track_script {", "  " + track, "}"}})
 	}
 	startVrrpd(t, n1, file("script_user root", blocks...))
+	startKeepalived(t, n2, file("script_user root", blocks...))
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.ignore || tt.name == "bad" {
+				wantState := map[bool]string{true: master, false: fault}[tt.ignore]
+				eventually(t, patience, "the control: keepalived's state", func() (bool, string) {
+					got := keepalivedStateOf(t, n2, tt.name)
+					return got == wantState, got
+				})
+			}
 			prio := tt.prio
 			if prio == 0 {
 				prio = 100
