@@ -94,13 +94,21 @@ func expect(got any, want string) string {
 
 // Acceptance 16: what real files look like. The files under testdata/ stand for them, see TestGolden.
 
+// addressLine is a line of virtual_ipaddress and what becomes of it.
+type addressLine struct {
+	line string
+	want string // prefix and what is set, "" if dropped
+	diag string // "" for none
+}
+
+// file is an instance with that line alone.
+func (a addressLine) file() string {
+	return "vrrp_instance VI_1 {\ninterface eth0\nvirtual_router_id 51\nvirtual_ipaddress {\n" + a.line + "\n}\n}\n"
+}
+
 // Acceptance 21: each way in which a line of virtual_ipaddress can be wrong.
-func TestAddressLines(t *testing.T) {
-	tests := []struct {
-		line string
-		want string // prefix and what is set, "" if dropped
-		diag string // "" for none
-	}{
+func addressLines() []addressLine {
+	return []addressLine{
 		{"10.0.0.1", "10.0.0.1/32", ""},
 		{"10.0.0.1/24", "10.0.0.1/24", ""},
 		{"10.0.0.1/0", "10.0.0.1/0", ""},
@@ -163,9 +171,12 @@ func TestAddressLines(t *testing.T) {
 		{"224.0.0.1", "224.0.0.1/32", "lint f:5:1: virtual_ipaddress: address that no host can share"},
 		{"0.0.0.0", "0.0.0.0/32", "address that no host can share"},
 	}
-	for _, tt := range tests {
+}
+
+func TestAddressLines(t *testing.T) {
+	for _, tt := range addressLines() {
 		t.Run(tt.line, func(t *testing.T) {
-			c, diags := load("vrrp_instance VI_1 {\ninterface eth0\nvirtual_router_id 51\nvirtual_ipaddress {\n" + tt.line + "\n}\n}\n")
+			c, diags := load(tt.file())
 			got := ""
 			for _, a := range c.Instances[0].Addresses {
 				got = a.Prefix.String()

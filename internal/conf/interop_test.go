@@ -83,6 +83,46 @@ func TestKeepalived(t *testing.T) {
 	}
 }
 
+// deliberateLines are the lines of virtual_ipaddress that only one of the two finds fault with, and why.
+var deliberateLines = map[string]string{
+	"10.0.0.1/":                    "keepalived overlooks that the prefix length is missing",
+	"10.0.0.1 peer 10.0.0.2/24":    laterPeer,
+	"10.0.0.1/24 peer 10.0.0.2/25": laterPeer,
+	"10.0.0.1 dev eth9 use_vmac":   "the host's interfaces are looked at by the program, not by the parser",
+}
+
+const laterPeer = "later versions of keepalived take a prefix length at the peer"
+
+// TestKeepalivedAddressLines runs keepalived -t over each line that TestAddressLines reads.
+func TestKeepalivedAddressLines(t *testing.T) {
+	program, err := exec.LookPath("keepalived")
+	if err != nil || os.Getuid() != 0 {
+		missingHere(t, "needs keepalived and root")
+	}
+	used := map[string]bool{}
+	for _, tt := range addressLines() {
+		t.Run(tt.line, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "f")
+			if err := os.WriteFile(file, []byte(tt.file()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, diags := Load(file, testdataOptions())
+			ours := ExitCode(wired(diags), false)
+			theirs, output := keepalived(t, program, file)
+			why, known := deliberateLines[tt.line]
+			used[tt.line] = known
+			if (ours == theirs) == known {
+				t.Errorf("got %d, keepalived %d (%s)\n  %s\n%s", ours, theirs, why, strings.Join(lines(diags), "\n  "), output)
+			}
+		})
+	}
+	for line := range deliberateLines {
+		if !used[line] {
+			t.Errorf("difference %q is not needed", line)
+		}
+	}
+}
+
 func missingHere(t *testing.T, why string) {
 	t.Helper()
 	if os.Getenv("CI") != "" || os.Getenv("PGVRRP_REQUIRE") != "" {

@@ -133,7 +133,7 @@ func TestALateTimerGoesToBackup(t *testing.T) {
 				synctest.Wait()
 				h.take()
 				i.call(t.Context(), func(time.Time) { time.Sleep(10 * time.Second) }) // the loop stands still
-				time.Sleep(10*time.Second + listenTime + time.Millisecond)
+				time.Sleep(10*time.Second + listenMost + time.Millisecond)
 				synctest.Wait()
 				if s := i.Status(); s.State != tc.want {
 					t.Errorf("in %s (%s), want %s", s.State, s.Reason, tc.want)

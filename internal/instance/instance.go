@@ -140,11 +140,12 @@ type Instance struct {
 	ended    bool          // no more orders are taken
 	ordered  chan struct{} // orders has some
 
-	timer    *time.Timer
-	due      time.Time // what the timer is set to
-	listened bool      // a late timer has been put off once already
-	thawed   bool      // we were stopped for so long that another router may have taken over
-	stepped  time.Time // when the router was stepped last
+	timer     *time.Timer
+	due       time.Time     // what the timer is set to
+	listened  bool          // a late timer has been put off once already
+	listenFor time.Duration // by how much
+	thawed    bool          // we were stopped for so long that another router may have taken over
+	stepped   time.Time     // when the router was stepped last
 
 	mu     sync.Mutex // guards status and what feeds it
 	status status
@@ -267,9 +268,11 @@ func (i *Instance) Run(ctx context.Context) error {
 
 // A timer that is so late means that we were stopped; then the adverts that came meanwhile, which lie in the socket, are read
 // before our own timer speaks. Otherwise a paused standby would take a living master for silent.
+// The longer we were away, the busier whoever stopped us may still be.
 const (
 	stalled    = 50 * time.Millisecond
-	listenTime = 10 * time.Millisecond
+	listenTime = 10 * time.Millisecond // at least
+	listenMost = 5 * listenTime        // a tenth of the time that we were late, but no more than this
 )
 
 // listenFirst puts a late timer off, once.
@@ -278,7 +281,7 @@ func (i *Instance) listenFirst(now time.Time) bool {
 	if i.listened || i.due.IsZero() || late < stalled {
 		return false
 	}
-	i.listened = true
+	i.listened, i.listenFor = true, min(max(late/10, listenTime), listenMost)
 	// A gated master that was replaced meanwhile has no lease any more: that says it, and not an advert.
 	i.thawed = !i.Gated() && i.router.State() == vrrp.Active && late >= time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval
 	return true
@@ -407,7 +410,7 @@ func (i *Instance) arm() {
 	case next.IsZero():
 		i.timer.Stop()
 	case i.listened:
-		i.timer.Reset(listenTime)
+		i.timer.Reset(i.listenFor)
 	default:
 		i.timer.Reset(time.Until(next))
 	}

@@ -102,11 +102,10 @@ func TestPain07CheckThatCannotRun(t *testing.T) {
 	startKeepalived(t, n2, file("script_user root", blocks...))
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.ignore || tt.name == "bad" {
-				wantState := map[bool]string{true: master, false: fault}[tt.ignore]
-				eventually(t, patience, "the control: keepalived's state", func() (bool, string) {
+			if tt.ignore {
+				eventually(t, patience, "the control: keepalived is master", func() (bool, string) {
 					got := keepalivedStateOf(t, n2, tt.name)
-					return got == wantState, got
+					return got == master, got
 				})
 			}
 			prio := tt.prio
@@ -114,7 +113,8 @@ func TestPain07CheckThatCannotRun(t *testing.T) {
 				prio = 100
 			}
 			i := waitInstance(t, n1, tt.name, tt.state, func(i control.Instance) bool {
-				return i.State == tt.state && (tt.state == fault || int(i.Priority) == prio)
+				// On a busy machine a program may not even fail within its time at first.
+				return i.State == tt.state && (tt.state == fault && strings.Contains(strings.ToLower(i.Reason), tt.reason) || int(i.Priority) == prio)
 			})
 			if !strings.Contains(strings.ToLower(i.Reason), tt.reason) || tt.state == fault && !strings.Contains(i.Reason, tt.name) {
 				t.Errorf("reason: got %q, want it to name %s and tell of %q", i.Reason, tt.name, tt.reason)
@@ -126,6 +126,9 @@ func TestPain07CheckThatCannotRun(t *testing.T) {
 				t.Errorf("first state: got %s, want %s", i.Transitions[0].To, tt.first)
 			}
 			if tt.state == fault {
+				if got := keepalivedStateOf(t, n2, tt.name); tt.name == "bad" && got == master {
+					t.Errorf("the control: keepalived is %s", got)
+				}
 				for _, x := range i.Transitions {
 					if x.To == master {
 						t.Errorf("it was master at %s: %+v", x.At, i.Transitions)

@@ -172,7 +172,7 @@ func (all migrations) migrate(t *testing.T, from, to daemon) {
 // the old master has heard the new one's advert.
 func TestVRRPMigration(t *testing.T) {
 	t.Parallel()
-	const fast, slow = 100 * time.Millisecond, time.Second
+	const fast, slow = 500 * time.Millisecond, time.Second
 	fifoLines := func(t *testing.T, s *migration) {
 		t.Helper()
 		for k, want := range []string{"BACKUP MASTER BACKUP MASTER BACKUP MASTER", "BACKUP BACKUP MASTER BACKUP BACKUP MASTER BACKUP"} {
