@@ -1,12 +1,15 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -89,7 +92,7 @@ func connConfig(conninfo string, params map[string]string) (*pgx.ConnConfig, err
 	for k, v := range params {
 		cfg.RuntimeParams[k] = v
 	}
-	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // one round trip a query, no prepared statements
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // one round trip a query, no prepared statements: for sessions that ask once
 	return cfg, nil
 }
 
@@ -107,10 +110,16 @@ func sessionParams(statementTimeout time.Duration) map[string]string {
 
 // dial opens an SQL session anywhere.
 func dial(ctx context.Context, conninfo string, params map[string]string) (*pgx.Conn, error) {
+	return dialMode(ctx, conninfo, params, pgx.QueryExecModeExec)
+}
+
+func dialMode(ctx context.Context, conninfo string, params map[string]string, mode pgx.QueryExecMode) (*pgx.Conn, error) {
 	cfg, err := connConfig(conninfo, params)
 	if err != nil {
 		return nil, err
 	}
+	cfg.DefaultQueryExecMode = mode
+	defer reuseRefused(&cfg.Config)()
 	c, err := pgx.ConnectConfig(ctx, cfg)
 	return c, inOneLine(err)
 }
@@ -125,6 +134,7 @@ func dialReplication(ctx context.Context, conninfo string) (*pgconn.PgConn, erro
 	if err != nil {
 		return nil, err
 	}
+	defer reuseRefused(&cfg.Config)()
 	c, err := pgconn.ConnectConfig(ctx, &cfg.Config)
 	return c, inOneLine(err)
 }
@@ -151,6 +161,93 @@ func (e lineError) Error() string {
 }
 
 func (e lineError) Unwrap() error { return e.error }
+
+// reuseRefused has an attempt to connect go on over the connection on which the server has just refused TLS, as libpq does for sslmode=prefer. pgx
+// would open another one for that, and each costs the server a process, at the very time when it has others to make. The call that it returns comes
+// after the attempt.
+func reuseRefused(cfg *pgconn.Config) (end func()) {
+	r := &refusal{dial: cfg.DialFunc}
+	cfg.DialFunc = r.connect
+	return r.end
+}
+
+// refusal keeps a connection that is good for all but TLS.
+type refusal struct {
+	dial pgconn.DialFunc
+	mu   sync.Mutex
+	conn net.Conn
+	addr string
+	over bool
+}
+
+func (r *refusal) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	r.mu.Lock()
+	kept, same, over := r.conn, r.addr == addr, r.over
+	r.conn = nil
+	r.mu.Unlock()
+	switch {
+	case kept != nil && same && ctx.Err() == nil:
+		return kept, nil
+	case kept != nil:
+		kept.Close()
+	}
+	c, err := r.dial(ctx, network, addr)
+	if err != nil || over { // a request to cancel is a connection of its own
+		return c, err
+	}
+	return &asking{Conn: c, refusal: r, addr: addr}, nil
+}
+
+func (r *refusal) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over = true; r.conn != nil {
+		r.conn.Close()
+		r.conn = nil
+	}
+}
+
+// sslRequest asks a server for TLS ("55.7 Message Formats" in the manual).
+var sslRequest = []byte{0, 0, 0, 8, 4, 210, 22, 47}
+
+// asking is a new connection. Whether the answer to a request for TLS was no, and nothing else was said, its end decides.
+type asking struct {
+	net.Conn
+	refusal *refusal
+	addr    string
+	asked   bool
+	no      bool
+	more    bool
+}
+
+func (c *asking) Write(b []byte) (int, error) {
+	if !c.asked && !c.more && bytes.Equal(b, sslRequest) {
+		c.asked = true
+	} else {
+		c.more = true
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *asking) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.asked && !c.more && n == 1 && b[0] == 'N' {
+		c.no = true
+	}
+	return n, err
+}
+
+func (c *asking) Close() error {
+	if r := c.refusal; c.no && !c.more {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !r.over && r.conn == nil {
+			r.conn, r.addr = c.Conn, c.addr
+			return nil
+		}
+	}
+	return c.Conn.Close()
+}
 
 // goodbyeTimeout is how long the other end may take to hang up; one that has just lost its power never does.
 const goodbyeTimeout = 100 * time.Millisecond

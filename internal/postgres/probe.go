@@ -69,6 +69,21 @@ func Probe(ctx context.Context, conninfo string) (Remote, error) {
 	return r, nil
 }
 
+// ProbeHistory is Probe, and FetchHistory of the timeline that the server is on, over the same connection.
+func ProbeHistory(ctx context.Context, conninfo string) (Remote, History, error) {
+	c, err := dialReplication(ctx, conninfo)
+	if err != nil {
+		return Remote{}, nil, fmt.Errorf("probe server: %w", err)
+	}
+	defer closeConn(c)
+	r, err := probe(ctx, c)
+	if err != nil {
+		return Remote{}, nil, fmt.Errorf("probe server at %s: %w", r.Addr, err)
+	}
+	h, err := fetchHistory(ctx, c, r.Timeline)
+	return r, h, err
+}
+
 func probe(ctx context.Context, c *pgconn.PgConn) (Remote, error) {
 	r := Remote{Addr: remoteAddr(c)}
 	r.Version = versionNum(c.ParameterStatus("server_version"))
@@ -131,6 +146,13 @@ func FetchHistory(ctx context.Context, conninfo string, tli Timeline) (History, 
 		return nil, fmt.Errorf("fetch history of timeline %d: %w", tli, err)
 	}
 	defer closeConn(c)
+	return fetchHistory(ctx, c, tli)
+}
+
+func fetchHistory(ctx context.Context, c *pgconn.PgConn, tli Timeline) (History, error) {
+	if tli <= 1 {
+		return nil, nil
+	}
 	row, err := simple(ctx, c, fmt.Sprintf("TIMELINE_HISTORY %d", tli))
 	if err == nil && len(row) != 2 {
 		err = errors.New("want two columns in the answer")
