@@ -116,7 +116,8 @@ func (x *session) open(ctx context.Context) error {
 		x.s.log.Debug("our session is lost", "reason", err)
 		x.drop()
 	}
-	conn, err := x.s.connectWith(ctx, x.s.stayingParams(x.commit))
+	// The same few questions all the time: planning them anew would cost more than the answers.
+	conn, err := x.s.connectWith(ctx, x.s.stayingParams(x.commit), pgx.QueryExecModeCacheStatement)
 	if err != nil {
 		return err
 	}

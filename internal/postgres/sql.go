@@ -51,15 +51,15 @@ func (s *Server) conninfo() (string, error) {
 
 // connect opens an SQL session and makes sure that it is this server that answers and not another one on the same port. statementTimeout 0 = none.
 func (s *Server) connect(ctx context.Context, statementTimeout time.Duration) (*pgx.Conn, error) {
-	return s.connectWith(ctx, sessionParams(statementTimeout))
+	return s.connectWith(ctx, sessionParams(statementTimeout), pgx.QueryExecModeExec)
 }
 
-func (s *Server) connectWith(ctx context.Context, params map[string]string) (*pgx.Conn, error) {
+func (s *Server) connectWith(ctx context.Context, params map[string]string, mode pgx.QueryExecMode) (*pgx.Conn, error) {
 	ci, err := s.conninfo()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dial(ctx, ci, params)
+	conn, err := dialMode(ctx, ci, params, mode)
 	if err != nil {
 		return nil, err
 	}
