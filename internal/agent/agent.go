@@ -126,6 +126,7 @@ type Agent struct {
 	opened    uint64
 	parked    uint64        // the epoch whose address was taken off for a planned stop
 	parkedAt  time.Duration // when
+	dropping  uint64        // the epoch whose address the next stop takes off; the queue's
 	hungSince time.Duration // the server lives and does not answer since then; 0: it answers
 	said      []saying
 	saidNext  int
@@ -256,7 +257,7 @@ func (a *Agent) session(ctx context.Context) error {
 	}, a.first)
 	machine := a.core
 	a.queue = newQueue(a.carryOut, func(d core.Done) { a.post(func() { a.stepOf(machine, d) }) })
-	a.looked, a.resource, a.connected, a.opened, a.parked = false, control.Resource{}, false, 0, 0
+	a.looked, a.resource, a.connected, a.opened, a.parked, a.dropping = false, control.Resource{}, false, 0, 0, 0
 	a.pace.Store(int64(paceBusy))
 
 	tasks, ctx := errgroup.WithContext(ctx)
@@ -396,6 +397,9 @@ func (a *Agent) step(ev core.Event) {
 func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 	began := time.Now()
 	d := core.Done{ID: act.ID}
+	if act.Kind != core.Stop {
+		a.dropping = 0
+	}
 	switch act.Kind {
 	case core.PersistPromise, core.PersistAttempt, core.PersistMarker, core.PersistMark:
 		d.Err = a.marks.persist(act)
@@ -405,10 +409,12 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 			}
 		}
 	case core.DropVIP:
-		pctx, cancel := context.WithTimeout(ctx, orderTime)
-		d.Err = a.o.Vrrpd.Park(pctx, control.ParkRequest{Resource: a.o.Settings.Resource, Epoch: act.Epoch, On: true})
-		cancel()
-		a.post(func() { a.parked, a.parkedAt = act.Epoch, a.o.Now() })
+		a.dropping = act.Epoch // by the stop that follows
+		a.lookAfter(ctx, &d)
+	case core.Stop:
+		dropped := a.dropSoon(ctx)
+		d.Result, d.Err = a.o.Database.Do(ctx, act)
+		dropped()
 		a.lookAfter(ctx, &d)
 	case core.Hold:
 		hctx, cancel := context.WithTimeout(ctx, holdTime)
@@ -432,6 +438,37 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 		a.o.Log.Debug("done", "id", act.ID, "act", act.String(), "took", took)
 	}
 	return d
+}
+
+// farewell is how long after the beginning of a planned stop the address goes: until then the server tells its clients that it goes.
+const farewell = 20 * time.Millisecond
+
+// dropSoon takes the address off for a planned stop that begins now. Were it off before, nothing that the server says to those who are
+// connected would arrive, and they would find out by silence; and until it is off, whoever connects is refused at once. The call that it
+// returns, at the end of the stop, waits until it is off.
+func (a *Agent) dropSoon(ctx context.Context) (wait func()) {
+	epoch := a.dropping
+	a.dropping = 0
+	if epoch == 0 {
+		return func() {}
+	}
+	stopped, off := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(off)
+		t := time.NewTimer(farewell)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-stopped:
+		}
+		pctx, cancel := context.WithTimeout(ctx, orderTime)
+		defer cancel()
+		a.post(func() { a.parked, a.parkedAt = epoch, a.o.Now() })
+		if err := a.o.Vrrpd.Park(pctx, control.ParkRequest{Resource: a.o.Settings.Resource, Epoch: epoch, On: true}); err != nil {
+			a.o.Log.Warn("take the address off for a planned stop", "reason", err) // it goes with the epoch
+		}
+	}()
+	return func() { close(stopped); <-off }
 }
 
 // holdTime is how long a server may take to be put on hold.
@@ -533,11 +570,27 @@ func (a *Agent) call(ctx context.Context, act core.Action) core.Done {
 		}
 	case core.Leave:
 		d.Err = a.leave(octx, act)
+	case core.Look:
+		a.awaitWord(ctx, act.Node)
+		d.Result, d.Err = a.o.Database.Call(ctx, act)
+	case core.AfterPromote:
+		// The clients come first: a new WAL segment and a checkpoint keep every disk busy.
+		t := time.NewTimer(afterwards)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			d.Result, d.Err = a.o.Database.Call(ctx, act)
+		case <-ctx.Done():
+			d.Err = context.Cause(ctx)
+		}
 	default:
 		d.Result, d.Err = a.o.Database.Call(ctx, act)
 	}
 	return d
 }
+
+// afterwards is how long after the opening of an epoch its primary makes itself ready for the rewind of others.
+const afterwards = 100 * time.Millisecond
 
 // phases are the log's words.
 var phases = [...]core.Phase{core.Released, core.Electing, core.Granted, core.Active}

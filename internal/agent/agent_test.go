@@ -332,9 +332,12 @@ func TestGrantOfARunningPrimary(t *testing.T) {
 		default:
 		}
 		b.say(b.mine(2, "granted", 1, 400*time.Millisecond))
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(afterwards / 2)
 		synctest.Wait()
-		b.want("granted", "set rule epoch 2 version 1 S=[]", "begin write SSN", "end write SSN", "begin nudge", "end nudge", "call after promote")
+		b.want("granted", "set rule epoch 2 version 1 S=[]", "begin write SSN", "end write SSN", "begin nudge", "end nudge")
+		time.Sleep(afterwards)
+		synctest.Wait()
+		b.want("a moment later", "call after promote")
 		if err := <-hook; err != nil {
 			t.Errorf("hook: %v", err)
 		}
@@ -545,23 +548,105 @@ func TestMessages(t *testing.T) {
 	})
 }
 
-// TestAddressReturns: an address that went for a stop that never comes returns.
-func TestAddressReturns(t *testing.T) {
+// TestAwaitWord: a look at a node that is being promoted waits for its word, but not for long, and any other one for nothing.
+func TestAwaitWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		state := func(role string) {
+			b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `{"kind":"state","state":{"node":"n2","role":"` + role + `"}}`}}
+		}
+		phase := func(holder, phase string) {
+			b.say(control.Resource{Name: "pg", SystemID: 7, Epoch: 2, Phase: phase, Holder: holder, Rule: control.Rule{Holder: "n2", Version: 1}})
+			synctest.Wait()
+		}
+		for _, tt := range []struct {
+			name, holder, phase string
+			role                string // that n2 says before, "" nothing
+			says                string // after 10 ms
+			want                time.Duration
+		}{
+			{name: "nothing was ever heard of it", holder: "n2", phase: "granted"},
+			{name: "it says nothing", holder: "n2", phase: "granted", role: "standby", want: wordTime},
+			{name: "it is the primary", holder: "n2", phase: "granted", role: "standby", says: "primary", want: 10 * time.Millisecond},
+			{name: "it was the primary already", holder: "n2", phase: "granted", role: "primary"},
+			{name: "its epoch is active", holder: "n2", phase: "active", role: "standby"},
+			{name: "another one holds", holder: "n3", phase: "granted", role: "standby"},
+		} {
+			if tt.role != "" {
+				state(tt.role)
+			}
+			phase(tt.holder, tt.phase)
+			if tt.says != "" {
+				go func() {
+					time.Sleep(10 * time.Millisecond)
+					state(tt.says)
+				}()
+			}
+			began := time.Now()
+			b.awaitWord(t.Context(), "n2")
+			if got := time.Since(began); got != tt.want {
+				t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+			}
+		}
+	})
+}
+
+// TestAddressGoesAndReturns: a planned stop takes the address off once the clients have been told; if the stop fails it returns.
+func TestAddressGoesAndReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, nil)
 		defer b.stop()
 		synctest.Wait()
 		b.take()
-		d := b.carryOut(t.Context(), core.Action{ID: 99, Kind: core.DropVIP, Epoch: 3})
-		if d.Err != nil || d.ID != 99 || d.Server == nil {
-			t.Errorf("got %+v", d)
+		parks := func() []string {
+			synctest.Wait()
+			return slices.DeleteFunc(b.take(), func(l string) bool { return !strings.HasPrefix(l, "park") && !strings.HasSuffix(l, " stop") })
 		}
+		drop := func() {
+			t.Helper()
+			if d := b.carryOut(t.Context(), core.Action{ID: 99, Kind: core.DropVIP, Epoch: 3}); d.Err != nil || d.ID != 99 || d.Server == nil {
+				t.Errorf("got %+v", d)
+			}
+		}
+		drop()
+		b.carryOut(t.Context(), core.Action{ID: 100, Kind: core.Nudge})
+		b.carryOut(t.Context(), core.Action{ID: 101, Kind: core.Stop})
+		if got, want := parks(), []string{"begin stop", "end stop"}; !slices.Equal(got, want) {
+			t.Errorf("a stop that the order was not for: got %q, want %q", got, want)
+		}
+		drop()
+		b.carryOut(t.Context(), core.Action{ID: 102, Kind: core.Stop, Fast: true})
+		if got, want := parks(), []string{"begin stop", "end stop", "park 3 true"}; !slices.Equal(got, want) {
+			t.Errorf("a quick stop: got %q, want %q", got, want)
+		}
+		gate := make(chan struct{})
+		b.server.block = map[core.Kind]chan struct{}{core.Stop: gate}
+		b.server.fail = map[core.Kind]error{core.Stop: errors.New("it does not stop")}
+		b.server.set(func(s *core.Server) { s.Running = true })
 		b.say(b.mine(3, "active", 5, time.Minute))
-		time.Sleep(parkedTime + 2*tellEvery)
 		synctest.Wait()
-		got := slices.DeleteFunc(b.take(), func(l string) bool { return !strings.HasPrefix(l, "park") })
-		if !slices.Equal(got, []string{"park 3 true", "park 3 false"}) {
-			t.Errorf("got %q", got)
+		b.take()
+		drop()
+		ended := make(chan core.Done, 1)
+		go func() { ended <- b.carryOut(t.Context(), core.Action{ID: 103, Kind: core.Stop, Fast: true}) }()
+		time.Sleep(farewell - time.Millisecond)
+		if got, want := parks(), []string{"begin stop"}; !slices.Equal(got, want) {
+			t.Errorf("while the clients are told: got %q, want %q", got, want)
+		}
+		time.Sleep(2 * time.Millisecond)
+		if got, want := parks(), []string{"park 3 true"}; !slices.Equal(got, want) {
+			t.Errorf("after that: got %q, want %q", got, want)
+		}
+		close(gate)
+		if d := <-ended; d.Err == nil {
+			t.Error("a stop that failed: want an error")
+		}
+		parks()
+		time.Sleep(parkedTime + 2*tellEvery)
+		if got, want := parks(), []string{"park 3 false"}; !slices.Equal(got, want) {
+			t.Errorf("after a stop that failed: got %q, want %q", got, want)
 		}
 	})
 }

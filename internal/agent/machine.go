@@ -44,6 +44,7 @@ type Machine struct {
 	at    time.Duration   // when that was
 	known map[uint32][]core.Fork
 	life  postgres.Life // the one that known belongs to
+	last  sight
 }
 
 // The patience of single acts.
@@ -582,69 +583,99 @@ func (m *Machine) Call(ctx context.Context, a core.Action) (core.Result, error) 
 	return core.Result{}, fmt.Errorf("call %v: it concerns no server", a.Kind)
 }
 
-// probe asks a node's server on all of its links at once; the first answer counts.
-func (m *Machine) probe(ctx context.Context, node string) (postgres.Remote, netip.Addr, int, error) {
+// linkTime is how long a node's server may take on one link before it is asked on the next, too. A server that has just been promoted has
+// other things to do than to make processes for questions that are asked twice.
+const linkTime = 30 * time.Millisecond
+
+// probe asks a node's server on one link after the other, beginning with the one that answered last; the first answer counts.
+func (m *Machine) probe(ctx context.Context, node string) (r postgres.Remote, h postgres.History, at netip.Addr, port int, err error) {
 	addrs, port := m.family.at(node)
 	if len(addrs) == 0 {
-		return postgres.Remote{}, netip.Addr{}, 0, fmt.Errorf("look at %s: vrrpd knows no address of it", node)
+		return r, nil, at, 0, fmt.Errorf("look at %s: vrrpd knows no address of it", node)
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	type answer struct {
 		r    postgres.Remote
+		h    postgres.History
 		addr netip.Addr
 		err  error
 	}
 	got := make(chan answer, len(addrs))
 	s := m.Settings
 	s.Port = port
-	for _, a := range addrs {
+	next, under := 0, 0
+	ask := func() {
+		a := addrs[next]
+		next, under = next+1, under+1
 		go func() {
-			r, err := postgres.Probe(ctx, s.Question(a.String()))
-			got <- answer{r, a, err}
+			r, h, err := postgres.ProbeHistory(ctx, s.Question(a.String()))
+			got <- answer{r, h, a, err}
 		}()
 	}
+	ask()
+	patience := time.NewTicker(linkTime)
+	defer patience.Stop()
 	var errs []error
-	for range addrs {
-		a := <-got
-		if a.err == nil {
-			m.family.answered(node, a.addr)
-			return a.r, a.addr, port, nil
+	for under > 0 {
+		select {
+		case a := <-got:
+			under--
+			if a.err == nil {
+				m.family.answered(node, a.addr)
+				return a.r, a.h, a.addr, port, nil
+			}
+			errs = append(errs, a.err)
+			if next < len(addrs) {
+				ask()
+			}
+		case <-patience.C:
+			if next < len(addrs) {
+				ask()
+			}
 		}
-		errs = append(errs, a.err)
 	}
-	return postgres.Remote{}, netip.Addr{}, 0, fmt.Errorf("look at %s: %w", node, errors.Join(errs...))
+	return r, nil, at, 0, fmt.Errorf("look at %s: %w", node, errors.Join(errs...))
 }
 
 func (m *Machine) versionOf(ctx context.Context, node string) (int, error) {
-	r, _, _, err := m.probe(ctx, node)
+	r, _, _, _, err := m.probe(ctx, node)
 	return r.Version, err
 }
 
+// lookAt looks at a node's server. Whether it is ready for a rewind takes an SQL session there, and is asked only from the second look on at a
+// primary: whoever can follow it does so after the first.
 func (m *Machine) lookAt(ctx context.Context, node string) (*core.Source, error) {
-	r, addr, port, err := m.probe(ctx, node)
+	r, h, addr, port, err := m.probe(ctx, node)
 	if err != nil {
 		return nil, err
 	}
-	s := &core.Source{Node: node, InRecovery: r.InRecovery, SystemID: r.SystemID, TLI: r.Timeline, LSN: uint64(r.LSN)}
+	s := &core.Source{Node: node, InRecovery: r.InRecovery, SystemID: r.SystemID, TLI: r.Timeline, LSN: uint64(r.LSN), History: forksOf(h)}
+	srv, _ := m.server()
+	if r.InRecovery || srv == nil {
+		s.RewindReady = !r.InRecovery // there is nothing here to rewind
+		return s, nil
+	}
+	this := sight{node, s.TLI}
+	m.mu.Lock()
+	again := m.last == this
+	m.last = this
+	m.mu.Unlock()
+	if !again {
+		return s, nil
+	}
 	set := m.Settings
 	set.Port = port
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	ready := make(chan bool, 1)
-	go func() {
-		srv, _ := m.server()
-		ready <- !r.InRecovery && (srv == nil || srv.RewindReady(ctx, set.Source(addr.String(), "postgres")) == nil)
-	}()
-	if r.Timeline > 1 {
-		h, err := postgres.FetchHistory(ctx, set.Question(addr.String()), r.Timeline)
-		if err != nil {
-			return nil, err
-		}
-		s.History = forksOf(h)
-	}
-	s.RewindReady = <-ready
+	s.RewindReady = srv.RewindReady(ctx, set.Source(addr.String(), "postgres")) == nil
 	return s, nil
+}
+
+// sight is a primary that was looked at.
+type sight struct {
+	node string
+	tli  uint32
 }
 
 // Upkeep is what the server needs now and then: a slot for each peer, no more WAL kept for one than it lacks, and on a primary the

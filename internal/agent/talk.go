@@ -181,6 +181,21 @@ func (a *Agent) receive(from, text string) {
 	}
 }
 
+// wordTime is how long a look at a holder that is being promoted waits for its agent to say that it is the primary now.
+const wordTime = 60 * time.Millisecond
+
+// awaitWord waits until there is something to see at a node: whoever has just been granted the epoch says so as soon as it is the primary,
+// and until then each look at it would only take processor time from its promotion. One that says nothing is looked at all the same.
+func (a *Agent) awaitWord(ctx context.Context, node string) {
+	wctx, cancel := context.WithTimeout(ctx, wordTime)
+	defer cancel()
+	began := a.o.Now()
+	_ = a.until(wctx, func() (bool, error) { // in time or not, it is looked at now
+		s, there := a.last[node]
+		return !there || s.At+3*tellEvery < began || s.Role != "standby" || a.resource.Holder != node || a.resource.Phase != core.Granted.String(), nil
+	})
+}
+
 // leave tells the holder that this standby goes, and waits until nothing waits for it; or that it is back.
 func (a *Agent) leave(ctx context.Context, act core.Action) error {
 	left := make(chan struct{})

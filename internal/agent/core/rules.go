@@ -201,11 +201,6 @@ func (a *Agent) manage() {
 		a.ruling.nudge = true
 		return
 	}
-	if a.ruling.nudge {
-		a.ruling.nudge = false
-		a.do(Action{Kind: Nudge}) // waiting commits are let go with the next reply only
-		return
-	}
 	if a.opened != v.Epoch && a.atLeast() > 0 && !a.flag && a.setting(a.rule.S).Hold {
 		a.do(Action{Kind: ProveSSN, SSN: a.setting(a.rule.S), Probe: true}) // too few copies: do commits wait already?
 		return
@@ -213,6 +208,11 @@ func (a *Agent) manage() {
 	if a.opened != v.Epoch {
 		a.opened = v.Epoch
 		a.tell(Action{Kind: Open, Epoch: v.Epoch})
+	}
+	if a.ruling.nudge {
+		a.ruling.nudge = false
+		a.do(Action{Kind: Nudge}) // waiting commits are let go with the next reply only; the opening need not wait for that
+		return
 	}
 	if !a.srv.RewindReady {
 		a.ask(Action{Kind: AfterPromote, Epoch: v.Epoch})
