@@ -62,7 +62,7 @@ clean: ## remove bin, build and dist
 	rm -rf bin build dist
 
 ## checks
-.PHONY: lint test-unit race test-netns test-interop test-pg test-e2e test-install fuzz sim bench matrix
+.PHONY: lint test-unit race test-netns test-interop test-pg test-e2e test-install fuzz sim bench matrix soak
 
 lint: ## gofmt, go vet, golangci-lint, govulncheck, go.mod
 	@GO='$(GO)' GOLANGCI_LINT='$(GOLANGCI_LINT)' GOVULNCHECK='$(GOVULNCHECK)' scripts/lint
@@ -96,7 +96,7 @@ sim: ## what decides on mastership, in virtual time: SEEDS runs of a minute with
 	$(GO) test -count=1 -timeout 60m -v -run 'TestSeeds|TestPartition|TestWallClock' ./test/sim -sim.seeds=$(SEEDS)
 	$(GO) test -count=1 -timeout 60m -v -run 'TestPlanted|TestHarmless|TestRaft' ./test/sim -sim.planted -sim.raft=500
 
-bench: need-go deps-bench build ## measurements beside keepalived: takeover, cost of up to 1000 instances, reload, spacing of adverts; quorum
+bench: need-go deps-bench build ## measurements beside keepalived; outages by quorum and with PostgreSQL; overhead (about an hour)
 	@$(GOBUILD) -o bin/bench ./test/bench
 	@scripts/as-root bin/bench
 
@@ -104,6 +104,12 @@ MATRIX ?=
 matrix: need-go deps-bench build ## double failures of PostgreSQL under quorum, cell by cell, into docs/double-failure-matrix.md (MATRIX='-list' and other filters)
 	@$(GOBUILD) -o bin/matrix ./test/matrix
 	@scripts/as-root bin/matrix $(MATRIX)
+
+N ?= 200
+SEED ?= 0
+soak: need-go deps-bench build ## N random failovers in a row under load (200): nothing lost, nothing by hand; SEED makes the same ones again
+	@$(GOBUILD) -o bin/bench ./test/bench
+	@scripts/as-root bin/bench -only soak -runs $(N) -seed $(SEED)
 
 .PHONY: need-go deps-demo deps-test deps-bench
 need-go:

@@ -13,8 +13,8 @@ import (
 	"pgvrrp/internal/vrrp"
 )
 
-// heard is an advert of peerA, bent by change, in the form and to the destination that c wants.
-func heard(t *testing.T, c conf.Instance, change func(*vrrp.Advert), form vrrp.ChecksumForm) vrrp.Packet {
+// adverted is an advert of peerA, bent by change, in the form and to the destination that c wants.
+func adverted(t *testing.T, c conf.Instance, change func(*vrrp.Advert), form vrrp.ChecksumForm) vrrp.Packet {
 	t.Helper()
 	a := vrrp.Advert{Version: vrrp.Version(c.Version), VRID: c.VRID, Priority: 50, Interval: c.AdvertInterval, Addrs: []netip.Addr{vip.Addr()}}
 	if change != nil {
@@ -36,7 +36,7 @@ func TestTroubles(t *testing.T) {
 	other := netip.MustParseAddr("192.0.2.200")
 	pseudo := vrrp.ChecksumPseudoHeader
 	bent := func(change func(*vrrp.Advert)) func(*testing.T, conf.Instance) vrrp.Packet {
-		return func(t *testing.T, c conf.Instance) vrrp.Packet { return heard(t, c, change, pseudo) }
+		return func(t *testing.T, c conf.Instance) vrrp.Packet { return adverted(t, c, change, pseudo) }
 	}
 	v2 := func(c *conf.Instance) { c.Version = 2 }
 	for _, tt := range []struct {
@@ -52,13 +52,13 @@ func TestTroubles(t *testing.T) {
 		{"another interval, version 3", nil, bent(func(a *vrrp.Advert) { a.Interval *= 2 }), control.TroubleInterval, "every 2s, we every 1s; set the same advert_int"},
 		{"another interval, version 2", v2, bent(func(a *vrrp.Advert) { a.Interval *= 2 }), control.TroubleInterval, "set the same advert_int"},
 		{"another version", nil, bent(func(a *vrrp.Advert) { a.Version = 2 }), control.TroubleVersion, "set the same vrrp_version"},
-		{"checksum form", nil, func(t *testing.T, c conf.Instance) vrrp.Packet { return heard(t, c, nil, vrrp.ChecksumPlain) }, control.TroubleChecksumForm, "set v3_checksum_as_v2"},
+		{"checksum form", nil, func(t *testing.T, c conf.Instance) vrrp.Packet { return adverted(t, c, nil, vrrp.ChecksumPlain) }, control.TroubleChecksumForm, "set v3_checksum_as_v2"},
 		{"password", func(c *conf.Instance) { c.Version, c.Password, c.HasPassword = 2, "one", true }, bent(func(a *vrrp.Advert) { a.AuthType, a.Auth = vrrp.AuthPassword, vrrp.Password("two") }),
 			control.TroubleAuth, "set the same auth_pass"},
 		{"no password", func(c *conf.Instance) { c.Version, c.Password, c.HasPassword = 2, "one", true }, bent(nil), control.TroubleAuth, "set the same authentication block"},
 		{"priority", nil, bent(func(a *vrrp.Advert) { a.Priority = 100 }), control.TroublePriority, "priority 100 as we have"},
 		{"TTL", nil, func(t *testing.T, c conf.Instance) vrrp.Packet {
-			p := heard(t, c, nil, pseudo)
+			p := adverted(t, c, nil, pseudo)
 			p.TTL = 64
 			return p
 		}, control.TroubleTTL, "TTL 64 instead of 255"},
@@ -69,15 +69,15 @@ func TestTroubles(t *testing.T) {
 			c.Unicast, c.CheckUnicastSrc, c.Peers = true, true, []conf.Peer{{Addr: other, MinTTL: -1, MaxTTL: -1}}
 		}, bent(nil), control.TroublePeer, "192.0.2.2 is not a unicast_peer of ours; add it there"},
 		{"multicast for unicast", func(c *conf.Instance) { c.Unicast, c.Peers = true, []conf.Peer{{Addr: peerA, MinTTL: -1, MaxTTL: -1}} },
-			func(t *testing.T, c conf.Instance) vrrp.Packet { c.Unicast = false; return heard(t, c, nil, pseudo) }, control.TroubleDestination, "set unicast_peer on both or on neither"},
+			func(t *testing.T, c conf.Instance) vrrp.Packet { c.Unicast = false; return adverted(t, c, nil, pseudo) }, control.TroubleDestination, "set unicast_peer on both or on neither"},
 		{"our own address", nil, func(t *testing.T, c conf.Instance) vrrp.Packet {
-			p := heard(t, c, nil, pseudo)
+			p := adverted(t, c, nil, pseudo)
 			p.Src = self
 			return p
 		}, control.TroubleOwnAddress, "another machine has our address"},
 		{"a second owner", func(c *conf.Instance) { c.Priority = 255 }, bent(func(a *vrrp.Advert) { a.Priority = 255 }), control.TroubleSecondOwner, "set another priority"},
 		{"rubbish", nil, func(t *testing.T, c conf.Instance) vrrp.Packet {
-			p := heard(t, c, nil, pseudo)
+			p := adverted(t, c, nil, pseudo)
 			p.Payload = p.Payload[:9]
 			return p
 		}, control.TroubleMalformed, "too short for its 1 addresses"},
@@ -134,7 +134,7 @@ func TestNeverHeard(t *testing.T) {
 		if len(got) != 1 || got[0].Kind != control.TroubleNeverHeard || !got[0].Notice || !strings.Contains(got[0].Text, "for 1m0s, MASTER for 56s") {
 			t.Errorf("got %+v", got)
 		}
-		i.Receive(heard(t, c, nil, vrrp.ChecksumPseudoHeader), time.Now())
+		i.Receive(adverted(t, c, nil, vrrp.ChecksumPseudoHeader), time.Now())
 		if got := i.Status().Troubles; len(got) != 0 {
 			t.Errorf("after an advert: %+v", got)
 		}

@@ -29,16 +29,23 @@ func main() {
 }
 
 // benches in the order in which they run.
-var benches = []struct {
-	name string
-	run  func(context.Context, settings) error
-}{
-	{"takeover", takeover},
-	{"cost", cost},
-	{"mass", mass},
-	{"reload", reload},
-	{"spacing", spacing},
-	{"quorum", quorum},
+var benches = []bench{
+	{"takeover", takeover, false},
+	{"cost", cost, false},
+	{"mass", mass, false},
+	{"reload", reload, false},
+	{"spacing", spacing, false},
+	{"quorum", quorum, false},
+	{"agent", agents, false},
+	{"overhead", overhead, false},
+	{"soak", soak, true},
+}
+
+// bench is one of them; asked: it runs only when it is named.
+type bench struct {
+	name  string
+	run   func(context.Context, settings) error
+	asked bool
 }
 
 type settings struct {
@@ -47,7 +54,14 @@ type settings struct {
 	instances []int
 	seconds   int
 	load      time.Duration
+	clients   int
+	seed      uint64
+	part      string
+	etc, logs string
 }
+
+// wants reports whether a part of a bench is to run.
+func (s settings) wants(name string) bool { return strings.Contains(name, s.part) }
 
 func (s settings) orRuns(otherwise int) int    { return cmp.Or(s.runs, otherwise) }
 func (s settings) orSeconds(otherwise int) int { return cmp.Or(s.seconds, otherwise) }
@@ -56,11 +70,20 @@ func run(ctx context.Context, args []string) error {
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&s.bin, "bin", binDir(), "directory of vrrpd and pgnotify")
-	flags.IntVar(&s.runs, "runs", 0, "takeovers and reloads of each kind (default 20 beside keepalived, 3 of many instances, 50 by quorum)")
+	flags.IntVar(&s.runs, "runs", 0, "runs of each kind (default 20 beside keepalived, 3 of many instances, 50 by quorum, 30 with PostgreSQL, 7 pairs of overhead, 200 failovers of soak)")
 	instances := flags.String("instances", "1,100,250,1000", "numbers of vrrp_instances for the cost, each at 1 and at 0.1 s")
-	flags.IntVar(&s.seconds, "seconds", 0, "how long one thing is measured (default 10 for cost, 15 for spacing, 60 for load)")
+	flags.IntVar(&s.seconds, "seconds", 0, "how long one thing is measured (default 10 for cost, 15 for spacing, 60 for load, 8 for overhead)")
 	flags.DurationVar(&s.load, "load", 0, "how long leases are watched beside busy loops and pgbench (default as -seconds says, else 60s; 600s is the whole)")
-	only := flags.String("only", "", "names of benches, separated by commas: takeover, cost, mass, reload, spacing, quorum (default: all)")
+	flags.IntVar(&s.clients, "clients", 0, "of pgbench in overhead (default 8)")
+	flags.Uint64Var(&s.seed, "seed", 0, "of soak (default: another one each time)")
+	flags.StringVar(&s.part, "part", "", "of agent: only what has this text in its name")
+	flags.StringVar(&s.etc, "etc", "etc", "directory of the sample configurations")
+	flags.StringVar(&s.logs, "logs", "", "agent, overhead and soak leave all logs in this directory, the daemons' at level debug")
+	var names []string
+	for _, b := range benches {
+		names = append(names, b.name)
+	}
+	only := flags.String("only", "", "names of benches, separated by commas: "+strings.Join(names, ", ")+" (default: all but soak)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -76,18 +99,13 @@ func run(ctx context.Context, args []string) error {
 		want = strings.Split(*only, ",")
 	}
 	for _, w := range want {
-		if !slices.ContainsFunc(benches, func(b struct {
-			name string
-			run  func(context.Context, settings) error
-		}) bool {
-			return b.name == w
-		}) {
+		if !slices.Contains(names, w) {
 			return fmt.Errorf("no bench named %q", w)
 		}
 	}
 	var errs []error
 	for _, b := range benches {
-		if len(want) > 0 && !slices.Contains(want, b.name) {
+		if len(want) > 0 && !slices.Contains(want, b.name) || len(want) == 0 && b.asked {
 			continue
 		}
 		fmt.Printf("\n%s\n", b.name)

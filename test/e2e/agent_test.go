@@ -134,12 +134,12 @@ func TestAgentSurvives(t *testing.T) {
 		signal(t, h, "vrrpd", syscall.SIGCONT)
 		sleep(time.Second)
 	})
-	act("a standby's power", func() {
+	act("a standby's power, then that of every witness", func() {
 		name := standby()
 		if _, err := s.l.Host(name).PowerLoss(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
-		sleep(2 * time.Second)
+		s.loseWitnesses(t, holder, name)
 		if err := s.l.Host(name).Boot(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -38,6 +39,8 @@ type QuorumOptions struct {
 	Priorities map[string]int
 	// Settings are added to postgresql.conf.
 	Settings map[string]string
+	// LogLevel is that of the daemons; default debug.
+	LogLevel string
 }
 
 // Quorum is vrrpd on every host, and PostgreSQL and pgnotify's agent on the data nodes.
@@ -45,7 +48,8 @@ type Quorum struct {
 	PG    *Cluster
 	Nodes []string // the data nodes
 
-	l *Lab
+	l     *Lab
+	level string
 }
 
 // samplePriority is the line that Priorities change.
@@ -54,7 +58,7 @@ const samplePriority = "    priority 100 "
 // NewQuorum installs a topology's files, makes a server on the first host as somebody has it who begins, leaves the others empty, and
 // starts vrrpd and the agents. Init makes a cluster of it.
 func (l *Lab) NewQuorum(ctx context.Context, o QuorumOptions) (*Quorum, error) {
-	q := &Quorum{l: l}
+	q := &Quorum{l: l, level: cmp.Or(o.LogLevel, "debug")}
 	for _, h := range l.hosts {
 		if !isWitness(h.name) {
 			q.Nodes = append(q.Nodes, h.name)
@@ -172,7 +176,7 @@ func (q *Quorum) StartVrrpd(ctx context.Context, name string) error {
 	if _, err := h.Run(ctx, "/usr/bin/install", "-d", "-m", "0755", filepath.Dir(control.DefaultSocket)); err != nil {
 		return err
 	}
-	_, err := h.SpawnCommand(ctx, "vrrpd", Command{Argv: []string{"vrrpd", "run", "-f", vrrpdConf, "--log-level", "debug"}})
+	_, err := h.SpawnCommand(ctx, "vrrpd", Command{Argv: []string{"vrrpd", "run", "-f", vrrpdConf, "--log-level", q.level}})
 	return err
 }
 
@@ -187,7 +191,7 @@ func (q *Quorum) StartAgent(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	_, err := h.SpawnCommand(ctx, "agent", Command{Argv: []string{"pgnotify", "--log-level", "debug", "agent"}, User: "postgres"})
+	_, err := h.SpawnCommand(ctx, "agent", Command{Argv: []string{"pgnotify", "--log-level", q.level, "agent"}, User: "postgres"})
 	return err
 }
 
