@@ -268,7 +268,7 @@ func (q *Quorum) Open(ctx context.Context, but ...string) string {
 }
 
 // Whole waits until one node is the active holder and open, and every other data node but the named ones streams from it and is in the
-// rule. Without exceptions every voter counts, votes, and is heard by every other one, too.
+// rule.
 func (q *Quorum) Whole(ctx context.Context, but ...string) (holder string, err error) {
 	err = Poll(ctx, 10*time.Millisecond, func() (bool, string, error) {
 		var last string
@@ -318,22 +318,30 @@ func (q *Quorum) whole(ctx context.Context, but []string) (holder, missing strin
 			return "", fmt.Sprintf("%s: heard %t, streams from %q: %s", n.Node, n.Heard, n.Upstream, strings.Join(n.Explain, "; "))
 		}
 	}
-	if len(but) > 0 {
-		return r.Holder, ""
-	}
-	for _, host := range q.l.hosts {
-		v, err := q.Vrrpd(ctx, host.name)
-		if err != nil {
-			return "", err.Error()
-		}
-		if v.Quorum.Leader == "" {
-			return "", host.name + " knows no leader of the log"
-		}
-		for _, voter := range v.Quorum.Voters {
-			if !voter.Heard || !voter.Member || voter.Silent > 0 {
-				return "", fmt.Sprintf("%s: voter %s: heard %t, member %t, silent for %.1f s", host.name, voter.ID, voter.Heard, voter.Member, voter.Silent)
+	return r.Holder, ""
+}
+
+// Voters waits until every voter counts, votes, and hears every other one.
+func (q *Quorum) Voters(ctx context.Context) error {
+	err := Poll(ctx, 20*time.Millisecond, func() (bool, string, error) {
+		for _, host := range q.l.hosts {
+			v, err := q.Vrrpd(ctx, host.name)
+			if err != nil {
+				return false, err.Error(), nil //nolint:nilerr // it may be starting
+			}
+			if v.Quorum.Leader == "" {
+				return false, host.name + " knows no leader of the log", nil
+			}
+			for _, voter := range v.Quorum.Voters {
+				if !voter.Heard || !voter.Member || voter.Silent > 0 {
+					return false, fmt.Sprintf("%s: voter %s: heard %t, member %t, silent for %.1f s", host.name, voter.ID, voter.Heard, voter.Member, voter.Silent), nil
+				}
 			}
 		}
+		return true, "", nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the voters: %w", err)
 	}
-	return r.Holder, ""
+	return nil
 }

@@ -411,6 +411,9 @@ func (r *cell) heal(ctx context.Context) {
 		return
 	}
 	r.v.Whole = time.Since(began)
+	if err := r.s.q.Voters(wait); err != nil {
+		r.wrong("not every voter is back within %s: %v", wholeTime, err)
+	}
 	for _, n := range r.s.q.Nodes {
 		rung := r.rung(n)
 		if rung != "stream" || slices.Contains(r.hit, n) {
@@ -427,7 +430,7 @@ func (r *cell) rung(node string) string {
 	}
 	text := string(b[min(int64(len(b)), r.logs[node]):])
 	for _, rung := range []string{"clone", "rewind"} {
-		if strings.Contains(text, `msg=action id=`) && regexp.MustCompile(`act="`+rung+` `).MatchString(text) {
+		if strings.Contains(text, `act="`+rung+` `) {
 			return rung
 		}
 	}
@@ -540,6 +543,9 @@ func (s *Site) Recover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, wholeTime)
 	defer cancel()
 	if err := s.repairAll(ctx); err != nil {
+		return err
+	}
+	if err := s.q.Voters(ctx); err != nil {
 		return err
 	}
 	_, err := s.q.Whole(ctx)

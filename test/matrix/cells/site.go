@@ -45,14 +45,10 @@ const setupTime = 90 * time.Second
 
 // Boot makes the hosts and a whole cluster. The caller closes it.
 func Boot(ctx context.Context, t Topology, o Options) (_ *Site, err error) {
-	s := &Site{Topology: t, o: o, priorities: map[string]int{}}
+	s := newSite(t, o)
 	lo := lab.Options{Machine: o.Machine, Hosts: t.Nodes, Programs: map[string]string{"/usr/sbin/vrrpd": filepath.Join(o.Bin, "vrrpd"), "/usr/bin/pgnotify": filepath.Join(o.Bin, "pgnotify")}}
-	for k := range t.Witnesses {
-		lo.Extra = append(lo.Extra, lab.HostSpec{Name: fmt.Sprintf("w%d", k+1), Index: 21 + k})
-		s.witnesses = append(s.witnesses, fmt.Sprintf("w%d", k+1))
-	}
-	for k, p := range s.random("priorities").Perm(t.Nodes) {
-		s.priorities[fmt.Sprintf("n%d", k+1)] = 100 + 10*p
+	for k, w := range s.witnesses {
+		lo.Extra = append(lo.Extra, lab.HostSpec{Name: w, Index: 21 + k})
 	}
 	if s.l, err = lab.New(context.WithoutCancel(ctx), lo); err != nil {
 		return nil, err
@@ -80,6 +76,17 @@ func Boot(ctx context.Context, t Topology, o Options) (_ *Site, err error) {
 	return s, nil
 }
 
+func newSite(t Topology, o Options) *Site {
+	s := &Site{Topology: t, o: o, priorities: map[string]int{}}
+	for k := range t.Witnesses {
+		s.witnesses = append(s.witnesses, fmt.Sprintf("w%d", k+1))
+	}
+	for k, p := range s.random("priorities").Perm(t.Nodes) {
+		s.priorities[fmt.Sprintf("n%d", k+1)] = 100 + 10*p
+	}
+	return s
+}
+
 // Close removes the hosts.
 func (s *Site) Close() error { return s.l.Close() }
 
@@ -100,24 +107,36 @@ func (s *Site) random(name string) *rand.Rand {
 
 // place makes the cluster whole and moves the primary to where the cell's seed wants it. It returns who plays which role.
 func (s *Site) place(ctx context.Context, c Cell) (map[Role]string, error) {
-	r := s.random(c.ID())
+	if err := s.q.Voters(ctx); err != nil {
+		return nil, err
+	}
 	holder, err := s.q.Whole(ctx)
 	if err != nil {
 		return nil, err
 	}
-	nodes := slices.Clone(s.q.Nodes)
-	r.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-	if nodes[0] != holder {
-		if _, err := s.l.Host(holder).Run(ctx, "pgnotify", "switchover", "--to", nodes[0]); err != nil {
+	roles := s.cast(c)
+	if primary := roles[Primary]; primary != holder {
+		if _, err := s.l.Host(holder).Run(ctx, "pgnotify", "switchover", "--to", primary); err != nil {
 			return nil, err
 		}
 		if holder, err = s.q.Whole(ctx); err != nil {
 			return nil, err
 		}
-		if holder != nodes[0] {
-			return nil, fmt.Errorf("switchover to %s: %s holds", nodes[0], holder)
+		if holder != primary {
+			return nil, fmt.Errorf("switchover to %s: %s holds", primary, holder)
 		}
 	}
+	return roles, nil
+}
+
+// cast says by the seed who plays which role.
+func (s *Site) cast(c Cell) map[Role]string {
+	r := s.random(c.ID())
+	var nodes []string
+	for k := range s.Topology.Nodes {
+		nodes = append(nodes, fmt.Sprintf("n%d", k+1))
+	}
+	r.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	roles := map[Role]string{Primary: nodes[0], Standby: nodes[1]}
 	if len(nodes) > 2 {
 		roles[Second], roles[Better], roles[Lesser] = nodes[2], nodes[1], nodes[2]
@@ -130,7 +149,7 @@ func (s *Site) place(ctx context.Context, c Cell) (map[Role]string, error) {
 	if len(w) > 1 {
 		roles[Witness2] = s.witnesses[w[1]]
 	}
-	return roles, nil
+	return roles
 }
 
 // daemons are the programs of ours on a host.

@@ -60,9 +60,9 @@ func Faults() []Fault { return []Fault{Power, Postmaster, Daemons, Cable, Pause,
 type Want string
 
 const (
-	// GoesOn: writes resume without an operator, and nothing was repaired before.
+	// GoesOn says that writes resume without an operator, and nothing was repaired before.
 	GoesOn Want = "goes on"
-	// Stops: no write is acknowledged until one of the two is back, and then they resume while the other is still away.
+	// Stops says that no write is acknowledged until one of the two is back, and then they resume while the other is still away.
 	Stops Want = "stops until one is back"
 )
 
@@ -70,11 +70,11 @@ const (
 type Kind uint8
 
 const (
-	// Faulty: the victims fail, one after the other or at once, and are repaired.
+	// Faulty is the usual course: the victims fail, one after the other or at once, and are repaired.
 	Faulty Kind = iota
-	// Everything: all hosts lose their power, and come back one after the other in an order.
+	// Everything says that all hosts lose their power, and come back one after the other in an order.
 	Everything
-	// Bench: pgbench runs; a standby loses its power, and when it is out of the rule all witnesses fail. No transaction may fail.
+	// Bench says that pgbench runs; a standby loses its power, and when it is out of the rule all witnesses fail. No transaction may fail.
 	Bench
 )
 
