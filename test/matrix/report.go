@@ -27,7 +27,7 @@ func resumed(v cells.Verdict) string {
 		return "no failed transaction"
 	case v.Cell.Kind == cells.Everything:
 		return seconds(v.Back) + " after the last is back"
-	case v.Cell.Want == cells.Stops:
+	case v.Cell.Want != cells.GoesOn:
 		return seconds(v.Back) + " after the first is back"
 	}
 	for _, o := range v.Outages {

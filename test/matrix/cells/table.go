@@ -64,6 +64,9 @@ const (
 	GoesOn Want = "goes on"
 	// Stops says that no write is acknowledged until one of the two is back, and then they resume while the other is still away.
 	Stops Want = "stops until one is back"
+	// Away says that the two are the majority, on a side without clients: writes resume when the data node is back. The witness alone
+	// would not do, for what was acknowledged meanwhile is on that node.
+	Away Want = "stops until the data node is back"
 )
 
 // Kind is the course of a cell.
@@ -112,8 +115,11 @@ type line struct {
 var (
 	later  = []time.Duration{2 * time.Second, 20 * time.Second}
 	atOnce = []time.Duration{0}
-	// lasting are the faults that take a vote away: who kills a postmaster leaves vrrpd alone.
-	lasting = []Fault{Power, Daemons, Cable, Pause, Split}
+	// lasting are the faults that take votes away from everybody. Who kills a postmaster leaves vrrpd alone, and two that are split off together
+	// have theirs.
+	lasting = []Fault{Power, Daemons, Cable, Pause}
+	split   = []Fault{Split}
+	crash   = []Fault{Postmaster}
 )
 
 // table is the matrix. The outcomes are those of the table in docs/quorum.md.
@@ -132,9 +138,11 @@ var table = []line{
 	{"A", "a witness and a standby", []Role{Witness, Standby}, atOnce, Faults(), GoesOn, Faulty},
 	{"A", "both witnesses", []Role{Witness, Witness2}, atOnce, Faults(), GoesOn, Faulty},
 	{"BD", "the witness and the primary", []Role{Witness, Primary}, atOnce, lasting, Stops, Faulty},
-	{"BD", "the witness and the primary", []Role{Witness, Primary}, atOnce, []Fault{Postmaster}, GoesOn, Faulty},
+	{"BD", "the witness and the primary", []Role{Witness, Primary}, atOnce, split, Away, Faulty},
+	{"BD", "the witness and the primary", []Role{Witness, Primary}, atOnce, crash, GoesOn, Faulty},
 	{"BD", "the witness and a standby", []Role{Witness, Standby}, atOnce, lasting, Stops, Faulty},
-	{"BD", "the witness and a standby", []Role{Witness, Standby}, atOnce, []Fault{Postmaster}, GoesOn, Faulty},
+	{"BD", "the witness and a standby", []Role{Witness, Standby}, atOnce, split, Away, Faulty},
+	{"BD", "the witness and a standby", []Role{Witness, Standby}, atOnce, crash, GoesOn, Faulty},
 
 	{"D", "the primary alone", []Role{Primary}, atOnce, Faults(), GoesOn, Faulty},
 	{"D", "the standby alone", []Role{Standby}, atOnce, Faults(), GoesOn, Faulty},
