@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("matrix", flag.ContinueOnError)
 	flags.StringVar(&s.Bin, "bin", binDir(), "directory of vrrpd and pgnotify")
 	flags.StringVar(&s.Etc, "etc", "etc", "directory of the sample configurations")
+	flags.StringVar(&s.Dir, "dir", memory(), "directory of the hosts' disks; in memory a rewind takes a second, on a slow disk a minute")
 	flags.Uint64Var(&s.Seed, "seed", 1, "places the roles")
 	flags.StringVar(&s.topology, "topology", "", "only these, for instance AB")
 	flags.StringVar(&s.fault, "fault", "", "only this fault: power, postmaster, daemons, cable, pause, split")
@@ -80,6 +81,17 @@ func run(ctx context.Context, args []string) error {
 		s.results = filepath.Join(s.logs, "results.json")
 	}
 	return s.all(ctx, chosen)
+}
+
+// memory is a file system in memory with enough room, "" for none: power loss as the lab has it loses no file, so that nothing is tested
+// less there.
+func memory() string {
+	const dir, enough = "/dev/shm", 6 << 30
+	var st unix.Statfs_t
+	if os.Getenv("PGVRRP_LAB_DIR") != "" || unix.Statfs(dir, &st) != nil || st.Type != unix.TMPFS_MAGIC || st.Bavail*uint64(st.Bsize) < enough {
+		return ""
+	}
+	return dir
 }
 
 func binDir() string {
@@ -200,6 +212,7 @@ func (s *settings) failed(site *cells.Site, v cells.Verdict) {
 type book struct {
 	Seed       uint64
 	Version    string
+	Memory     bool // the hosts' disks are in memory
 	PostgreSQL string
 	Kernel     string
 	Results    []result
@@ -240,7 +253,7 @@ func (s *settings) read() (*book, error) {
 	if err := unix.Uname(&u); err != nil {
 		return nil, fmt.Errorf("ask for the kernel's version: %w", err)
 	}
-	b := &book{Seed: s.Seed, Version: version(s.Bin), Kernel: unix.ByteSliceToString(u.Release[:])}
+	b := &book{Seed: s.Seed, Memory: s.Dir != "" && s.Dir == memory(), Version: version(s.Bin), Kernel: unix.ByteSliceToString(u.Release[:])}
 	if !s.again {
 		return b, nil
 	}
@@ -255,8 +268,8 @@ func (s *settings) read() (*book, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read results: %w", err)
 	}
-	if old.Seed != b.Seed || old.Version != b.Version {
-		return nil, fmt.Errorf("read results: %s is of seed %d and version %s, this is seed %d and version %s", s.results, old.Seed, old.Version, b.Seed, b.Version)
+	if old.Seed != b.Seed || old.Version != b.Version || old.Memory != b.Memory {
+		return nil, fmt.Errorf("read results: %s is of seed %d, version %s, disks in memory %t, this is seed %d, version %s, disks in memory %t", s.results, old.Seed, old.Version, old.Memory, b.Seed, b.Version, b.Memory)
 	}
 	return &old, nil
 }

@@ -97,6 +97,9 @@ func (b *book) markdown() string {
 	fmt.Fprintf(&t, "%s; %d cells in the table.\n\n", b.summary(), len(cells.All()))
 	fmt.Fprintf(&t, "%s; PostgreSQL %s; Linux %s; seed %d; %s to %s; in a cell some task waited for a processor for %.0f to %.0f %% of the time.\n",
 		b.Version, b.PostgreSQL, b.Kernel, b.Seed, from.UTC().Format("2006-01-02 15:04"), to.UTC().Format("15:04 MST"), low, high)
+	if b.Memory {
+		t.WriteString("The hosts' disks were in memory: on real ones a rewind or a copy takes longer.\n")
+	}
 	for _, topology := range cells.Topologies() {
 		var rows []string
 		for _, r := range results {

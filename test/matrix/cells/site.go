@@ -23,6 +23,7 @@ type Options struct {
 	Bin  string // directory of vrrpd and pgnotify
 	Etc  string // directory of the sample configurations
 	Seed uint64
+	Dir  string // of the hosts' disks; see lab.Options
 	// Machine, if not nil, lets other labs of this process stand beside this one.
 	Machine *lab.Machine
 }
@@ -46,7 +47,7 @@ const setupTime = 90 * time.Second
 // Boot makes the hosts and a whole cluster. The caller closes it.
 func Boot(ctx context.Context, t Topology, o Options) (_ *Site, err error) {
 	s := newSite(t, o)
-	lo := lab.Options{Machine: o.Machine, Hosts: t.Nodes, Programs: map[string]string{"/usr/sbin/vrrpd": filepath.Join(o.Bin, "vrrpd"), "/usr/bin/pgnotify": filepath.Join(o.Bin, "pgnotify")}}
+	lo := lab.Options{Dir: o.Dir, Machine: o.Machine, Hosts: t.Nodes, Programs: map[string]string{"/usr/sbin/vrrpd": filepath.Join(o.Bin, "vrrpd"), "/usr/bin/pgnotify": filepath.Join(o.Bin, "pgnotify")}}
 	for k, w := range s.witnesses {
 		lo.Extra = append(lo.Extra, lab.HostSpec{Name: w, Index: 21 + k})
 	}
