@@ -37,14 +37,15 @@ type Machine struct {
 	family *family
 	work   atomic.Pointer[string] // what takes long, in words
 
-	mu    sync.Mutex
-	srv   *postgres.Server
-	drv   *postgres.Driver
-	seen  postgres.Glance // the last look that was answered
-	at    time.Duration   // when that was
-	known map[uint32][]core.Fork
-	life  postgres.Life // the one that known belongs to
-	last  sight
+	mu       sync.Mutex
+	srv      *postgres.Server
+	drv      *postgres.Driver
+	seen     postgres.Glance // the last look that was answered
+	at       time.Duration   // when that was, or when it was promoted
+	promotes bool            // it is being promoted
+	known    map[uint32][]core.Fork
+	life     postgres.Life // the one that known belongs to
+	last     sight
 }
 
 // The patience of single acts.
@@ -161,7 +162,9 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 	case g.Life != (postgres.Life{}):
 		s.Running, s.Postmaster = true, lifeNumber(g.Life)
 		m.mu.Lock()
-		recent := m.seen.Life == g.Life && s.At < m.at+silence
+		// A promotion ends with a checkpoint's worth of fsync. On a slow disk it does not answer meanwhile, and whoever promotes it waits
+		// for it with a deadline of its own.
+		recent := m.seen.Life == g.Life && (m.promotes || s.At < m.at+silence)
 		m.mu.Unlock()
 		if recent && lctx.Err() != nil || ctx.Err() != nil {
 			return s, false
@@ -286,7 +289,9 @@ func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 	case core.PromoteTo:
 		ctx, cancel := context.WithTimeout(ctx, m.Settings.Timeouts.Promote)
 		defer cancel()
+		m.promoting(true, false)
 		p, err := drv.PromoteTo(ctx, a.TLI)
+		m.promoting(false, err == nil)
 		return core.Result{TLI: p.Timeline, SwitchLSN: uint64(p.SwitchLSN), EndLSN: uint64(p.EndLSN)}, err
 	case core.WriteSSN:
 		return core.Result{}, drv.SetSync(ctx, settingNames(a.SSN))
@@ -304,6 +309,16 @@ func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 		return core.Result{}, m.rewind(ctx, srv, a.Node)
 	}
 	return core.Result{}, fmt.Errorf("carry out %v: it is no action of the server", a.Kind)
+}
+
+// promoting tells the looks of a promotion under way, and whether the server has just answered.
+func (m *Machine) promoting(on, answered bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.promotes = on
+	if answered {
+		m.at = m.Now()
+	}
 }
 
 // settingNames are the names of a setting, in its order.

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -380,4 +382,81 @@ func TestDeathIsNoticed(t *testing.T) {
 	}
 	p.do("n1", core.Action{Kind: core.Stop}) // what it left behind is gone then
 	p.do("n1", core.Action{Kind: core.StartStandby})
+}
+
+// TestSlowPromotion: a server that does not answer while it is promoted is not taken for a dead one.
+func TestSlowPromotion(t *testing.T) {
+	p := newPair(t)
+	p.do("n1", core.Action{Kind: core.StartStandby})
+	p.do("n1", core.Action{Kind: core.Hold})
+	p.until("n1", "a standby on hold", func(s core.Server) bool { return s.InRecovery && s.SSN != "" })
+	postmaster := lifePID(p.look("n1").Postmaster)
+	family := processes(t, postmaster)
+	send := func(sig syscall.Signal, to ...int) {
+		for _, pid := range to {
+			if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, pid := range family[1:] {
+		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(text), "startup") {
+			send(syscall.SIGSTOP, pid)
+		}
+	}
+	defer send(syscall.SIGCONT, family...)
+	done := make(chan error, 1)
+	go func() {
+		_, err := p.n["n1"].Do(t.Context(), core.Action{Kind: core.PromoteTo, TLI: 2})
+		done <- err
+	}()
+	// The file is there until the process that we stopped has read it.
+	asked := filepath.Join(p.n["n1"].Config.DataDir, "promote")
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(20 * time.Second); ; <-tick.C {
+		if _, err := os.Stat(asked); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("pg_promote was not called")
+		}
+	}
+	family = processes(t, postmaster)
+	send(syscall.SIGSTOP, family...)
+	for range 2 { // of a second each
+		if s, ok := p.n["n1"].Look(t.Context()); ok {
+			t.Errorf("got %+v, want that nothing can be said", s)
+		}
+	}
+	send(syscall.SIGCONT, family...)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if s := p.look("n1"); !s.Answering || s.InRecovery {
+		t.Errorf("got %+v, want a primary", s)
+	}
+}
+
+// processes are a postmaster and its children, the postmaster first.
+func processes(t *testing.T, postmaster int) []int {
+	t.Helper()
+	all := []int{postmaster}
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range stats {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has just ended
+		}
+		// pid (name) state ppid
+		f := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err == nil && len(f) > 1 && f[1] == strconv.Itoa(postmaster) {
+			all = append(all, pid)
+		}
+	}
+	return all
 }
