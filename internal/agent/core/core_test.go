@@ -245,6 +245,32 @@ func TestGrantAlone(t *testing.T) {
 	}
 }
 
+// TestLateWordDuringGrant: a server that was just promoted is not stopped because vrrpd's word on the lease comes late; on hold it waits.
+func TestLateWordDuringGrant(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.view = View{SystemID: 7, Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 3},
+		Ledger: []Timeline{{TLI: 2, Epoch: 5, Node: "n1"}}}
+	r.view.Deadline = r.now + 200*time.Millisecond
+	r.look()
+	r.give(r.view)
+	r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
+	r.end(PersistAttempt, Result{}, nil)
+	r.end(Reserve, Result{}, nil)
+	r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{2, 101}, 101
+	r.end(PromoteTo, Result{TLI: 2, SwitchLSN: 100, EndLSN: 101}, nil)
+	r.pass(400 * time.Millisecond)
+	r.wantNot(Stop)
+	r.wantNot(SetRule) // nor is it ours to rule meanwhile
+	r.view.Deadline = r.now + time.Hour
+	r.give(r.view)
+	r.want(SetRule)
+	r.view.Mine, r.view.Live, r.view.Phase, r.view.Epoch, r.view.Holder = false, false, Electing, 6, ""
+	r.give(r.view)
+	r.end(SetRule, Result{}, errors.New("refused"))
+	r.end(PersistPromise, Result{}, nil)
+	r.want(Stop) // it never became active
+}
+
 func TestGivesUpGrant(t *testing.T) {
 	start := func(t *testing.T) *rig {
 		r := newRig(t, Marks{Promise: 5})

@@ -97,13 +97,20 @@ func (a *Agent) runsPrimary() {
 		a.granted()
 	case !a.rightful():
 		// Promoted by hand, or in an epoch that never became active, or replaced: its WAL is kept, its being a primary is not.
-		if a.away.on {
+		if a.away.on || a.promotedNow() && a.onHold() {
 			return
 		}
 		a.do(Action{Kind: Stop})
 	case v.Phase == Electing && a.onHold():
 		a.pledge()
 	}
+}
+
+// promotedNow reports whether the server was promoted for the epoch that is ours, by vrrpd's last word. That the deadline of that word
+// has passed is no reason to stop it: the next word is late, or says that the epoch is over.
+func (a *Agent) promotedNow() bool {
+	v, g := &a.view, &a.grant
+	return v.Mine && v.Live && v.Phase == Granted && a.burnt != v.Epoch && g.epoch == v.Epoch && g.end != 0 && g.server == a.srv.Postmaster
 }
 
 // rightful reports whether the running primary is the one that the rule's holder is: activated by a SetRule, and never stopped since.
