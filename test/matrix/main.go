@@ -169,6 +169,9 @@ func (s *settings) all(ctx context.Context, chosen []cells.Cell) (err error) {
 			v.Failures = append(v.Failures, err.Error())
 		}
 		fmt.Printf("%3d/%d %s\n", k+1, count, line(v))
+		for _, n := range v.Notes {
+			fmt.Printf("        before: %s\n", n)
+		}
 		if len(v.Failures) > 0 {
 			failed++
 			s.failed(site, v)

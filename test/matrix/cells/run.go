@@ -23,6 +23,7 @@ type Verdict struct {
 	Cell      Cell
 	Placement string   // who played which role
 	Failures  []string // what must not be; none: the cell holds
+	Notes     []string // what happened on the way to the cell's beginning
 	// Outages are the longest stretches without an acknowledged commit that began or went on after each failure, the last one up to
 	// the repair. One that lasted until the repair is that long.
 	Outages []time.Duration
@@ -101,7 +102,7 @@ func (r *cell) wrong(format string, args ...any) {
 // prepare places the roles, empties the tables and starts the clients.
 func (r *cell) prepare(ctx context.Context) (err error) {
 	s := r.s
-	if r.roles, err = s.place(ctx, r.c); err != nil {
+	if r.roles, r.v.Notes, err = s.place(ctx, r.c); err != nil {
 		return err
 	}
 	var who []string
@@ -120,7 +121,19 @@ func (r *cell) prepare(ctx context.Context) (err error) {
 	if r.c.Kind == Bench {
 		return nil
 	}
-	r.load, err = s.startLoad(ctx)
+	if r.load, err = s.startLoad(ctx); err != nil {
+		return err
+	}
+	// The table speaks of failures in a cluster that is whole, which a busy machine can undo.
+	wait, cancel := context.WithTimeout(ctx, resume)
+	defer cancel()
+	holder, err := s.q.Whole(wait)
+	if err == nil && holder != r.roles[Primary] {
+		err = fmt.Errorf("%s holds before anything has failed, %s was placed", holder, r.roles[Primary])
+	}
+	if err != nil {
+		r.load.end(ctx)
+	}
 	return err
 }
 
@@ -448,8 +461,8 @@ func (r *cell) judge(ctx context.Context) {
 	d := r.load
 	for n, reader := range d.readers {
 		rep := reader.Stop()
-		if slices.Contains(r.hit, n) {
-			continue
+		if slices.Contains(r.hit, n) || r.c.Want == Away && n == r.roles[Primary] {
+			continue // the primary without the majority restarts as a standby
 		}
 		for _, f := range rep.Failures {
 			r.wrong("SELECT on %s failed at %s until %s: %s", n, f.At.Format("15:04:05.000"), f.Back.Format("15:04:05.000"), f.Err)

@@ -106,28 +106,36 @@ func (s *Site) random(name string) *rand.Rand {
 	return rand.New(rand.NewPCG(s.o.Seed, h.Sum64()))
 }
 
-// place makes the cluster whole and moves the primary to where the cell's seed wants it. It returns who plays which role.
-func (s *Site) place(ctx context.Context, c Cell) (map[Role]string, error) {
-	if err := s.q.Voters(ctx); err != nil {
-		return nil, err
-	}
-	holder, err := s.q.Whole(ctx)
-	if err != nil {
-		return nil, err
-	}
-	roles := s.cast(c)
-	if primary := roles[Primary]; primary != holder {
-		if _, err := s.l.Host(holder).Run(ctx, "pgnotify", "switchover", "--to", primary); err != nil {
-			return nil, err
+// placeTries is how often the primary is moved to where the seed wants it. On a busy machine a standby may be out of the rule for a moment,
+// and a switchover is refused or aborted then, as it must be.
+const placeTries = 3
+
+// place makes the cluster whole and moves the primary to where the cell's seed wants it. It returns who plays which role, and what went
+// wrong on the way.
+func (s *Site) place(ctx context.Context, c Cell) (roles map[Role]string, notes []string, err error) {
+	roles = s.cast(c)
+	primary := roles[Primary]
+	for range placeTries {
+		if err := s.q.Voters(ctx); err != nil {
+			return nil, notes, err
 		}
-		if holder, err = s.q.Whole(ctx); err != nil {
-			return nil, err
+		holder, err := s.q.Whole(ctx)
+		if err != nil {
+			return nil, notes, err
 		}
-		if holder != primary {
-			return nil, fmt.Errorf("switchover to %s: %s holds", primary, holder)
+		if holder == primary {
+			return roles, notes, nil
 		}
+		_, err = s.l.Host(holder).Run(ctx, "pgnotify", "switchover", "--to", primary)
+		if err == nil {
+			if holder, err = s.q.Whole(ctx); err == nil && holder == primary {
+				return roles, notes, nil
+			}
+			err = errors.Join(err, fmt.Errorf("switchover to %s: %s holds", primary, holder))
+		}
+		notes = append(notes, err.Error())
 	}
-	return roles, nil
+	return nil, notes, fmt.Errorf("move the primary to %s: %s", primary, strings.Join(notes, "; "))
 }
 
 // cast says by the seed who plays which role.
