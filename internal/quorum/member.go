@@ -113,7 +113,8 @@ func openMember(n *Node, id, dir string, port uint16, listen []netip.Addr) (_ *m
 	}
 	identity := m.store.Identity()
 	m.net, err = link.Open(link.Options{
-		Self:    link.Self{ID: id, Incarnation: identity.Incarnation, Starts: identity.Starts, Boot: n.boot},
+		Self:  link.Self{ID: id, Incarnation: identity.Incarnation, Starts: identity.Starts, Boot: n.boot, Words: identity.Words},
+		Words: m.store.Words, OnWords: m.store.Heard,
 		Cluster: func() string { return m.store.Identity().Cluster }, Peers: peersOf(n.o.File), Key: n.key,
 		Directory: directory{m.store}, Listen: listenOn(listen), Port: port, Now: n.o.Now, Log: n.log, OnDatagram: m.arrived,
 	})
@@ -205,6 +206,7 @@ func (m *member) start(ctx context.Context) {
 	tasks.Go(func() error { return m.write(ctx) })
 	tasks.Go(func() error { return m.loop(ctx) })
 	tasks.Go(func() error { return m.probe(ctx) })
+	tasks.Go(func() error { m.keep(ctx); return nil })
 	tasks.Go(func() error { return m.rpc.run(ctx) })
 }
 
@@ -281,6 +283,27 @@ func (m *member) probe(ctx context.Context) error {
 			if fails >= probeFails {
 				return fmt.Errorf("voter %s: %w", m.id, err)
 			}
+		}
+	}
+}
+
+// keepEvery is how old what the disk knows of the other voters' words may get.
+const keepEvery = time.Second
+
+// keep writes what was heard of them, if it is news: a copy of a directory is known by the words that it lacks.
+func (m *member) keep(ctx context.Context) {
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+		if err := m.store.KeepHeard(); err != nil {
+			m.lg.Warn("write to the state directory", "error", err)
+		}
+		if ctx.Err() != nil {
+			return
 		}
 	}
 }
@@ -769,7 +792,7 @@ type directory struct{ s *store.Store }
 
 // Admit implements link.Directory.
 func (d directory) Admit(peer link.Self) error {
-	return d.s.Admit(peer.ID, store.Seen{Incarnation: peer.Incarnation, Starts: peer.Starts, Boot: peer.Boot})
+	return d.s.Admit(peer.ID, store.Seen{Incarnation: peer.Incarnation, Starts: peer.Starts, Boot: peer.Boot, Words: peer.Words})
 }
 
 // transportTimeout bounds one request between two voters' logs.

@@ -13,12 +13,12 @@ const MaxPayload = 8 << 10
 
 // A datagram is, in network byte order:
 //
-//	magic[4] version[1] kind[1] cluster[8] starts[8] boot[8] toBoot[8] stream[2] seq[8]
+//	magic[4] version[1] kind[1] cluster[8] starts[8] boot[8] words[8] given[8] toBoot[8] stream[2] seq[8]
 //	len[1] from  len[1] incarnation  len[1] to  len[2] payload  hmac[32]
 const (
 	datagramMagic   = "vrqd"
 	datagramVersion = 1
-	fixedSize       = 48
+	fixedSize       = 64
 	maxDatagram     = fixedSize + 3*(1+trust.MaxName) + 2 + MaxPayload + trust.MACSize
 )
 
@@ -28,14 +28,14 @@ type kind uint8
 const (
 	data kind = iota // Send's payload, on stream 0
 	ping             // stream k+1: our time, on our link k
-	pong             // stream pongStream|k+1: the ping's stream and time, back where it came from
+	pong             // stream pongStream|k+1: the ping's stream and payload, back where it came from
 	numKinds
 )
 
 const (
 	pongStream  = 0x8000
 	pingPayload = 8
-	pongPayload = 2 + 8
+	pongPayload = 2 + pingPayload
 )
 
 // clusterTag is a short form of a cluster id; zero before the bootstrap.
@@ -59,6 +59,8 @@ type datagram struct {
 	cluster     clusterTag
 	starts      uint64
 	boot        record.Boot
+	words       uint64      // before this run
+	given       uint64      // by now, what this datagram says among them
 	toBoot      record.Boot // of the receiver, as the sender knows it; 0 if it doesn't
 	stream      uint16
 	seq         uint64
@@ -76,6 +78,8 @@ func (d *datagram) append(b []byte) []byte {
 	b = append(b, d.cluster[:]...)
 	b = binary.BigEndian.AppendUint64(b, d.starts)
 	b = binary.BigEndian.AppendUint64(b, uint64(d.boot))
+	b = binary.BigEndian.AppendUint64(b, d.words)
+	b = binary.BigEndian.AppendUint64(b, d.given)
 	b = binary.BigEndian.AppendUint64(b, uint64(d.toBoot))
 	b = binary.BigEndian.AppendUint16(b, d.stream)
 	b = binary.BigEndian.AppendUint64(b, d.seq)
@@ -119,9 +123,11 @@ func decodeDatagram(b []byte) (datagram, Reason) {
 		cluster: clusterTag(b[6:14]),
 		starts:  binary.BigEndian.Uint64(b[14:]),
 		boot:    record.Boot(binary.BigEndian.Uint64(b[22:])),
-		toBoot:  record.Boot(binary.BigEndian.Uint64(b[30:])),
-		stream:  binary.BigEndian.Uint16(b[38:]),
-		seq:     binary.BigEndian.Uint64(b[40:]),
+		words:   binary.BigEndian.Uint64(b[30:]),
+		given:   binary.BigEndian.Uint64(b[38:]),
+		toBoot:  record.Boot(binary.BigEndian.Uint64(b[46:])),
+		stream:  binary.BigEndian.Uint16(b[54:]),
+		seq:     binary.BigEndian.Uint64(b[56:]),
 	}
 	b = b[fixedSize:]
 	for _, s := range []*[]byte{&d.from, &d.incarnation, &d.to} {

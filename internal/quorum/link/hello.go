@@ -18,7 +18,7 @@ const (
 
 // hello is the first frame in each direction of a stream, the dialer's first. On the wire it is len[2] and then
 //
-//	version[1] reason[1] starts[8] boot[8]
+//	version[1] reason[1] starts[8] boot[8] words[8]
 //	len[2] and text of: id, incarnation, cluster, want id, want incarnation, detail
 type hello struct {
 	self            Self
@@ -38,6 +38,7 @@ func (h *hello) append(b []byte) []byte {
 	b = append(b, 0, 0, helloVersion, byte(h.reason))
 	b = binary.BigEndian.AppendUint64(b, h.self.Starts)
 	b = binary.BigEndian.AppendUint64(b, uint64(h.self.Boot))
+	b = binary.BigEndian.AppendUint64(b, h.self.Words)
 	detail := h.detail
 	if len(detail) > maxDetail {
 		detail = detail[:maxDetail]
@@ -77,13 +78,14 @@ func decodeHello(b []byte) (hello, error) {
 	if b[0] != helloVersion {
 		return hello{}, errHelloVersion
 	}
-	if len(b) < 18 {
+	if len(b) < 26 {
 		return hello{}, errHello
 	}
 	h := hello{reason: Reason(b[1])}
 	h.self.Starts = binary.BigEndian.Uint64(b[2:])
 	h.self.Boot = record.Boot(binary.BigEndian.Uint64(b[10:]))
-	b = b[18:]
+	h.self.Words = binary.BigEndian.Uint64(b[18:])
+	b = b[26:]
 	for _, f := range []struct {
 		s   *string
 		max int

@@ -31,6 +31,7 @@ type Self struct {
 	Incarnation string      // of the state directory
 	Starts      uint64      // how often that directory was started, from 1
 	Boot        record.Boot // of this run, never 0
+	Words       uint64      // that the directory had given before this run
 }
 
 // RaftID is the voter's id and address in the log's configuration: an emptied state directory is another server.
@@ -63,7 +64,7 @@ const DefaultPing = 100 * time.Millisecond
 // pingsLost is how many intervals without an answer make a link down.
 const pingsLost = 3
 
-// Options are what a Network is made of. All but Ping, Log and OnDatagram are needed.
+// Options are what a Network is made of. All but Ping, Log, Words, OnWords and OnDatagram are needed.
 type Options struct {
 	Self    Self
 	Cluster func() string // the cluster's id of at most trust.MaxName bytes, "" until bootstrapped; it must not wait
@@ -76,6 +77,11 @@ type Options struct {
 	Ping      time.Duration        // DefaultPing if 0
 	Now       func() time.Duration // since boot, by CLOCK_BOOTTIME
 	Log       *slog.Logger
+
+	// Words is how many words this voter's directory has given by now, and OnWords gets those that another one's has, when
+	// they are more than before: each datagram tells, what it says among them. They must not wait. Both may be nil.
+	Words   func() uint64
+	OnWords func(from string, boot record.Boot, words uint64)
 
 	// OnDatagram gets each payload once, from several goroutines, and must not wait. at is when it arrived, by Now. The
 	// payload is the callee's.
@@ -248,6 +254,9 @@ func newNetwork(o Options) (*Network, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Words == nil {
+		o.Words = func() uint64 { return o.Self.Words }
 	}
 	sealer, err := o.Key.Sealer()
 	if err != nil {

@@ -23,6 +23,18 @@ type sender struct {
 	// incarnation could reopen the numbers of the present one.
 	runs  map[string]*run
 	asked map[Self]time.Duration
+	given uint64 // the most words that the present run told
+}
+
+// news reports whether an accepted datagram tells of more words than any before.
+func (s *sender) news(given uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if given <= s.given {
+		return false
+	}
+	s.given = given
+	return true
 }
 
 // run is one start of one incarnation.
@@ -66,7 +78,7 @@ func (s *sender) check(d *datagram, self record.Boot, local int, at time.Duratio
 				return false, Replay, false
 			}
 		}
-		who := Self{ID: string(d.from), Incarnation: string(d.incarnation), Starts: d.starts, Boot: d.boot}
+		who := Self{ID: string(d.from), Incarnation: string(d.incarnation), Starts: d.starts, Boot: d.boot, Words: d.words}
 		if last, ok := s.asked[who]; ok && at-last < askAgain {
 			return false, NotAdmitted, false
 		}
@@ -114,7 +126,9 @@ func (s *sender) admit(who Self) (changed bool, reason Reason) {
 			starts: who.Starts, boot: who.Boot, top: map[uint16]uint64{}, copies: map[int]uint64{},
 		}
 	}
-	changed = s.now != who
+	if changed = s.now != who; changed {
+		s.given = 0
+	}
 	s.now = who
 	return changed, None
 }

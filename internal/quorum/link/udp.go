@@ -180,7 +180,7 @@ func (n *Network) Send(to string, payload []byte) {
 
 // seal adds a datagram of this voter with the next number to b.
 func (n *Network) seal(b []byte, d datagram) []byte {
-	d.starts, d.boot = n.o.Self.Starts, n.o.Self.Boot
+	d.starts, d.boot, d.words, d.given = n.o.Self.Starts, n.o.Self.Boot, n.o.Self.Words, n.o.Words()
 	d.from, d.incarnation = []byte(n.o.Self.ID), []byte(n.o.Self.Incarnation)
 	d.seq = n.seq.Add(1)
 	return n.sealer.Seal(d.append(b))
@@ -287,10 +287,13 @@ func (n *Network) datagram(l *local, s *socket, from netip.AddrPort, at time.Dur
 	fresh, reason, ask := n.sender(p.id).check(&d, n.o.Self.Boot, l.index, at)
 	if ask {
 		select {
-		case n.admissions <- Self{ID: p.id, Incarnation: string(d.incarnation), Starts: d.starts, Boot: d.boot}:
+		case n.admissions <- Self{ID: p.id, Incarnation: string(d.incarnation), Starts: d.starts, Boot: d.boot, Words: d.words}:
 		default:
 			// So many at once that the next ping may ask again.
 		}
+	}
+	if reason == None && n.o.OnWords != nil && n.sender(p.id).news(d.given) {
+		n.o.OnWords(p.id, d.boot, d.given)
 	}
 	switch {
 	case reason != None:

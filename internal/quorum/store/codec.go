@@ -148,6 +148,7 @@ func encodeSeen(all []Seen) []byte {
 		b = append(b, x.Incarnation...)
 		b = binary.BigEndian.AppendUint64(b, x.Starts)
 		b = binary.BigEndian.AppendUint64(b, uint64(x.Boot))
+		b = binary.BigEndian.AppendUint64(b, x.Words)
 	}
 	return b
 }
@@ -161,12 +162,12 @@ func decodeSeen(b []byte) ([]Seen, error) {
 	all := make([]Seen, b[0])
 	b = b[1:]
 	for k := range all {
-		if len(b) < 1 || len(b) < 1+int(b[0])+16 {
+		if len(b) < 1 || len(b) < 1+int(b[0])+24 {
 			return nil, errSeen
 		}
 		n := 1 + int(b[0])
-		all[k] = Seen{Incarnation: string(b[1:n]), Starts: binary.BigEndian.Uint64(b[n:]), Boot: bootOf(b[n+8:])}
-		b = b[n+16:]
+		all[k] = Seen{Incarnation: string(b[1:n]), Starts: binary.BigEndian.Uint64(b[n:]), Boot: bootOf(b[n+8:]), Words: binary.BigEndian.Uint64(b[n+16:])}
+		b = b[n+24:]
 	}
 	if len(b) != 0 {
 		return nil, errSeen

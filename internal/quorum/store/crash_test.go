@@ -80,7 +80,7 @@ func TestPowerLoss(t *testing.T) {
 		case 1:
 			err = s.PutSealed("r", uint64(step))
 		case 2:
-			err = s.Admit("n1", Seen{strconv.Itoa(rng.IntN(12)), uint64(step + 1), 1})
+			err = s.Admit("n1", Seen{strconv.Itoa(rng.IntN(12)), uint64(step + 1), 1, uint64(step)})
 		case 3:
 			if next > 2 {
 				n := uint64(rng.IntN(3))
@@ -154,7 +154,7 @@ func TestDamagedFileIsRefused(t *testing.T) {
 	must(t, takeSnapshot(s, 100, 1, "state"))
 	must(t, s.PutSealed("r", 7))
 	before := fingerprint(t, s)
-	must(t, s.Admit("n1", Seen{"x", 1, 1}))
+	must(t, s.Admit("n1", Seen{"x", 1, 1, 0}))
 	want := fingerprint(t, s)
 	closed(t, s)
 	good, err := os.ReadFile(filepath.Join(dir, fileName))

@@ -24,7 +24,7 @@ func FuzzDecodeLog(f *testing.F) {
 
 func FuzzDecodeSeen(f *testing.F) {
 	f.Add(encodeSeen(nil))
-	f.Add(encodeSeen([]Seen{{"a", 1, 2}, {"bb", 3, 4}}))
+	f.Add(encodeSeen([]Seen{{"a", 1, 2, 0}, {"bb", 3, 4, 0}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		all, err := decodeSeen(b)
 		if err == nil && !bytes.Equal(encodeSeen(all), b) {

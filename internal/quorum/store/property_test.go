@@ -112,14 +112,15 @@ func TestStoreIsItsModel(t *testing.T) {
 			},
 			"admit": func(rt *rapid.T) {
 				k := name.Draw(rt, "peer")
-				x := Seen{fmt.Sprint(rapid.IntRange(1, 10).Draw(rt, "incarnation")), small.Draw(rt, "starts"), record.Boot(small.Draw(rt, "boot"))}
+				x := Seen{fmt.Sprint(rapid.IntRange(1, 10).Draw(rt, "incarnation")), small.Draw(rt, "starts"), record.Boot(small.Draw(rt, "boot")), small.Draw(rt, "words")}
 				all := m.seen[k]
 				at := slices.IndexFunc(all, func(o Seen) bool { return o.Incarnation == x.Incarnation })
-				ok := at < 0 || x.Starts > all[at].Starts || x == all[at]
+				same := at >= 0 && x.Starts == all[at].Starts && x.Boot == all[at].Boot
+				ok := at < 0 || same || x.Starts > all[at].Starts && x.Words >= all[at].Words
 				if err := s.Admit(k, x); (err == nil) != ok {
 					rt.Fatalf("admit %v after %v: %v", x, all, err)
 				}
-				if ok && (at < 0 || x != all[at]) {
+				if ok && !same {
 					if at >= 0 {
 						all = slices.Delete(slices.Clone(all), at, at+1)
 					}
@@ -127,11 +128,26 @@ func TestStoreIsItsModel(t *testing.T) {
 					m.seen[k] = all[max(0, len(all)-8):]
 				}
 			},
+			"hear": func(rt *rapid.T) {
+				k, boot, words := name.Draw(rt, "peer"), record.Boot(small.Draw(rt, "boot")), small.Draw(rt, "words")
+				s.Heard(k, boot, words)
+				must(t, s.KeepHeard())
+				m.seen[k] = slices.Clone(m.seen[k])
+				for at := range m.seen[k] {
+					if o := &m.seen[k][at]; o.Boot == boot {
+						o.Words = max(o.Words, words)
+					}
+				}
+			},
 			"open again": func(rt *rapid.T) {
+				given := s.Words()
 				must(t, s.Close())
 				s, err = Open(dir, Options{NoSync: true})
 				must(t, err)
 				m.starts++
+				if got := s.Identity().Words; got != given || s.Words() != given {
+					rt.Fatalf("words %d and %d after a start, want %d", got, s.Words(), given)
+				}
 			},
 			"": func(rt *rapid.T) {
 				b := m.bounds()

@@ -27,7 +27,7 @@ import (
 const (
 	fileName = "quorum.db"
 	newName  = fileName + ".new" // a first start that has not come to its end
-	format   = 1
+	format   = 2
 
 	probeName = "probe" // what Check writes
 
@@ -57,6 +57,7 @@ var (
 	startsKey      = []byte("starts")
 	clusterKey     = []byte("cluster")
 	longestKey     = []byte("longest")
+	wordsKey       = []byte("words")
 )
 
 // Raft's keys, whose presence says that it has run.
@@ -76,6 +77,7 @@ type Identity struct {
 	Cluster     string // "": part of none yet
 	Incarnation string // 16 hex digits, chosen when the directory was first used
 	Starts      uint64 // how often it was opened, from 1
+	Words       uint64 // how many it had given when it was opened; see Store.Words
 }
 
 // Store is an open state directory. Safe for concurrent use.
@@ -89,9 +91,13 @@ type Store struct {
 	failed   atomic.Pointer[error]
 
 	words words
+	given atomic.Uint64 // on disk
 
 	admission sync.Mutex // one Admit at a time
 	seen      map[string][]Seen
+
+	hearing sync.Mutex
+	told    map[string]told // by peer: the words of its run, on disk or not yet
 
 	probe probe
 }
@@ -102,7 +108,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{dir: dir, path: filepath.Join(dir, fileName), log: o.Log}
+	s := &Store{dir: dir, path: filepath.Join(dir, fileName), log: o.Log, told: map[string]told{}}
 	if err := s.open(o); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("open state directory %s: %w", dir, err)
@@ -294,7 +300,12 @@ func (s *Store) load() error {
 		if err != nil {
 			return err
 		}
-		s.identity.Store(&Identity{Cluster: string(cluster), Incarnation: string(incarnation), Starts: starts})
+		given, err := getUint(m, wordsKey)
+		if err != nil {
+			return err
+		}
+		s.given.Store(given)
+		s.identity.Store(&Identity{Cluster: string(cluster), Incarnation: string(incarnation), Starts: starts, Words: given})
 		all, err := listSnapshots(tx.Bucket(snapBucket))
 		if err != nil {
 			return err
@@ -321,7 +332,7 @@ func (s *Store) load() error {
 func (s *Store) start() error {
 	id := *s.identity.Load()
 	id.Starts++
-	err := s.update(fmt.Sprintf("count start %d", id.Starts), func(tx *bbolt.Tx) error {
+	err := s.write(fmt.Sprintf("count start %d", id.Starts), func(tx *bbolt.Tx) error {
 		m := tx.Bucket(metaBucket)
 		empty, err := raftEmpty(tx)
 		if err != nil {
@@ -353,8 +364,37 @@ func (s *Store) Trouble() error {
 	return nil
 }
 
-// update runs fn and has its changes on disk, all or none of them.
+// Words is how many times this directory has given its word: written something that its voter then told others, or may have told. It only
+// grows, and is on disk with the word itself, so that a copy of the directory has fewer unless nothing was lost. Starts and what
+// was seen of others are no words: a copy does not grow up by being started.
+func (s *Store) Words() uint64 { return s.given.Load() }
+
+// update is write of a word.
 func (s *Store) update(act string, fn func(tx *bbolt.Tx) error) error {
+	given := uint64(0)
+	err := s.write(act, func(tx *bbolt.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		m := tx.Bucket(metaBucket)
+		was, err := getUint(m, wordsKey)
+		if err != nil {
+			return err
+		}
+		given = was + 1
+		return putUint(m, wordsKey, given)
+	})
+	for err == nil {
+		// Two may come back in another order than they were written in.
+		if was := s.given.Load(); was >= given || s.given.CompareAndSwap(was, given) {
+			break
+		}
+	}
+	return err
+}
+
+// write runs fn and has its changes on disk, all or none of them.
+func (s *Store) write(act string, fn func(tx *bbolt.Tx) error) error {
 	if err := s.Trouble(); err != nil {
 		return fmt.Errorf("%s in %s: not after a failed write: %w", act, s.path, err)
 	}
@@ -541,4 +581,5 @@ type Seen struct {
 	Incarnation string
 	Starts      uint64
 	Boot        record.Boot
+	Words       uint64 // at its start; of what is remembered the most that it told
 }

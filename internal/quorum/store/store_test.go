@@ -463,23 +463,26 @@ func TestAdmit(t *testing.T) {
 		x    Seen
 		want string
 	}{
-		{"never seen", nil, Seen{inc(1), 1, 1}, ""},
-		{"the same run", []Seen{{inc(1), 3, 7}}, Seen{inc(1), 3, 7}, ""},
-		{"a later start", []Seen{{inc(1), 3, 7}}, Seen{inc(1), 4, 8}, ""},
-		{"far later", []Seen{{inc(1), 3, 7}}, Seen{inc(1), 400, 7}, ""},
-		{"an earlier start", []Seen{{inc(1), 3, 7}}, Seen{inc(1), 2, 8}, "restored from a backup"},
-		{"the same start in another run", []Seen{{inc(1), 3, 7}}, Seen{inc(1), 3, 8}, "copied"},
-		{"another directory", []Seen{{inc(1), 3, 7}}, Seen{inc(2), 1, 8}, ""},
-		{"back to the one before", []Seen{{inc(1), 3, 7}, {inc(2), 1, 8}}, Seen{inc(1), 4, 9}, ""},
-		{"back to an old copy of the one before", []Seen{{inc(1), 3, 7}, {inc(2), 1, 8}}, Seen{inc(1), 2, 9}, "restored from a backup"},
-		{"no incarnation", nil, Seen{"", 1, 1}, "incomplete"},
-		{"no start", nil, Seen{inc(1), 0, 1}, "incomplete"},
-		{"no boot", nil, Seen{inc(1), 1, 0}, "incomplete"},
+		{"never seen", nil, Seen{inc(1), 1, 1, 0}, ""},
+		{"the same run", []Seen{{inc(1), 3, 7, 0}}, Seen{inc(1), 3, 7, 0}, ""},
+		{"a later start", []Seen{{inc(1), 3, 7, 0}}, Seen{inc(1), 4, 8, 0}, ""},
+		{"far later", []Seen{{inc(1), 3, 7, 0}}, Seen{inc(1), 400, 7, 0}, ""},
+		{"an earlier start", []Seen{{inc(1), 3, 7, 0}}, Seen{inc(1), 2, 8, 0}, "restored from a backup"},
+		{"the same start in another run", []Seen{{inc(1), 3, 7, 0}}, Seen{inc(1), 3, 8, 0}, "copied"},
+		{"another directory", []Seen{{inc(1), 3, 7, 0}}, Seen{inc(2), 1, 8, 0}, ""},
+		{"back to the one before", []Seen{{inc(1), 3, 7, 0}, {inc(2), 1, 8, 0}}, Seen{inc(1), 4, 9, 0}, ""},
+		{"back to an old copy of the one before", []Seen{{inc(1), 3, 7, 0}, {inc(2), 1, 8, 0}}, Seen{inc(1), 2, 9, 0}, "restored from a backup"},
+		{"a later start with as many words", []Seen{{inc(1), 3, 7, 20}}, Seen{inc(1), 4, 8, 20}, ""},
+		{"a later start with fewer words", []Seen{{inc(1), 3, 7, 20}}, Seen{inc(1), 4, 8, 19}, "restored from a backup"},
+		{"a much later start with fewer words", []Seen{{inc(1), 3, 7, 20}}, Seen{inc(1), 400, 8, 19}, "begins with 19 words, and told of 20"},
+		{"no incarnation", nil, Seen{"", 1, 1, 0}, "incomplete"},
+		{"no start", nil, Seen{inc(1), 0, 1, 0}, "incomplete"},
+		{"no boot", nil, Seen{inc(1), 1, 0, 0}, "incomplete"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()
 			s := fast(t, dir)
-			must(t, s.Admit("other", Seen{inc(1), 1000, 1}))
+			must(t, s.Admit("other", Seen{inc(1), 1000, 1, 0}))
 			for _, x := range tc.seen {
 				must(t, s.Admit("n1", x))
 			}
@@ -498,19 +501,88 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+// A word that was told is remembered at once, and on disk once it is kept; what another run told is not of this one.
+func TestHeard(t *testing.T) {
+	dir := t.TempDir()
+	s := fast(t, dir)
+	run := Seen{"a", 1, 7, 5}
+	must(t, s.Admit("n1", run))
+	words := s.Words()
+	s.Heard("n1", 7, 9)
+	s.Heard("n1", 7, 8) // a ping that was overtaken
+	s.Heard("n2", 7, 100)
+	wantError(t, s.Admit("n1", Seen{"a", 2, 8, 8}), "begins with 8 words, and told of 9")
+	must(t, s.Admit("n1", run))
+	if got := s.Told("n1"); got != 9 || s.Told("n3") != 0 {
+		t.Errorf("told of %d words, want 9", got)
+	}
+	must(t, s.KeepHeard())
+	must(t, s.KeepHeard())
+	if got := s.Words(); got != words {
+		t.Errorf("%d words, want %d as before: what is remembered of others is none", got, words)
+	}
+	closed(t, s)
+	s = fast(t, dir)
+	wantError(t, s.Admit("n1", Seen{"a", 2, 8, 8}), "begins with 8 words, and told of 9")
+	s.Heard("n1", 6, 50) // of a run that nobody admitted
+	must(t, s.KeepHeard())
+	must(t, s.Admit("n1", Seen{"a", 2, 8, 9}))
+	closed(t, s)
+}
+
+// Every word counts, none twice, and a start is none.
+func TestWords(t *testing.T) {
+	dir := t.TempDir()
+	s := fast(t, dir)
+	for k, word := range []func() error{
+		func() error { return s.PutSealed("r", 5) },
+		func() error { return s.PutPromised("r", 5) },
+		func() error { return s.PutLongest(time.Second) },
+		func() error { return s.SetUint64(keyCurrentTerm, 3) },
+		func() error { return s.SetCluster("c") },
+		func() error { return s.StoreLogs(entries(1, 3, 1)) },
+		func() error { return s.DeleteRange(3, 3) },
+	} {
+		before := s.Words()
+		must(t, word())
+		if got := s.Words(); got != before+1 {
+			t.Errorf("word %d: %d words, want %d", k, got, before+1)
+		}
+	}
+	before := s.Words()
+	must(t, s.PutSealed("r", 4))
+	must(t, s.PutSealed("r", 5))
+	if got := s.Words(); got != before {
+		t.Errorf("%d words after a seal that was there, want %d", got, before)
+	}
+	copied := t.TempDir()
+	b, err := os.ReadFile(filepath.Join(dir, fileName))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(copied, fileName), b, 0o600))
+	must(t, s.PutSealed("r", 6))
+	closed(t, s)
+	for range 3 {
+		c := fast(t, copied)
+		if got := c.Identity().Words; got != before {
+			t.Errorf("the copy begins with %d words, want %d however often it starts", got, before)
+		}
+		closed(t, c)
+	}
+}
+
 func TestAdmitRemembersTheLastOnes(t *testing.T) {
 	dir := t.TempDir()
 	s := fast(t, dir)
 	for k := range maxSeen + 1 {
-		must(t, s.Admit("n1", Seen{fmt.Sprint(k), 5, 1}))
+		must(t, s.Admit("n1", Seen{fmt.Sprint(k), 5, 1, 0}))
 	}
-	must(t, s.Admit("n1", Seen{"1", 6, 1})) // and is the newest again
-	must(t, s.Admit("n1", Seen{"new", 5, 1}))
+	must(t, s.Admit("n1", Seen{"1", 6, 1, 0})) // and is the newest again
+	must(t, s.Admit("n1", Seen{"new", 5, 1, 0}))
 	closed(t, s)
 	s = fast(t, dir)
-	wantError(t, s.Admit("n1", Seen{"1", 5, 1}), "backup")
-	must(t, s.Admit("n1", Seen{"2", 1, 1})) // forgotten
-	if err := s.Admit("n1", Seen{strings.Repeat("x", 256), 1, 1}); err == nil {
+	wantError(t, s.Admit("n1", Seen{"1", 5, 1, 0}), "backup")
+	must(t, s.Admit("n1", Seen{"2", 1, 1, 0})) // forgotten
+	if err := s.Admit("n1", Seen{strings.Repeat("x", 256), 1, 1, 0}); err == nil {
 		t.Error("an incarnation that can't be written is accepted")
 	}
 }
@@ -595,7 +667,7 @@ func TestFailedWriteStopsAllWriting(t *testing.T) {
 	wantError(t, s.Trouble(), "append log entries 4 to 4", fileName)
 	for name, err := range map[string]error{
 		"seal": s.PutSealed("r", 2), "promise": s.PutPromised("r", 2), "hold": s.PutLongest(1), "set": s.Set([]byte("k"), nil),
-		"admit": s.Admit("n", Seen{"i", 1, 1}), "check": s.Check(t.Context()), "cluster": s.SetCluster("c"),
+		"admit": s.Admit("n", Seen{"i", 1, 1, 0}), "check": s.Check(t.Context()), "cluster": s.SetCluster("c"),
 	} {
 		if err == nil || !strings.Contains(err.Error(), "append log entries 4 to 4") {
 			t.Errorf("%s: %v", name, err)
@@ -639,7 +711,7 @@ func TestReadersBesideWriters(t *testing.T) {
 	all.Go(func() {
 		for k := range uint64(200) {
 			must(t, s.PutSealed("r", k))
-			must(t, s.Admit("n", Seen{"i", k + 1, record.Boot(k + 1)}))
+			must(t, s.Admit("n", Seen{"i", k + 1, record.Boot(k + 1), k}))
 		}
 	})
 	for k := uint64(101); k < 400; k++ {

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -140,8 +141,8 @@ func (s *Store) loadSeen(tx *bbolt.Tx) error {
 }
 
 // Admit accepts a run of peer's state directory if it is a later start than the one seen last, or the same, or if the directory
-// was never seen; it is on disk when Admit returns. A directory that was set back has forgotten what it said: the error tells
-// what to do.
+// was never seen; it is on disk when Admit returns. A directory that was set back has forgotten what it said: it is an earlier start, or
+// another of the same number, or has given fewer words than it told. The error tells what to do.
 func (s *Store) Admit(peer string, x Seen) error {
 	if peer == "" || x.Incarnation == "" || len(x.Incarnation) > 255 || x.Starts == 0 || x.Boot == 0 {
 		return fmt.Errorf("admit voter %q: its identity is incomplete", peer)
@@ -151,13 +152,15 @@ func (s *Store) Admit(peer string, x Seen) error {
 	all := s.seen[peer]
 	k := slices.IndexFunc(all, func(o Seen) bool { return o.Incarnation == x.Incarnation })
 	if k >= 0 {
-		switch o := all[k]; {
-		case x == o:
+		switch o := s.most(peer, all[k]); {
+		case x.Starts == o.Starts && x.Boot == o.Boot:
 			return nil
 		case x.Starts < o.Starts:
 			return fmt.Errorf("admit voter %s: its state directory was restored from a backup (it is at start %d, and was seen at start %d): move its %s away and start vrrpd there again", peer, x.Starts, o.Starts, fileName)
 		case x.Starts == o.Starts:
 			return fmt.Errorf("admit voter %s: two runs say that they are start %d of the same state directory: it was copied, or restored from a backup; move its %s away and start vrrpd there again", peer, x.Starts, fileName)
+		case x.Words < o.Words:
+			return fmt.Errorf("admit voter %s: its state directory was restored from a backup (it begins with %d words, and told of %d): move its %s away and start vrrpd there again", peer, x.Words, o.Words, fileName)
 		}
 	}
 	next := make([]Seen, 0, len(all)+1)
@@ -168,7 +171,7 @@ func (s *Store) Admit(peer string, x Seen) error {
 	}
 	next = append(next, x)
 	next = next[max(0, len(next)-maxSeen):]
-	err := s.update("remember voter "+peer, func(tx *bbolt.Tx) error {
+	err := s.write("remember voter "+peer, func(tx *bbolt.Tx) error {
 		return put(tx.Bucket(seenBucket), []byte(peer), encodeSeen(next))
 	})
 	if err != nil {
@@ -176,4 +179,71 @@ func (s *Store) Admit(peer string, x Seen) error {
 	}
 	s.seen[peer] = next
 	return nil
+}
+
+// told is what Heard notes: the words of one run.
+type told struct {
+	boot  record.Boot
+	words uint64
+}
+
+// Heard notes that a run of peer, which was admitted, has given so many words. It never waits for the disk: KeepHeard writes it.
+func (s *Store) Heard(peer string, boot record.Boot, words uint64) {
+	s.hearing.Lock()
+	defer s.hearing.Unlock()
+	if t := s.told[peer]; t.boot != boot || t.words < words {
+		s.told[peer] = told{boot, words}
+	}
+}
+
+// Told is the most words that an admitted run of peer has told of; 0: none was admitted.
+func (s *Store) Told(peer string) uint64 {
+	s.admission.Lock()
+	defer s.admission.Unlock()
+	all := s.seen[peer]
+	if len(all) == 0 {
+		return 0
+	}
+	return s.most(peer, all[len(all)-1]).Words
+}
+
+// most is what is remembered of o with what Heard noted since.
+func (s *Store) most(peer string, o Seen) Seen {
+	s.hearing.Lock()
+	defer s.hearing.Unlock()
+	if t := s.told[peer]; t.boot == o.Boot {
+		o.Words = max(o.Words, t.words)
+	}
+	return o
+}
+
+// KeepHeard has on disk what Heard noted. It writes only if that is news.
+func (s *Store) KeepHeard() error {
+	s.admission.Lock()
+	defer s.admission.Unlock()
+	news := map[string][]Seen{}
+	for peer, all := range s.seen {
+		for k, o := range all {
+			if m := s.most(peer, o); m != o {
+				all = slices.Clone(all)
+				all[k] = m
+				news[peer] = all
+			}
+		}
+	}
+	if len(news) == 0 {
+		return nil
+	}
+	err := s.write("remember the words of voters", func(tx *bbolt.Tx) error {
+		for peer, all := range news {
+			if err := put(tx.Bucket(seenBucket), []byte(peer), encodeSeen(all)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		maps.Copy(s.seen, news)
+	}
+	return err
 }
