@@ -17,14 +17,6 @@ func (d *instanceDraft) strictState(report reporter) {
 	}
 }
 
-// strictKeyword is where strict mode was said.
-func (d *instanceDraft) strictKeyword() string {
-	if d.strict != nil {
-		return "strict_mode"
-	}
-	return "vrrp_strict"
-}
-
 // strictMode takes off what strict mode forbids, and fills in what it and global_defs decide.
 func (d *instanceDraft) strictMode(p *parser, report reporter) {
 	owner := d.Priority == 255

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -136,7 +137,9 @@ func TestMetrics(t *testing.T) {
 func TestMetricsOnTheSocket(t *testing.T) {
 	d, _, _ := serve(t)
 	d.status.Node = "n1"
-	h := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", d.path) }}}
+	h := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", d.path)
+	}}}
 	r, err := h.Get("http://vrrpd/metrics")
 	if err != nil {
 		t.Fatal(err)

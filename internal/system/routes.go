@@ -451,7 +451,7 @@ func (r *Routes) Watch(ctx context.Context, lost func(owner string, missing []st
 		return fmt.Errorf("watch routes: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
-	news := make(chan error, 1)
+	news := make(chan struct{}, 1)
 	var reader sync.WaitGroup
 	defer reader.Wait()
 	reader.Go(func() {
@@ -468,7 +468,7 @@ func (r *Routes) Watch(ctx context.Context, lost func(owner string, missing []st
 			}
 			if errors.Is(failed, unix.ENOBUFS) || failed == nil && r.concerns(buf[:n]) {
 				select {
-				case news <- nil:
+				case news <- struct{}{}:
 				default:
 				}
 			}

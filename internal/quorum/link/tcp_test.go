@@ -649,8 +649,8 @@ func TestSilentAndNoisyConnections(t *testing.T) {
 	config.NextProtos = []string{"vrrpd-rpc-2"}
 	if err := tls.Client(dial(), config).Handshake(); err == nil {
 		t.Error("a handshake for an unknown protocol succeeded")
-	} else if err, ok := (&Network{}).handshakeError("n1", err).(*RefusedError); !ok || err.Reason != OtherVersion {
-		t.Errorf("dialer: got %v, want %v", err, OtherVersion)
+	} else if refused := (*RefusedError)(nil); !errors.As((&Network{}).handshakeError("n1", err), &refused) || refused.Reason != OtherVersion {
+		t.Errorf("dialer: got %v, want %v", refused, OtherVersion)
 	}
 	eventually(t, "the protocol to be counted", func() bool { return v.rejects(OtherVersion) == before+1 })
 
