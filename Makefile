@@ -92,9 +92,10 @@ fuzz: ## every fuzz target for FUZZTIME (60s)
 	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' scripts/fuzz
 
 SEEDS ?= 10000
-sim: ## what decides on mastership, in virtual time: SEEDS runs of a minute with faults (10000), planted bugs, the real Raft
+sim: ## what decides on mastership and on data, in virtual time: SEEDS runs with faults of each (10000), planted bugs, the real Raft
 	$(GO) test -count=1 -timeout 60m -v -run 'TestSeeds|TestPartition|TestWallClock' ./test/sim -sim.seeds=$(SEEDS)
 	$(GO) test -count=1 -timeout 60m -v -run 'TestPlanted|TestHarmless|TestRaft' ./test/sim -sim.planted -sim.raft=500
+	$(GO) test -count=1 -timeout 60m -v ./test/sim/data -data.seeds=$(SEEDS) -data.planted
 
 bench: need-go deps-bench build ## measurements beside keepalived; outages by quorum and with PostgreSQL; overhead (about an hour)
 	@$(GOBUILD) -o bin/bench ./test/bench

@@ -77,6 +77,8 @@ type Agent struct {
 	deadline time.Duration
 	held     uint64 // epoch that was live here
 	burnt    uint64 // never acted for again
+	told     bool   // the server was told to promote, and was seen neither down nor promoted since
+	doubt    bool   // a former run may have told it
 
 	srv   Server
 	known bool // srv is a look that began after the last action
@@ -138,7 +140,8 @@ func New(o Options, m Marks) *Agent {
 	}
 	a := &Agent{o: o, t: o.Times, promise: m.Promise, attempted: m.Attempted, marker: m.Marker, mark: m.Mark, wake: never}
 	a.followed = m.Promise // whatever the former process followed, it did so under its promise
-	a.away.back = true     // whatever it told the holder, it is back
+	a.doubt = m.Attempted != 0 && m.Attempted == m.Promise
+	a.away.back = true // whatever it told the holder, it is back
 	for _, p := range o.Peers {
 		a.peers = append(a.peers, peer{name: p})
 	}
@@ -190,6 +193,10 @@ func (a *Agent) newView(v View) {
 	}
 	if v.Epoch != a.view.Epoch {
 		a.deadline, a.grow = 0, grow{}
+		for k := range a.peers {
+			p := &a.peers[k]
+			p.leaving, p.asked, p.let = false, false, false // whoever is away tells each holder, and may have told another one that it is back
+		}
 	}
 	if v.Live {
 		a.deadline = max(a.deadline, v.Deadline)
@@ -319,8 +326,8 @@ func (a *Agent) done(d Done) {
 		a.since = max(a.since, d.Server.At)
 		a.look(d.Server)
 	}
-	if d.Err != nil {
-		a.retryAt = a.now + a.t.Retry
+	if d.Err != nil && act.Kind != Reserve && act.Kind != PromoteTo && !(act.Kind == ProveSSN && a.grow.name != "") {
+		a.retryAt = a.now + a.t.Retry // those are not tried again, and what follows is urgent
 	}
 	a.finished(act, d)
 }
@@ -439,6 +446,9 @@ func (a *Agent) plan() {
 	}
 	if v.Epoch < a.promise {
 		return // the log is behind what we promised: see Explain
+	}
+	if a.pending() {
+		return
 	}
 	if v.Epoch > a.promise {
 		a.do(Action{Kind: PersistPromise, Epoch: v.Epoch})

@@ -294,6 +294,27 @@ func TestGivesUpGrant(t *testing.T) {
 		r.end(Unreserve, Result{}, nil)
 		r.want(Release)
 	})
+	t.Run("restarted before it was promoted", func(t *testing.T) {
+		r := start(t)
+		r.srv.Postmaster = 2 // its start swept away what was reserved
+		r.look()
+		r.end(PromoteTo, Result{}, errors.New("gone"))
+		r.wantNot(Unreserve) // a promotion that still comes would take any number
+		r.end(Stop, Result{}, nil)
+		r.wantNot(PromoteTo)
+	})
+	t.Run("tried by a former run", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5, Attempted: 5})
+		r.view = View{Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n1", Version: 3}}
+		r.look()
+		r.show()
+		r.look()
+		r.wantNot(Unreserve) // its promotion may still come
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+		r.end(Stop, Result{}, nil)
+		r.end(Unreserve, Result{}, nil)
+		r.want(Release)
+	})
 }
 
 func TestRunningHolderKeepsItsRule(t *testing.T) {
@@ -418,6 +439,12 @@ func TestGrowPutsTheNewOneInFront(t *testing.T) {
 	if x := r.want(ProveSSN); x.Probe || x.SSN.String() != "FIRST 2 (n3, n2)" {
 		t.Fatalf("got %v", x)
 	}
+	r.end(ProveSSN, Result{}, errors.New("n2 has not reloaded"))
+	// Not proved: back to the rule, which is known to be the one in the log.
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 1 (n2)" {
+		t.Fatalf("got %v", x)
+	}
+	r.wantNot(SetRule)
 }
 
 func TestFlappingStandbyWaits(t *testing.T) {
@@ -583,6 +610,17 @@ func TestRebuildWaitsForTheNextVersion(t *testing.T) {
 	r.want(PersistMarker)
 }
 
+func TestRewoundStartsOnlyUnderItsSource(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5, Marker: Rewound})
+	r.srv = Server{SystemID: 7, Pos: Position{3, 280}, History: []Fork{{1, 50}, {2, 250}}} // minimum recovery point
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n3", Timeline: 4, Rule: Rule{Holder: "n3", Version: 7}}
+	r.look()
+	r.show()
+	r.end(Look, Result{Source: &Source{Node: "n3", SystemID: 7, TLI: 4, LSN: 400, History: []Fork{{1, 50}, {2, 250}, {3, 270}}}}, nil)
+	r.wantNot(StartStandby) // n3 left timeline 3 before
+	r.want(ReadLog)
+}
+
 func TestSwitchover(t *testing.T) {
 	r := holder(t, "n3", "n2")
 	r.give(Wish{Kind: Switchover, Node: "n2"})
@@ -680,4 +718,69 @@ func TestLookOfTheSameInstantIsOld(t *testing.T) {
 	r.give(Done{ID: nudge.ID})
 	r.look()
 	r.wantNot(WriteSSN)
+}
+
+// A standby in maintenance comes back while another node holds, and tells that one. Of the next epoch here it is a member again.
+func TestLeavingEndsWithTheEpoch(t *testing.T) {
+	r := holder(t, "n3")
+	r.srv.Standbys = append(r.srv.Standbys, streams("n2", 200, 0))
+	r.give(Leaving{Node: "n2", On: true})
+	r.pass(200 * time.Millisecond)
+	r.wantNot(WriteSSN)
+	r.view.Epoch, r.view.Phase, r.view.Holder, r.view.Mine, r.view.Live = 7, Active, "n3", false, false
+	r.show()
+	r.view.Epoch, r.view.Holder, r.view.Mine, r.view.Live, r.view.Rule = 8, "n1", true, true, Rule{Holder: "n1", S: []string{"n3"}, Version: 12}
+	r.show()
+	r.a.promise = 8
+	r.todo, r.a.busy, r.a.hold = nil, Action{}, 0
+	r.look()
+	r.pass(100 * time.Millisecond)
+	r.end(SetRule, Result{}, nil)
+	r.pass(100 * time.Millisecond)
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 2 (n2, n3)" {
+		t.Errorf("got %v", x)
+	}
+}
+
+// A promotion that was asked for and did not come may come later: nothing is promised, reported or followed before it can't.
+func TestPendingPromotionIsStopped(t *testing.T) {
+	t.Run("the epoch is over", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5})
+		r.view = View{Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n1", Version: 3}, Ledger: []Timeline{{TLI: 2, Epoch: 5, Node: "n1"}}}
+		r.look()
+		r.show()
+		r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
+		r.end(PersistAttempt, Result{}, nil)
+		r.end(Reserve, Result{}, nil)
+		r.want(PromoteTo)
+		r.view = View{Epoch: 6, Phase: Granted, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n1", Version: 3}}
+		r.show()
+		r.end(PromoteTo, Result{}, errors.New("not in time"))
+		r.want(Stop)
+		r.wantNot(PersistPromise)
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+		r.end(Stop, Result{}, nil)
+		r.want(PersistPromise)
+	})
+	t.Run("a former run may have asked", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5, Attempted: 5})
+		r.srv.Answering = false // it may be starting
+		r.view = View{Epoch: 6, Phase: Electing, Rule: Rule{Holder: "n1", Version: 3}}
+		r.look()
+		r.wantNot(Stop)
+		r.srv.Answering = true
+		r.look()
+		r.show()
+		r.want(Stop)
+		r.wantNot(Fence)
+	})
+	t.Run("it came", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5, Attempted: 5})
+		r.srv.InRecovery, r.srv.Pos = false, Position{2, 101}
+		r.view = View{Epoch: 5, Phase: Active, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n1", Version: 4}, Ledger: []Timeline{{TLI: 2, SwitchLSN: 100, Epoch: 5, Node: "n1"}}}
+		r.look()
+		r.show()
+		r.pass(100 * time.Millisecond)
+		r.wantNot(Stop)
+	})
 }

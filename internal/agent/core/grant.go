@@ -87,17 +87,35 @@ func (a *Agent) promote() {
 		for t := uint32(2); t < g.tli; t++ {
 			numbers = append(numbers, t)
 		}
-		a.do(Action{Kind: Reserve, TLI: g.tli, Numbers: numbers})
+		a.do(Action{Kind: Reserve, TLI: g.tli, Epoch: v.Epoch, Numbers: numbers})
 	case !a.onHold():
 	default:
+		a.told = true
 		a.do(Action{Kind: PromoteTo, TLI: g.tli, Epoch: v.Epoch})
 	}
+}
+
+// pending stops a standby that was told to promote and has not done it, or may have been told by a former run: the promotion can still
+// come. In another epoch, or without what was reserved, it would take a number that is not its own. It reports whether there is one.
+func (a *Agent) pending() bool {
+	s := &a.srv
+	if !s.Running || s.Answering && !s.InRecovery {
+		a.told, a.doubt = false, false
+	}
+	if !a.told && !(a.doubt && s.Answering) {
+		return false
+	}
+	a.say("PostgreSQL was told to promote, and is still a standby: it is stopped, so that it can't do so later")
+	a.do(Action{Kind: Stop})
+	return true
 }
 
 // promoted takes the outcome of Reserve and PromoteTo.
 func (a *Agent) promoted(act Action, d Done) {
 	g := &a.grant
 	switch {
+	case act.Epoch != a.view.Epoch || act.Epoch != g.epoch:
+		// Its epoch is over: what came of it is seen, and is not rightful.
 	case d.Err != nil:
 		a.abandon(fmt.Sprintf("%v to timeline %d: %v", act.Kind, act.TLI, d.Err))
 	case act.Kind == Reserve:
@@ -149,7 +167,7 @@ func (a *Agent) abandon(reason string) {
 		return
 	}
 	a.burnt = a.view.Epoch
-	mine := a.grant.epoch == a.view.Epoch && !a.grant.keep && a.attempted == a.view.Epoch
+	mine := a.attempted == a.view.Epoch && !(a.grant.epoch == a.view.Epoch && a.grant.keep)
 	a.giving = giving{epoch: a.view.Epoch, reason: reason, stop: mine, clean: mine}
 	a.say("epoch %d is given up: %s", a.view.Epoch, reason)
 	a.at(a.now + 1)

@@ -34,10 +34,7 @@ func (a *Agent) down() {
 		a.copyAgain("what was rewound or copied does not start, or does not stream")
 		return
 	case a.marker == Rewound && !a.rule.Has(a.o.Node):
-		// It must stream before it is consistent. Whether it can from this holder, PostgreSQL tells.
-		if a.heldByOther() && v.Phase == Active {
-			a.startStandby(v.Holder)
-		}
+		a.startRebuilt()
 		return
 	case a.fails > 3 && a.view.Phase == Active && a.heldByOther():
 		a.copyAgain("PostgreSQL does not start")
@@ -52,6 +49,24 @@ func (a *Agent) down() {
 		a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: a.srv.SystemID, Pos: a.srv.Pos})
 	}
 	a.startStandby("")
+}
+
+// startRebuilt starts what was rewound or copied: it must stream before it is consistent, and from a server that has the minimum
+// recovery point. From another one PostgreSQL would panic half-way, with WAL that looks well to the holder.
+func (a *Agent) startRebuilt() {
+	v := &a.view
+	if !a.heldByOther() || v.Phase != Active {
+		return
+	}
+	s := a.holderSeen(v.Holder)
+	if s == nil {
+		return
+	}
+	if a.follow.reason = diverged(a.srv.Pos, a.srv.History, s, v.Ledger); a.follow.reason != "" {
+		a.rebuild(s)
+		return
+	}
+	a.startStandby(v.Holder)
 }
 
 func (a *Agent) startStandby(node string) {

@@ -16,6 +16,7 @@ type node struct {
 	name        string
 	up          bool
 	power       int // how often it lost power
+	robbedAt    int64
 	incarnation int
 	joined      string // the incarnation that the voters' membership names
 	disk        disk
@@ -205,7 +206,7 @@ func (n *node) work() {
 				s.at(time.Duration(n.pausedUntil-s.now), g)
 				return
 			}
-			if n.run != run && (n.agentUp || s.r.chance(0.5)) {
+			if n.run != run && (n.run > run+1 || s.r.chance(0.5)) {
 				return
 			}
 			f()
@@ -300,7 +301,7 @@ func (n *node) perform(a core.Action, later later, finish finish) {
 	case core.StartStandby:
 		n.startStandby(a, later, finish)
 	case core.Stop:
-		n.stop(a, later, finish)
+		n.stop(a, finish)
 	case core.Rewind:
 		n.rewind(a, later, finish)
 	case core.Clone:
@@ -357,12 +358,25 @@ func (n *node) fence(later later, finish finish) {
 	})
 }
 
+// promote is pg_promote and a wait that has an end. PostgreSQL does what it was told whatever becomes of whoever told it.
 func (n *node) promote(a core.Action, later later, finish finish) {
-	s, pm := n.s, n.pg.pm
-	later(s.r.soon(10*time.Millisecond, 40*time.Millisecond, 600*time.Millisecond), func() {
+	s, pm, power := n.s, n.pg.pm, n.power
+	d := s.r.soon(10*time.Millisecond, 40*time.Millisecond, 600*time.Millisecond)
+	if s.chaos && s.r.chance(0.03) {
+		d = s.r.between(time.Second, 8*time.Second) // there is much to replay
+	}
+	over := false
+	end := func(res core.Result, err error) {
+		if !over {
+			over = true
+			finish(res, err)
+		}
+	}
+	later(3*time.Second, func() { end(core.Result{}, errNotFound) })
+	s.at(d, func() {
 		p, d := &n.pg, &n.disk
-		if p.pm != pm || pm == 0 || !p.answering || p.primary {
-			finish(core.Result{}, errDown)
+		if n.power != power || p.pm != pm || pm == 0 || !p.answering || p.primary {
+			later(0, func() { end(core.Result{}, errDown) })
 			return
 		}
 		if c := p.receiver; c != nil {
@@ -380,7 +394,7 @@ func (n *node) promote(a core.Action, later later, finish finish) {
 		p.primary, p.ready = true, false
 		s.trace("%s: promoted to timeline %d at %d", n.name, tli, at)
 		s.promoted(n, a.Epoch)
-		later(time.Millisecond, func() { finish(core.Result{TLI: tli, SwitchLSN: uint64(at), EndLSN: uint64(at + 1)}, nil) })
+		later(time.Millisecond, func() { end(core.Result{TLI: tli, SwitchLSN: uint64(at), EndLSN: uint64(at + 1)}, nil) })
 	})
 }
 
@@ -424,7 +438,7 @@ func (n *node) startStandby(a core.Action, later later, finish finish) {
 			finish(core.Result{}, nil)
 			return
 		}
-		if d.none || s.chaos && s.r.chance(0.03) {
+		if d.none || d.broken() || s.chaos && s.r.chance(0.03) {
 			finish(core.Result{}, errDown)
 			return
 		}
@@ -441,13 +455,17 @@ func (n *node) startStandby(a core.Action, later later, finish finish) {
 	})
 }
 
-// stop is fast or immediate. A fast stop of a primary waits for its standbys to have the shutdown checkpoint.
-func (n *node) stop(a core.Action, later later, finish finish) {
-	s, pm := n.s, n.pg.pm
+// stop is fast or immediate. A fast stop of a primary waits for its standbys to have the shutdown checkpoint. A signal that was sent
+// is obeyed whatever becomes of whoever sent it.
+func (n *node) stop(a core.Action, finish finish) {
+	s, pm, power := n.s, n.pg.pm, n.power
 	result := func() core.Result {
 		return core.Result{Pos: core.Position{TLI: n.disk.wal.tli(), LSN: uint64(n.disk.durable)}, Clean: n.disk.clean}
 	}
-	later(s.r.soon(time.Millisecond, 20*time.Millisecond, 300*time.Millisecond), func() {
+	s.at(s.r.soon(time.Millisecond, 20*time.Millisecond, 300*time.Millisecond), func() {
+		if n.power != power {
+			return
+		}
 		p := &n.pg
 		if p.pm != pm || pm == 0 {
 			finish(result(), nil)
@@ -511,13 +529,24 @@ func (n *node) rewind(a core.Action, later later, finish finish) {
 			return
 		}
 		d.wal.cut(common)
-		d.durable, d.minimum, d.garbage = common, x.disk.durable, false
+		d.durable, d.garbage = common, false
+		d.consistentFrom(&x.disk)
 		d.files = map[uint32]bool{}
 		for t, lines := range x.disk.files {
 			d.files[t] = lines
 		}
 		finish(none, nil)
 	})
+}
+
+// consistentFrom: what was made of x's files needs the WAL up to what x has by now.
+func (d *disk) consistentFrom(x *disk) {
+	d.minimum, d.minTLI, d.minHistory = x.durable, x.wal.recs[x.durable-1].tli, nil
+	for _, f := range x.wal.forks {
+		if f.LSN < uint64(x.durable) {
+			d.minHistory = append(d.minHistory, f)
+		}
+	}
 }
 
 func (n *node) clone(a core.Action, later later, finish finish) {
@@ -541,7 +570,8 @@ func (n *node) clone(a core.Action, later later, finish finish) {
 		default:
 			d.none, d.garbage, d.system = false, false, x.disk.system
 			d.wal.copyOf(&x.disk.wal, x.disk.durable)
-			d.durable, d.minimum = x.disk.durable, x.disk.durable
+			d.durable = x.disk.durable
+			d.consistentFrom(&x.disk)
 			d.files = map[uint32]bool{}
 			if t := d.wal.tli(); t > 1 {
 				d.files[t] = true

@@ -67,17 +67,19 @@ type include struct {
 
 // disk is what survives in a data directory, and what of it is fsynced.
 type disk struct {
-	none    bool
-	garbage bool // in the middle of a rewind
-	wal     wal
-	durable int             // records that are flushed
-	files   map[uint32]bool // history files; true: with a line in it
-	file    include
-	synced  include // the part of file that is on disk
-	clean   bool    // the last shutdown
-	minimum int     // consistent from here on
-	system  uint64
-	removed int // WAL below this is gone: a standby that needs it can't stream
+	none       bool
+	garbage    bool // in the middle of a rewind
+	wal        wal
+	durable    int             // records that are flushed
+	files      map[uint32]bool // history files; true: with a line in it
+	file       include
+	synced     include     // the part of file that is on disk
+	clean      bool        // the last shutdown
+	minimum    int         // consistent from here on,
+	minHistory []core.Fork // of minTLI
+	minTLI     uint32      // on this timeline or a descendant that branched off later
+	system     uint64
+	removed    int // WAL below this is gone: a standby that needs it can't stream
 }
 
 // postgres is a running server.
@@ -121,6 +123,12 @@ type commit struct {
 }
 
 var errDown = errors.New("the server does not answer")
+
+// broken reports whether the WAL leaves the timeline of the minimum recovery point before that: the server panics there.
+func (d *disk) broken() bool {
+	k := min(len(d.wal.recs), d.minimum)
+	return k > 0 && d.minTLI != 0 && d.wal.recs[k-1].tli > d.minTLI
+}
 
 // startPG reads the files.
 func (n *node) startPG() {
@@ -338,6 +346,14 @@ func (s *Sim) pump(c *conn) {
 			}
 			n.disk.wal.add(r)
 		}
+		if n.disk.broken() {
+			n.disk.durable = len(n.disk.wal.recs)
+			s.reply(c, n.disk.durable) // the walreceiver is ahead of the startup process
+			s.trace("%s: PostgreSQL panics: another timeline before the minimum recovery point", n.name)
+			n.stopPG(false)
+			s.checkHas(n, "as it can't be recovered")
+			return
+		}
 		if !n.pg.answering && to >= n.disk.minimum {
 			n.pg.answering = true
 		}
@@ -544,6 +560,10 @@ func (n *node) facts() *core.Server {
 	}
 	f.History = d.wal.forks
 	f.Pos = core.Position{TLI: d.wal.tli(), LSN: uint64(d.durable)}
+	if d.minimum > d.durable {
+		f.Pos = core.Position{TLI: d.minTLI, LSN: uint64(d.minimum)} // as the control file says
+		f.History = d.minHistory
+	}
 	if p.pm == 0 || !p.answering {
 		return f
 	}

@@ -270,7 +270,7 @@ func (s *Sim) ack(n *node, k *commit) {
 
 // holds reports whether n's disk has k.
 func (n *node) holds(k *commit) bool {
-	return !n.disk.none && !n.disk.garbage && k.at < n.disk.durable && n.disk.wal.has(k.at, k.r)
+	return !n.disk.none && !n.disk.garbage && !n.disk.broken() && k.at < n.disk.durable && n.disk.wal.has(k.at, k.r)
 }
 
 // lacks is an acknowledged commit that n does not have; nil if it has them all.
