@@ -306,8 +306,11 @@ func judgeSettings(set map[string]string, nodes int) []Finding {
 	if num("wal_keep_size") == 0 {
 		add(Note, "wal_keep_size", "it is 0; a standby whose slot was lost must be cloned", reload("wal_keep_size", "1GB"))
 	}
-	if set["restart_after_crash"] == "off" {
-		add(Note, "restart_after_crash", "it is off; a crash of one process takes the server down until the agent starts it", reload("restart_after_crash", "on"))
+	if set["restart_after_crash"] == "on" {
+		// The agent starts servers, as standbys and on hold. What the postmaster starts by itself is a primary, with the address on, and of
+		// minor versions before May 2025 one that for a moment acknowledges commits without any standby (release notes of 17.5, 15.13, ...).
+		add(Warning, "restart_after_crash", "it is on: after the crash of one process the server comes back as a primary by itself, and nobody takes over meanwhile",
+			reload("restart_after_crash", "off"))
 	}
 	if v := num("server_version_num"); v < 140000 && set["restore_command"] != "" {
 		add(Warning, "restore_command", "before version 14 it is read at the start alone, so that a fenced standby still takes WAL from the archive",

@@ -237,7 +237,7 @@ func TestJudgeSettings(t *testing.T) {
 		"fsync": "on", "full_page_writes": "on", "wal_level": "replica", "hot_standby": "on", "max_wal_senders": "10", "max_replication_slots": "10",
 		"synchronous_commit": "on", "recovery_min_apply_delay": "0", "recovery_target": "", "recovery_target_time": "", "wal_sender_timeout": "2000",
 		"wal_receiver_timeout": "2000", "wal_receiver_status_interval": "1", "wal_retrieve_retry_interval": "100", "max_standby_streaming_delay": "5000",
-		"max_standby_archive_delay": "5000", "hot_standby_feedback": "on", "max_slot_wal_keep_size": "1024", "wal_keep_size": "1024", "restart_after_crash": "on",
+		"max_standby_archive_delay": "5000", "hot_standby_feedback": "on", "max_slot_wal_keep_size": "1024", "wal_keep_size": "1024", "restart_after_crash": "off",
 		"restore_command": "", "superuser_reserved_connections": "3", "log_statement": "none", "log_min_duration_statement": "-1", "server_version_num": "150018",
 	}
 	if got := judgeSettings(good, 3); len(got) > 0 {
@@ -270,7 +270,7 @@ func TestJudgeSettings(t *testing.T) {
 		{"hot_standby_feedback", "off", Note, ""},
 		{"max_slot_wal_keep_size", "-1", Warning, ""},
 		{"wal_keep_size", "0", Note, ""},
-		{"restart_after_crash", "off", Note, ""},
+		{"restart_after_crash", "on", Warning, ""},
 		{"restore_command", "cp x", "", ""}, // 14 and later: by reload
 		{"superuser_reserved_connections", "0", Warning, ""},
 		{"log_min_duration_statement", "0", Note, "log_statement"},
