@@ -516,6 +516,9 @@ func (a *Agent) begin(act core.Action) {
 	case core.Open:
 		a.opened = act.Epoch
 		a.o.Log.Info("open: the rule is in force", "epoch", act.Epoch)
+		if a.parked == act.Epoch {
+			a.backOn() // a switchover was aborted before its stop
+		}
 		return
 	case core.Eligible:
 		a.verdict = act
@@ -557,7 +560,7 @@ func (a *Agent) call(ctx context.Context, act core.Action) core.Done {
 	case core.SetRule:
 		rctx, cancel := context.WithTimeout(ctx, ruleTime)
 		defer cancel()
-		d.Err = a.o.Vrrpd.SetRule(rctx, control.RuleRequest{Resource: name, Epoch: act.Epoch, Version: act.Ver, S: append([]string{}, act.Names...), TLI: act.TLI, SwitchLSN: act.LSN})
+		d.Err = a.o.Vrrpd.SetRule(rctx, control.RuleRequest{Resource: name, Epoch: act.Epoch, Version: act.Ver, S: append([]string{}, act.Names...), TLI: act.TLI, SwitchLSN: act.LSN, Parent: act.Parent})
 		d.Unknown = d.Err != nil
 	case core.Release:
 		d.Err = a.o.Vrrpd.GiveBack(octx, control.GiveBackRequest{Resource: name, Epoch: act.Epoch, Prefer: act.Node, Reason: act.Text})
@@ -711,14 +714,19 @@ func (a *Agent) unpark(now time.Duration) {
 	if a.parked == 0 || now < a.parkedAt+parkedTime {
 		return
 	}
-	epoch := a.parked
-	if a.resource.Epoch != epoch || !a.resource.Mine || !a.looked || !a.server.Running {
+	if a.resource.Epoch != a.parked || !a.resource.Mine || !a.looked || !a.server.Running {
 		a.parked = 0
 		return
 	}
 	if a.queue.now().ID != 0 {
 		return // it is being stopped
 	}
+	a.backOn()
+}
+
+// backOn has the address come back.
+func (a *Agent) backOn() {
+	epoch := a.parked
 	a.parked = 0
 	a.o.Log.Info("the address comes back: the stop that it went for did not come", "epoch", epoch)
 	a.calls.Go(func() error {

@@ -138,6 +138,7 @@ type RuleRequest struct {
 	S         []string `json:"s"`
 	TLI       uint32   `json:"tli"`
 	SwitchLSN uint64   `json:"switch_lsn"`
+	Parent    uint32   `json:"parent,omitempty"` // the timeline that TLI branched off from; 0: the last one of the ledger
 }
 
 // GiveBackRequest ends this node's epoch. Prefer may name who is to be next.

@@ -113,7 +113,7 @@ func (n *Node) SetRule(ctx context.Context, q control.RuleRequest) error {
 	if err != nil {
 		return err
 	}
-	c := record.Command{Op: record.SetRule, Resource: q.Resource, Epoch: q.Epoch, Member: m.self(), Boot: n.boot, Ver: q.Version, TLI: q.TLI, SwitchLSN: q.SwitchLSN}
+	c := record.Command{Op: record.SetRule, Resource: q.Resource, Epoch: q.Epoch, Member: m.self(), Boot: n.boot, Ver: q.Version, TLI: q.TLI, SwitchLSN: q.SwitchLSN, Parent: q.Parent}
 	for _, name := range q.S {
 		k := slices.IndexFunc(m.log.Members(), func(v raftlog.Member) bool { return v.ID == name && v.Incarnation != "" })
 		if k < 0 {

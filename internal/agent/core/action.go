@@ -115,6 +115,7 @@ type Action struct {
 	SystemID uint64
 	TLI      uint32
 	LSN      uint64
+	Parent   uint32 // SetRule: the timeline that TLI branched off from
 	Pos      Position
 	Ver      uint64
 	Names    []string

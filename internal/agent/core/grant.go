@@ -15,6 +15,7 @@ type grant struct {
 	keep     bool // a running Rule.Holder: nothing is promoted, S stays
 	tli      uint32
 	lsn      uint64 // switch point
+	parent   uint32 // the timeline that was left there
 	end      uint64 // of the end-of-recovery record; 0: not promoted
 	promoted time.Duration
 	reserved bool
@@ -123,7 +124,7 @@ func (a *Agent) promoted(act Action, d Done) {
 	case d.Result.TLI != g.tli:
 		a.abandon(fmt.Sprintf("PostgreSQL chose timeline %d instead of %d", d.Result.TLI, g.tli))
 	default:
-		g.lsn, g.end, g.promoted = d.Result.SwitchLSN, max(d.Result.EndLSN, 1), a.now
+		g.lsn, g.end, g.promoted, g.parent = d.Result.SwitchLSN, max(d.Result.EndLSN, 1), a.now, a.fenced.pos.TLI
 	}
 }
 

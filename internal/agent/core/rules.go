@@ -118,7 +118,7 @@ func (a *Agent) setRule(s []string) {
 	g := &a.grant
 	act := Action{Kind: SetRule, Epoch: a.view.Epoch, Ver: a.rule.Version, Names: slices.Clone(s), TLI: a.srv.Pos.TLI}
 	if g.epoch == a.view.Epoch && g.tli == act.TLI {
-		act.LSN = g.lsn
+		act.LSN, act.Parent = g.lsn, g.parent
 	}
 	if a.ask(act) {
 		a.ruling.tried = max(a.ruling.tried, act.Ver+1)

@@ -57,6 +57,7 @@ type Command struct {
 	S         []Member      `json:"s,omitempty"`
 	TLI       uint32        `json:"tli,omitempty"`
 	SwitchLSN uint64        `json:"switch_lsn,omitempty"`
+	Parent    uint32        `json:"parent,omitempty"` // SetRule: the timeline that TLI left at SwitchLSN; 0: the last one of the ledger
 	Prefer    string        `json:"prefer,omitempty"`
 	Why       string        `json:"why,omitempty"` // for people
 	SyncNum   int           `json:"sync_num,omitempty"`
@@ -265,6 +266,9 @@ func recordSwitch(r *Resource, c Command, no func(string, ...any) error) error {
 		return no("where timeline %d begins is not named", c.TLI) // it would look like one that was never used
 	case c.TLI == r.TLI:
 		r.Ledger[k].SwitchLSN, r.Ledger[k].Parent = c.SwitchLSN, used
+		if c.Parent != 0 {
+			r.Ledger[k].Parent = c.Parent // the ledger knows none of the timelines before init
+		}
 	case c.Member == r.Rule.Holder && c.TLI != 0 && (c.TLI == used || used == 0 && c.TLI < r.Ledger[0].TLI):
 		r.TLI = c.TLI // the one that was granted stays in the ledger: nobody gets it again
 	default:

@@ -153,7 +153,7 @@ func TestApplyStory(t *testing.T) {
 	want(do(grant(3, n2, 3)), 3, Granted, "{n1; n2, n3}", 3) // a grant does not touch the rule
 	want(do(begin(4)), 4, Electing, "{n1; n2, n3}", 3)
 	want(do(grant(4, n3, 4)), 4, Granted, "{n1; n2, n3}", 3)
-	want(do(rule(4, 3, n3, n1).with(used(4, 100))), 4, Active, "{n3; n1}", 4)
+	want(do(rule(4, 3, n3, n1).with(used(4, 100)).with(func(c *Command) { c.Parent = 1 })), 4, Active, "{n3; n1}", 4)
 	r := do(Command{Op: Release, Resource: "r", Epoch: 4, Member: Member{"n3", "z"}, Prefer: "n1"}) // also with another state directory
 	want(r, 4, Released, "{n3; n1}", 4)
 	if r.Prefer != "n1" {
@@ -165,7 +165,7 @@ func TestApplyStory(t *testing.T) {
 		t.Errorf("got holder %v %d, preferred %q", r.Holder, r.HolderBoot, r.Prefer)
 	}
 	r = do(rule(5, 4, n1, n3).with(used(5, 200)))
-	for k, want := range []Timeline{{2, 0, 0, 2, "n1"}, {3, 0, 0, 3, "n2"}, {4, 0, 100, 4, "n3"}, {5, 4, 200, 5, "n1"}} {
+	for k, want := range []Timeline{{2, 0, 0, 2, "n1"}, {3, 0, 0, 3, "n2"}, {4, 1, 100, 4, "n3"}, {5, 4, 200, 5, "n1"}} {
 		if got := r.Ledger[k]; got != want {
 			t.Errorf("ledger entry %d: got %+v, want %+v", k, got, want)
 		}
