@@ -306,7 +306,8 @@ func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 	case core.Stop:
 		return m.stop(ctx, srv, a.Fast)
 	case core.Rewind:
-		return core.Result{}, m.rewind(ctx, srv, a.Node)
+		err := m.rewind(ctx, srv, a.Node)
+		return core.Result{Whole: err != nil && !srv.RewindIncomplete()}, err
 	}
 	return core.Result{}, fmt.Errorf("carry out %v: it is no action of the server", a.Kind)
 }

@@ -49,7 +49,7 @@ const (
 	StartStandby
 	// Stop stops the server, Fast or immediately. Result: Pos, Clean.
 	Stop
-	// Rewind runs pg_rewind from Node.
+	// Rewind runs pg_rewind from Node. Result, if it failed: Whole.
 	Rewind
 	// Clone copies Node's server into a new directory, which takes the old one's place; the old one is kept.
 	Clone

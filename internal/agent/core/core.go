@@ -193,6 +193,7 @@ func (a *Agent) newView(v View) {
 	}
 	if v.Epoch != a.view.Epoch {
 		a.deadline, a.grow = 0, grow{}
+		a.follow.tries = 0 // what was stuck behind one holder may well stream from the next, or be rewound to it
 		for k := range a.peers {
 			p := &a.peers[k]
 			p.leaving, p.asked, p.let = false, false, false // whoever is away tells each holder, and may have told another one that it is back
@@ -372,7 +373,7 @@ func (a *Agent) finished(act Action, d Done) {
 		if ok {
 			a.flag = true // the hold was in the file before the start
 			if act.Node != "" {
-				a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries}
+				a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries, spared: a.follow.spared}
 			}
 		} else if a.fails++; a.fails > 1 {
 			a.retryAt = a.now + a.t.Retry*time.Duration(min(a.fails*a.fails, 100))
@@ -381,7 +382,7 @@ func (a *Agent) finished(act Action, d Done) {
 		a.stoppedAt(act, d)
 	case Follow:
 		if ok {
-			a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries}
+			a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries, spared: a.follow.spared}
 		}
 	case Rewind, Clone:
 		a.rebuilt(act, d)

@@ -189,7 +189,7 @@ func TestGrant(t *testing.T) {
 		t.Errorf("got %v, want a look whether commits wait", x)
 	}
 	r.end(ProveSSN, Result{}, nil)
-	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n3"}) || x.TLI != 4 || x.LSN != 100 || x.Ver != 3 {
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n3"}) || x.TLI != 4 || x.LSN != 100 || x.Parent != 1 || x.Ver != 3 {
 		t.Errorf("got %v", x)
 	}
 	r.pass(50 * time.Millisecond)
@@ -549,6 +549,66 @@ func TestRejoin(t *testing.T) {
 		r.end(Look, Result{Source: src}, nil)
 		r.end(PersistMarker, Result{}, nil)
 		r.want(Clone)
+	})
+	t.Run("a rewind that failed without a trace is tried again", func(t *testing.T) {
+		r, src := divergedStandby(t)
+		for try := range rewinds {
+			for r.under(PersistMarker) == nil {
+				r.pass(20 * time.Millisecond)
+				v := r.view
+				v.SystemID = 7
+				if r.under(ReadLog) != nil {
+					r.end(ReadLog, Result{View: &v}, nil)
+				}
+				if r.under(StartStandby) != nil {
+					r.srv.Running, r.srv.Answering, r.srv.Postmaster = true, true, uint64(2+try)
+					r.end(StartStandby, Result{}, nil)
+				}
+				if r.under(Fence) != nil {
+					r.end(Fence, Result{SystemID: 7, Pos: Position{2, 300}}, nil)
+				}
+				if r.under(Look) != nil {
+					r.end(Look, Result{Source: src}, nil)
+				}
+			}
+			if x := r.want(PersistMarker); x.Marker != Rewinding {
+				t.Fatalf("got %v", x)
+			}
+			r.end(PersistMarker, Result{}, nil)
+			r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+			r.end(Stop, Result{}, nil)
+			r.end(Rewind, Result{Whole: true}, errors.New("no connection to the source"))
+			if try < rewinds-1 {
+				if x := r.want(PersistMarker); x.Marker != NoMarker {
+					t.Fatalf("got %v, want the data directory to count as it is", x)
+				}
+				r.end(PersistMarker, Result{}, nil)
+			}
+		}
+		r.pass(200 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		if x := r.want(PersistMarker); x.Marker != Cloning {
+			t.Errorf("got %v, want a copy in the end", x)
+		}
+	})
+	t.Run("what was stuck behind a former holder is rewound", func(t *testing.T) {
+		r, src := divergedStandby(t)
+		r.a.follow.tries = 2
+		r.end(Look, Result{}, errors.New("gone"))
+		r.view.Epoch, r.view.Timeline, r.view.Rule.Version = 6, 3, 8
+		r.show()
+		r.end(PersistPromise, Result{}, nil)
+		r.end(Fence, Result{SystemID: 7, Pos: Position{2, 300}}, nil)
+		r.pass(120 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		v := r.view
+		v.SystemID = 7
+		r.end(ReadLog, Result{View: &v}, nil)
+		r.pass(120 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		if x := r.want(PersistMarker); x.Marker != Rewinding {
+			t.Errorf("got %v, want a rewind", x)
+		}
 	})
 	t.Run("not before the holder is ready", func(t *testing.T) {
 		r, src := divergedStandby(t)

@@ -143,6 +143,7 @@ type Result struct {
 	EndLSN    uint64   // PromoteTo: the end of the end-of-recovery record
 	Barrier   uint64   // ProveSSN: the insert position, read after the proof
 	Source    *Source  // Look
+	Whole     bool     // Rewind: it failed before the first byte changed, the data directory is what it was
 	View      *View    // ReadLog
 }
 

@@ -220,5 +220,5 @@ func (a *Agent) fence() bool {
 
 func (a *Agent) fencedAt(r Result) {
 	a.fenced = fence{epoch: a.promise, postmaster: a.srv.Postmaster, pos: r.Pos, sysid: r.SystemID}
-	a.follow = follow{tries: a.follow.tries}
+	a.follow = follow{tries: a.follow.tries, spared: a.follow.spared}
 }

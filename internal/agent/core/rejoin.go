@@ -8,7 +8,8 @@ type follow struct {
 	node       string
 	postmaster uint64
 	since      time.Duration // told to, or last seen streaming
-	tries      int           // times that it was stuck
+	tries      int           // times that it was stuck behind this holder
+	spared     int           // rewinds in a row that failed and left the data as it was
 	source     *Source       // of the last look, not used yet
 	asked      time.Duration
 	unseen     string // why the holder's server could not be asked, the last time
@@ -67,7 +68,7 @@ func (a *Agent) followHolder() {
 		a.rebuild(s)
 	case a.srv.Conninfo == x && a.srv.Upstream == x:
 		a.followed, a.read = v.Epoch, read{} // a former process told it to
-		*f = follow{epoch: v.Epoch, node: x, postmaster: a.srv.Postmaster, since: a.now, tries: f.tries}
+		*f = follow{epoch: v.Epoch, node: x, postmaster: a.srv.Postmaster, since: a.now, tries: f.tries, spared: f.spared}
 	default:
 		a.followed, a.read = v.Epoch, read{}
 		a.do(Action{Kind: Follow, Node: x, Epoch: v.Epoch})
@@ -110,7 +111,7 @@ func (a *Agent) looked(act Action, d Done) {
 func (a *Agent) behind() {
 	v, f := &a.view, &a.follow
 	if a.srv.Upstream == v.Holder {
-		f.since, f.tries, f.reason = a.now, 0, ""
+		f.since, f.tries, f.spared, f.reason = a.now, 0, 0, ""
 		if a.marker != NoMarker && v.Phase == Active {
 			a.broken = ""
 			a.do(Action{Kind: PersistMarker, Pos: a.srv.Pos})
@@ -233,15 +234,22 @@ func (a *Agent) rebuilding() bool {
 	return true
 }
 
-// rebuilt takes the outcome of Rewind and Clone. A rewind that failed leaves garbage: the marker stays, and a copy follows.
+// rewinds is how often a rewind is tried that fails without a trace: the source went away, or was not ready after all.
+const rewinds = 3
+
+// rebuilt takes the outcome of Rewind and Clone. A rewind that failed half-way leaves garbage: the marker stays, and a copy follows.
+// One that failed before is tried again, behind whoever holds then.
 func (a *Agent) rebuilt(act Action, d Done) {
 	a.work = rebuild{}
 	a.follow.asked = 0
 	if d.Err != nil {
 		a.say("%v: %v", act, d.Err)
+		if a.follow.spared++; act.Kind == Rewind && d.Result.Whole && a.follow.spared < rewinds {
+			a.do(Action{Kind: PersistMarker, Pos: a.mark})
+		}
 		return
 	}
-	a.fails, a.follow.tries, a.broken = 0, 0, ""
+	a.fails, a.follow.tries, a.follow.spared, a.broken = 0, 0, 0, ""
 	a.do(Action{Kind: PersistMarker, Marker: Rewound})
 }
 

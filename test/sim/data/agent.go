@@ -508,7 +508,7 @@ func (n *node) rewind(a core.Action, later later, finish finish) {
 		return s.linked(n, x) && x.pg.pm == pm && pm != 0 && x.pg.primary && !x.pg.closing && s.plant.ready(x)
 	}
 	if !ready() || s.chaos && s.r.chance(0.05) {
-		later(20*time.Millisecond, func() { finish(none, errGarbage) })
+		later(20*time.Millisecond, func() { finish(core.Result{Whole: true}, errGarbage) })
 		return
 	}
 	d.garbage = true
@@ -617,7 +617,7 @@ func (n *node) call(a core.Action) {
 				answer(none, errLease, false)
 				return
 			}
-			c := record.Command{Op: record.SetRule, Resource: resource, Epoch: a.Epoch, Member: n.self(), Boot: n.boot, Ver: a.Ver, TLI: a.TLI, SwitchLSN: a.LSN}
+			c := record.Command{Op: record.SetRule, Resource: resource, Epoch: a.Epoch, Member: n.self(), Boot: n.boot, Ver: a.Ver, TLI: a.TLI, SwitchLSN: a.LSN, Parent: a.Parent}
 			for _, name := range a.Names {
 				c.S = append(c.S, n.member(name))
 			}
