@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -422,7 +423,8 @@ func plainAddresses(list []netip.Addr) []netip.Addr {
 // BootTime is CLOCK_BOOTTIME: the time since this machine's start, the time that it was suspended included.
 func BootTime() time.Duration {
 	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+	// It never waits: Go's scheduler need not be told, whose watchdog would be woken for it.
+	if _, _, err := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&ts)), 0); err != 0 {
 		panic(fmt.Sprintf("read CLOCK_BOOTTIME: %v", err)) // every kernel that Go runs on has it
 	}
 	return time.Duration(ts.Nano())

@@ -27,15 +27,15 @@ type kind uint8
 
 const (
 	data kind = iota // Send's payload, on stream 0
-	ping             // stream k+1: our time, on our link k
-	pong             // stream pongStream|k+1: the ping's stream and payload, back where it came from
+	ping             // stream k+1: our time, on our link k, and how long the answer to the ping before took, 0 if none came
+	pong             // stream pongStream|k+1: the ping's stream and time, back where it came from
 	numKinds
 )
 
 const (
 	pongStream  = 0x8000
-	pingPayload = 8
-	pongPayload = 2 + pingPayload
+	pingPayload = 8 + 8
+	pongPayload = 2 + 8
 )
 
 // clusterTag is a short form of a cluster id; zero before the bootstrap.

@@ -90,11 +90,13 @@ type Options struct {
 
 // Network sends and receives for one voter. Safe for concurrent use.
 type Network struct {
-	o      Options
-	log    *slog.Logger
-	sealer *trust.Sealer
-	server *tls.Config
-	locals []*local // own addresses in order, then the two that belong to no address: IPv4, IPv6
+	o           Options
+	log         *slog.Logger
+	sealer      *trust.Sealer
+	server      *tls.Config
+	id          []byte   // Self.ID and
+	incarnation []byte   // Self.Incarnation, as datagrams have them
+	locals      []*local // own addresses in order, then the two that belong to no address: IPv4, IPv6
 
 	seq     atomic.Uint64 // of the last datagram; one counter for all, so that it survives every reload
 	cluster atomic.Pointer[clusterName]
@@ -132,6 +134,7 @@ type view struct {
 
 type peer struct {
 	id    string
+	name  []byte // id
 	links []*peerLink
 	tls   func(protocol string) (*tls.Config, error)
 	out   *outbox
@@ -154,12 +157,15 @@ type peerLink struct {
 	sent, received, duplicates, sendErrors atomic.Uint64
 	rejected                               counters
 
-	mu       sync.Mutex
-	up       bool
-	since    time.Duration
-	lastPong time.Duration
-	rtt      time.Duration
-	lastErr  string
+	mu      sync.Mutex
+	up      bool
+	since   time.Duration
+	proved  time.Duration // when something came that the peer could send only because it had heard us by this link
+	told    time.Duration // when the peer's ping was that
+	ponged  time.Duration // when the last answer to a ping of ours came, and how long it took; the next ping tells
+	last    time.Duration
+	rtt     time.Duration // smoothed
+	lastErr string
 }
 
 type counters [numReasons]atomic.Uint64
@@ -183,7 +189,7 @@ type LinkStatus struct {
 	Peer       string
 	Local      netip.Addr // invalid: the routing table chooses
 	Remote     netip.AddrPort
-	Up         bool          // answered a ping within the last three intervals
+	Up         bool          // heard in both directions within the last three intervals
 	Since      time.Duration // when Up changed last
 	RTT        time.Duration // smoothed; 0 before the first answer
 	LastError  string        // of sending or dialing; "" after the next success
@@ -267,7 +273,7 @@ func newNetwork(o Options) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		o: o, log: o.Log.With("voter", o.Self.ID), sealer: sealer, server: server,
+		o: o, log: o.Log.With("voter", o.Self.ID), sealer: sealer, server: server, id: []byte(o.Self.ID), incarnation: []byte(o.Self.Incarnation),
 		admissions: make(chan Self, 64),
 		wake:       make(chan struct{}, 1),
 		conns:      map[*Conn]struct{}{},
@@ -321,14 +327,14 @@ func (n *Network) SetPeers(peers []Peer) error {
 		if c.Port == 0 || len(c.Addrs) == 0 {
 			return fmt.Errorf("set peers: voter %s has no port or no address", c.ID)
 		}
-		p := &peer{id: c.ID}
+		p := &peer{id: c.ID, name: []byte(c.ID)}
 		if was := old.peers[c.ID]; was != nil {
 			p.tls, p.out = was.tls, was.out
 		} else {
 			p.tls, p.out = n.clientConfigs(c.ID), &outbox{}
 		}
 		for k, a := range c.Addrs {
-			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
+			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
 				return fmt.Errorf("set peers: voter %s: address %s cannot be sent to", c.ID, a)
 			}
 			a = a.Unmap()
@@ -418,18 +424,30 @@ func (n *Network) Run(ctx context.Context) error {
 
 	pings := time.NewTicker(n.o.Ping)
 	defer pings.Stop()
+	losses := time.NewTimer(time.Hour)
+	defer losses.Stop()
+	tick := func(p *prober, all bool) {
+		p.tick(all)
+		if next := p.losses(); next != 0 {
+			losses.Reset(max(0, next-n.o.Now()))
+		}
+	}
 	binds := time.NewTicker(bindAgain)
 	defer binds.Stop()
-	p := prober{n: n}
-	p.tick()
+	p := &prober{n: n}
+	tick(p, true)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-pings.C:
-			p.tick()
+			tick(p, false)
 		case <-n.wake:
-			p.tick()
+			tick(p, true)
+		case <-losses.C:
+			if next := p.losses(); next != 0 {
+				losses.Reset(max(0, next-n.o.Now()))
+			}
 		case <-binds.C:
 			n.bindMissing()
 			serve()
@@ -521,6 +539,12 @@ func (n *Network) sender(id string) *sender {
 	}
 	s, _ := n.senders.LoadOrStore(id, &sender{})
 	return s.(*sender)
+}
+
+// Hearing is ctx for something that is said to a voter. It ends at once, with the cause ErrLost, when nothing is heard of that
+// voter on any link for three ping intervals. One that this run has never heard is not lost.
+func (n *Network) Hearing(ctx context.Context, id string) (context.Context, context.CancelFunc) {
+	return n.sender(id).hear(ctx)
 }
 
 // tag is the present cluster's.

@@ -1,6 +1,8 @@
 package link
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -24,6 +26,10 @@ type sender struct {
 	runs  map[string]*run
 	asked map[Self]time.Duration
 	given uint64 // the most words that the present run told
+
+	heard   time.Duration // when something of it was accepted last, by any link; 0: never
+	lost    bool          // too long ago
+	hearing map[*hearing]bool
 }
 
 // news reports whether an accepted datagram tells of more words than any before.
@@ -36,6 +42,12 @@ func (s *sender) news(given uint64) bool {
 	s.given = given
 	return true
 }
+
+// hearing is something that is said to a voter.
+type hearing struct{ end context.CancelCauseFunc }
+
+// ErrLost is the end of what is said to a voter of which nothing is heard any more.
+var ErrLost = errors.New("nothing is heard of it on any link")
 
 // run is one start of one incarnation.
 type run struct {
@@ -93,18 +105,60 @@ func (s *sender) check(d *datagram, self record.Boot, local int, at time.Duratio
 	if d.toBoot != self && d.kind != ping {
 		return false, OtherRun, false
 	}
-	if d.seq > r.top[d.stream] {
+	fresh = d.seq > r.top[d.stream]
+	switch {
+	case fresh:
 		r.top[d.stream] = d.seq
-		if d.kind == data {
-			r.copies[local] = d.seq
-		}
-		return true, None, false
+	case d.kind != data || d.seq <= r.copies[local]:
+		return false, Replay, false
 	}
-	if d.kind == data && d.seq > r.copies[local] {
+	if d.kind == data {
 		r.copies[local] = d.seq
-		return false, None, false
 	}
-	return false, Replay, false
+	if d.toBoot == self {
+		s.heard, s.lost = max(s.heard, at), false
+	}
+	return fresh, None, false
+}
+
+// expire makes the voter lost if nothing of it was accepted for limit, and ends what is said to it. It returns when to look again.
+func (s *sender) expire(now, awake, limit time.Duration) (next time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.heard == 0 || s.lost {
+		return 0
+	}
+	if next = max(s.heard, awake) + limit; now < next {
+		return next
+	}
+	s.lost = true
+	for h := range s.hearing {
+		h.end(ErrLost)
+	}
+	clear(s.hearing)
+	return 0
+}
+
+// hear is ctx for as long as the voter is not lost.
+func (s *sender) hear(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lost {
+		end(ErrLost)
+		return ctx, func() {}
+	}
+	h := &hearing{end}
+	if s.hearing == nil {
+		s.hearing = map[*hearing]bool{}
+	}
+	s.hearing[h] = true
+	return ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.hearing, h)
+		end(context.Canceled)
+	}
 }
 
 // admit notes that the directory admitted who. It still refuses a run that is older than one seen here. changed tells

@@ -548,7 +548,12 @@ func TestStagger(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	a, b := l.start(0, peers, nil), l.start(1, peers, nil)
+	if err := mute.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	// Without pings after the first, which nobody hears, neither link is up: the dial would begin with that one.
+	rare := func(o *Options) { o.Ping = time.Hour }
+	a, b := l.start(0, peers, rare), l.start(1, peers, rare)
 	b.Handle(echo)
 	c, err := a.Dial(t.Context(), "n2")
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,14 +26,6 @@ type local struct {
 
 	mu  sync.Mutex
 	err string
-}
-
-// socket is what a local has bound. It is replaced as a whole.
-type socket struct {
-	udp  *net.UDPConn
-	raw  syscall.RawConn
-	tcp  *net.TCPListener // nil for a routed one
-	gone atomic.Bool
 }
 
 func newLocal(index int, addr netip.Addr, is4 bool) *local {
@@ -70,9 +61,8 @@ func (l *local) bind(port uint16) (err error) {
 	if err != nil {
 		return err
 	}
-	s.udp = c.(*net.UDPConn)
-	if s.raw, err = s.udp.SyscallConn(); err != nil {
-		_ = s.udp.Close()
+	if err = s.open(c.(*net.UDPConn)); err != nil {
+		_ = c.Close()
 		return err
 	}
 	if l.addr.IsValid() {
@@ -111,45 +101,6 @@ func (l *local) send(b []byte, to netip.AddrPort) error {
 	return s.send(b, to)
 }
 
-func (s *socket) send(b []byte, to netip.AddrPort) error {
-	sa, err := sockaddr(to)
-	if err != nil {
-		return err
-	}
-	var sent error
-	err = s.raw.Write(func(fd uintptr) bool {
-		for {
-			sent = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, sa)
-			if !errors.Is(sent, unix.EINTR) {
-				return true
-			}
-		}
-	})
-	if err != nil {
-		return err
-	}
-	return sent
-}
-
-func sockaddr(to netip.AddrPort) (unix.Sockaddr, error) {
-	if to.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}, nil
-	}
-	sa := &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	if z := to.Addr().Zone(); z != "" {
-		if id, err := strconv.ParseUint(z, 10, 32); err == nil {
-			sa.ZoneId = uint32(id)
-		} else {
-			i, err := net.InterfaceByName(z)
-			if err != nil {
-				return nil, err
-			}
-			sa.ZoneId = uint32(i.Index)
-		}
-	}
-	return sa, nil
-}
-
 // Send sends payload to a voter, on every link, and never waits. Each copy has the same number, so that the voter takes
 // one of them. What cannot be sent is lost, as a datagram may be, and counted: before the bootstrap, to a voter whose
 // present run is not known yet (a ping tells it), above MaxPayload, or to who is no peer.
@@ -170,7 +121,7 @@ func (n *Network) Send(to string, payload []byte) {
 	out := p.out
 	out.tx.Lock()
 	defer out.tx.Unlock()
-	out.buf = n.seal(out.buf[:0], datagram{kind: data, cluster: tag, toBoot: boot, to: []byte(to), payload: payload})
+	out.buf = n.seal(out.buf[:0], datagram{kind: data, cluster: tag, toBoot: boot, to: p.name, payload: payload})
 	for _, l := range p.links {
 		if n.transmit(l, out.buf) {
 			l.sent.Add(1)
@@ -181,7 +132,7 @@ func (n *Network) Send(to string, payload []byte) {
 // seal adds a datagram of this voter with the next number to b.
 func (n *Network) seal(b []byte, d datagram) []byte {
 	d.starts, d.boot, d.words, d.given = n.o.Self.Starts, n.o.Self.Boot, n.o.Self.Words, n.o.Words()
-	d.from, d.incarnation = []byte(n.o.Self.ID), []byte(n.o.Self.Incarnation)
+	d.from, d.incarnation = n.id, n.incarnation
 	d.seq = n.seq.Add(1)
 	return n.sealer.Seal(d.append(b))
 }
@@ -203,7 +154,9 @@ type prober struct {
 	awake time.Duration // when we last came back from a pause; no link is down before it had time to answer
 }
 
-func (p *prober) tick() {
+// tick pings every link, but those on which the peer's pings show that each of us hears the other: of two voters, that with the
+// lower id pings, and tells the other what came of it. all leaves none out.
+func (p *prober) tick(all bool) {
 	n := p.n
 	now := n.o.Now()
 	if p.last == 0 || now-p.last > pingsLost*n.o.Ping {
@@ -211,7 +164,6 @@ func (p *prober) tick() {
 	}
 	p.last = now
 	tag := n.tag()
-	var stamp [pingPayload]byte
 	for _, peer := range n.view.Load().order {
 		boot := n.sender(peer.id).present().Boot
 		for k, l := range peer.links {
@@ -219,20 +171,55 @@ func (p *prober) tick() {
 				n.log.Info("link is down", "peer", peer.id, "address", l.remote.Addr())
 				n.abandon(peer, l)
 			}
-			binary.BigEndian.PutUint64(stamp[:], uint64(now))
+			answered, told := l.word(now, n.o.Ping)
+			if told && peer.id < n.o.Self.ID && !all {
+				continue
+			}
+			var payload [pingPayload]byte
+			binary.BigEndian.PutUint64(payload[:], uint64(now))
+			binary.BigEndian.PutUint64(payload[8:], uint64(answered))
 			p.buf = n.seal(p.buf[:0], datagram{
-				kind: ping, cluster: tag, toBoot: boot, stream: uint16(k + 1), to: []byte(peer.id), payload: stamp[:],
+				kind: ping, cluster: tag, toBoot: boot, stream: uint16(k + 1), to: peer.name, payload: payload[:],
 			})
 			n.transmit(l, p.buf)
 		}
 	}
 }
 
+// losses ends what is said to voters that are lost. It returns when the next one will be, unless it is heard or the next tick comes
+// first: 0.
+func (p *prober) losses() (next time.Duration) {
+	n := p.n
+	now := n.o.Now()
+	if now > p.last+n.o.Ping {
+		return 0 // we are late, perhaps because we were stopped: the tick that is due looks first what is so
+	}
+	for _, peer := range n.view.Load().order {
+		at := n.sender(peer.id).expire(now, p.awake, pingsLost*n.o.Ping)
+		if at != 0 && at < p.last+n.o.Ping && (next == 0 || at < next) {
+			next = at
+		}
+	}
+	return next
+}
+
+// word is how long the last ping's answer took, 0 if none came, and whether the peer's last ping told that it has ours.
+func (l *peerLink) word(now, every time.Duration) (answered time.Duration, told bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// A ping that is late by half an interval is no reason to do without its word.
+	fresh := every + every/2
+	if l.ponged != 0 && now-l.ponged < fresh {
+		answered = l.last
+	}
+	return answered, l.told != 0 && now-l.told < fresh
+}
+
 // expire makes l down if nothing answered for limit, and reports that it did.
 func (l *peerLink) expire(now, awake, limit time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.up || now-max(l.lastPong, awake) <= limit {
+	if !l.up || now-max(l.proved, awake) <= limit {
 		return false
 	}
 	l.up, l.since = false, now
@@ -255,18 +242,10 @@ func (n *Network) abandon(p *peer, l *peerLink) {
 
 // receive takes datagrams until the socket is closed. An error of the socket makes Run bind it anew.
 func (n *Network) receive(ctx context.Context, l *local, s *socket) {
-	buf := make([]byte, maxDatagram+1)
-	for {
-		size, from, err := s.udp.ReadFromUDPAddrPort(buf)
-		at := n.o.Now()
-		if err != nil {
-			if ctx.Err() == nil && !s.gone.Load() {
-				n.log.Warn("address is bound again", "error", err)
-				l.drop(s, err)
-			}
-			return
-		}
-		n.datagram(l, s, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), at, buf[:size])
+	err := s.receive(func(from netip.AddrPort, b []byte) { n.datagram(l, s, from, n.o.Now(), b) })
+	if ctx.Err() == nil && !s.gone.Load() {
+		n.log.Warn("address is bound again", "error", err)
+		l.drop(s, err)
 	}
 }
 
@@ -311,6 +290,9 @@ func (n *Network) datagram(l *local, s *socket, from netip.AddrPort, at time.Dur
 		}
 	case d.kind == ping:
 		n.answer(p, s, from, &d)
+		if via != nil && via.remote == from && via.local == l && d.toBoot == n.o.Self.Boot {
+			n.toldBy(via, &d, at)
+		}
 	default:
 		n.ponged(p, &d, at)
 	}
@@ -337,11 +319,11 @@ func (n *Network) answer(p *peer, s *socket, from netip.AddrPort, d *datagram) {
 	var payload [pongPayload]byte
 	binary.BigEndian.PutUint16(payload[:], d.stream)
 	copy(payload[2:], d.payload)
-	b := n.seal(make([]byte, 0, 256), datagram{
-		kind: pong, cluster: n.tag(), toBoot: d.boot, stream: pongStream | d.stream, to: []byte(p.id), payload: payload[:],
+	s.pong = n.seal(s.pong[:0], datagram{
+		kind: pong, cluster: n.tag(), toBoot: d.boot, stream: pongStream | d.stream, to: p.name, payload: payload[:],
 	})
 	// A failure shows at the other side, as a ping without answer.
-	_ = s.send(b, from)
+	_ = s.send(s.pong, from)
 }
 
 // maxRTT is far above any link on which a lease could live; a clock that jumped shows as more.
@@ -356,19 +338,39 @@ func (n *Network) ponged(p *peer, d *datagram, at time.Duration) {
 	}
 	l := p.links[k]
 	l.mu.Lock()
+	l.ponged, l.last = at, max(rtt, 1)
+	l.mu.Unlock()
+	n.proved(l, at, max(rtt, 1))
+}
+
+// toldBy takes the peer's word, in its ping, that it has had our answer to the ping before, and how soon.
+func (n *Network) toldBy(l *peerLink, d *datagram, at time.Duration) {
+	rtt := time.Duration(binary.BigEndian.Uint64(d.payload[8:]))
+	if rtt <= 0 || rtt > maxRTT {
+		return
+	}
+	l.mu.Lock()
+	l.told = at
+	l.mu.Unlock()
+	n.proved(l, at, rtt)
+}
+
+// proved notes that l works in both directions.
+func (n *Network) proved(l *peerLink, at, rtt time.Duration) {
+	l.mu.Lock()
 	rose := !l.up
 	if rose {
 		l.up, l.since = true, at
 	}
-	l.lastPong = max(l.lastPong, at)
+	l.proved = max(l.proved, at)
 	if l.rtt == 0 {
-		l.rtt = max(rtt, 1)
+		l.rtt = rtt
 	} else {
 		l.rtt += (rtt - l.rtt) / 8
 	}
 	l.mu.Unlock()
 	if rose {
-		n.log.Info("link is up", "peer", p.id, "address", l.remote.Addr(), "rtt", rtt)
+		n.log.Info("link is up", "peer", l.peer, "address", l.remote.Addr(), "rtt", rtt)
 	}
 }
 

@@ -2,6 +2,7 @@ package link
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -505,19 +506,19 @@ func TestLinkGoesDown(t *testing.T) {
 		}
 	}
 	now = time.Hour
-	p.tick()
+	p.tick(false)
 	ups(false, false)
 	pong(0, 8*time.Millisecond)
 	pong(1, time.Millisecond)
 	ups(true, true)
 	for range 3 {
 		now += 100 * time.Millisecond
-		p.tick()
+		p.tick(false)
 		ups(true, true)
 	}
 	pong(1, 9*time.Millisecond)
 	now += 100 * time.Millisecond
-	p.tick()
+	p.tick(false)
 	ups(false, true)
 	s := n.Status()
 	if s[0].Since != now || s[1].Since != time.Hour {
@@ -531,15 +532,15 @@ func TestLinkGoesDown(t *testing.T) {
 	}
 	// After a pause every link has the time to answer that it always has.
 	now += time.Minute
-	p.tick()
+	p.tick(false)
 	ups(false, true)
 	for range 3 {
 		now += 100 * time.Millisecond
-		p.tick()
+		p.tick(false)
 		ups(false, true)
 	}
 	now += 100 * time.Millisecond
-	p.tick()
+	p.tick(false)
 	ups(false, false)
 	// What is no answer to a ping of ours changes nothing.
 	pong(0, -time.Millisecond)
@@ -719,4 +720,168 @@ func TestVoterComesBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// bare is a network without sockets, with a clock of its own, and its prober.
+func bare(t *testing.T, i int, now *time.Duration) (*Network, *prober) {
+	t.Helper()
+	l := newLab(t)
+	n, err := newNetwork(l.options(&voter{}, i, l.peers(1, 1), func(o *Options) {
+		o.Ping = 100 * time.Millisecond
+		o.Now = func() time.Duration { return *now }
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, &prober{n: n}
+}
+
+func TestOneOfTwoPings(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		i    int
+		told time.Duration // how long ago the peer's ping came; 0: never
+		all  bool
+		want uint64
+	}{
+		{"the lower id", 0, 10 * time.Millisecond, false, 1},
+		{"the higher id, told", 1, 10 * time.Millisecond, false, 0},
+		{"the higher id, told late", 1, 140 * time.Millisecond, false, 0},
+		{"the higher id, told too long ago", 1, 150 * time.Millisecond, false, 1},
+		{"the higher id, never told", 1, 0, false, 1},
+		{"the higher id, but all", 1, 10 * time.Millisecond, true, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			now := time.Hour
+			n, p := bare(t, tc.i, &now)
+			l := n.view.Load().order[0].links[0]
+			if tc.told != 0 {
+				var d datagram
+				d.payload = make([]byte, pingPayload)
+				d.payload[pingPayload-1] = 200 // ns
+				n.toldBy(l, &d, now-tc.told)
+			}
+			p.tick(tc.all)
+			if got := l.sendErrors.Load(); got != tc.want { // there is no socket
+				t.Errorf("%d pings, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+// A link that only the other side pings is up, as long as its pings tell that our answers arrive.
+func TestPingsOfTheOtherSideProveTheLink(t *testing.T) {
+	l := newLab(t)
+	peers := l.peers(1, 1)
+	a, b := l.start(0, peers, nil), l.start(1, peers, nil)
+	state := func(v *voter) (up bool, told, ponged, rtt time.Duration) {
+		x := v.view.Load().order[0].links[0]
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.up, x.told, x.ponged, x.rtt
+	}
+	eventually(t, "n2 to be told that it is heard", func() bool { _, told, _, _ := state(b); return told != 0 })
+	_, first, _, _ := state(b)
+	eventually(t, "n2 to have done without pings", func() bool {
+		up, told, ponged, rtt := state(b)
+		return up && told-max(first, ponged) > 2*pingsLost*b.o.Ping && rtt > 0
+	})
+	_, latest, _, _ := state(b)
+	if up, told, _, _ := state(a); !up || latest-told < pingsLost*b.o.Ping {
+		t.Errorf("n1: up %t, told at %v; want it up, and n2 silent until %v", up, told, latest)
+	}
+	// A ping that has no answer to tell of proves nothing.
+	var d datagram
+	d.payload = make([]byte, pingPayload)
+	_, before, _, _ := state(a)
+	a.toldBy(a.view.Load().order[0].links[0], &d, a.o.Now())
+	if _, after, _, _ := state(a); after != before {
+		t.Error("a ping without an answer to tell of is taken for one")
+	}
+}
+
+func TestHearing(t *testing.T) {
+	now := time.Hour
+	n, p := bare(t, 0, &now)
+	p.tick(false)
+	s := n.sender("n2")
+	if _, r := s.admit(self("n2")); r != None {
+		t.Fatal(r)
+	}
+	seq := uint64(0)
+	hear := func(change func(*datagram)) {
+		t.Helper()
+		seq++
+		d := datagram{kind: data, cluster: tagOf("c"), starts: 1, boot: self("n2").Boot, toBoot: n.o.Self.Boot, seq: seq, incarnation: []byte(self("n2").Incarnation)}
+		if change != nil {
+			change(&d)
+		}
+		s.check(&d, n.o.Self.Boot, 0, now)
+	}
+	talk := func() context.Context {
+		ctx, cancel := n.Hearing(t.Context(), "n2")
+		t.Cleanup(cancel)
+		return ctx
+	}
+	pass := func(d time.Duration) time.Duration {
+		for step := min(d, 100*time.Millisecond); d > 0; d -= step {
+			now += min(step, d)
+			p.tick(false)
+		}
+		return p.losses()
+	}
+	ended := func(ctx context.Context, want error) {
+		t.Helper()
+		if got := context.Cause(ctx); !errors.Is(got, want) {
+			t.Errorf("at %v: the context's end: got %v, want %v", now-time.Hour, got, want)
+		}
+	}
+	first := talk()
+	pass(time.Second)
+	ended(first, nil) // never heard
+	hear(nil)
+	pass(300*time.Millisecond - 1)
+	ended(first, nil)
+	second := talk()
+	if got, want := pass(1), time.Duration(0); got != want {
+		t.Errorf("to be looked at again at %v", got)
+	}
+	ended(first, ErrLost)
+	ended(second, ErrLost)
+	ended(talk(), ErrLost)
+	hear(func(d *datagram) { d.seq = 1 })
+	ended(talk(), ErrLost) // a replay is nothing new
+	hear(func(d *datagram) { d.kind, d.stream, d.toBoot = ping, 1, 0 })
+	ended(talk(), ErrLost) // it does not know that we are there
+	hear(nil)
+	third := talk()
+	ended(third, nil)
+
+	// The end comes between two ticks.
+	now += 50 * time.Millisecond
+	hear(nil)
+	now += 50 * time.Millisecond
+	p.tick(false)
+	if got := p.losses(); got != 0 {
+		t.Errorf("to be looked at again at %v, before the next tick", got-now)
+	}
+	pass(200 * time.Millisecond)
+	if got, want := p.losses()-now, 50*time.Millisecond; got != want {
+		t.Errorf("to be looked at again in %v, want %v", got, want)
+	}
+	now += 50 * time.Millisecond
+	p.losses()
+	ended(third, ErrLost)
+
+	// Whoever was stopped lets the others speak first.
+	hear(nil)
+	fourth := talk()
+	now += time.Minute
+	p.losses()
+	ended(fourth, nil)
+	p.tick(false)
+	p.losses()
+	ended(fourth, nil)
+	pass(301 * time.Millisecond)
+	ended(fourth, ErrLost)
 }
