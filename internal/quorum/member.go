@@ -133,7 +133,7 @@ func openMember(n *Node, id, dir string, port uint16, listen []netip.Addr) (_ *m
 		Store: m.store, Transport: newTransport(m.net.Raft(), m.lg), Self: self, Voters: voters, Now: n.o.Now, Log: m.lg,
 		OnRecord:        func(r *record.Resource) { m.post(func(now time.Duration) { m.known(now, r) }) },
 		OnLeading:       func(on bool) { m.post(func(now time.Duration) { m.led(now, on) }) },
-		OnConfiguration: m.configured, Peer: m, Holder: m.holderNow,
+		OnConfiguration: m.configured, Peer: m, Holder: m.holderNow, Priority: n.priorityNow,
 	})
 	if err != nil {
 		return nil, err
@@ -713,6 +713,11 @@ func (m *member) instances(now time.Duration, resource string, ok bool, reason s
 		return
 	}
 	r.eligible, r.why, r.priority = ok, reason, priority
+	highest := uint8(0)
+	for _, r := range m.order {
+		highest = max(highest, r.priority)
+	}
+	m.n.priority.Store(uint32(highest))
 	m.judge(now, r)
 }
 

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -69,6 +70,8 @@ type Node struct {
 	ended   chan struct{} // closed when Run has returned
 	closing sync.Once
 	watch   watchers
+
+	priority atomic.Uint32 // the highest of our instances
 
 	mu   sync.Mutex
 	file *conf.Quorum
@@ -287,6 +290,9 @@ func (n *Node) current() *conf.Quorum {
 	defer n.mu.Unlock()
 	return n.file
 }
+
+// priorityNow is the highest priority of our instances: the lower it is, the sooner we lead the log.
+func (n *Node) priorityNow() int { return int(n.priority.Load()) }
 
 // watchers are told of every change of a resource.
 type watchers struct {

@@ -17,6 +17,7 @@ import (
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/quorum/raftlog"
 	"pgvrrp/internal/quorum/trust"
 )
 
@@ -242,5 +243,40 @@ func TestOneHolder(t *testing.T) {
 	c.await("the first is back in the rule", func() bool { return slices.Contains(c.resource(second, "vip").Rule.S, first) })
 	if got := c.holder("vip"); got != second {
 		t.Errorf("holder after the return of %s: got %q, want %s: the epoch decides, not the priority", first, got, second)
+	}
+}
+
+// The log is led by the standby that is least likely to hold something next.
+func TestLeaderIsTheLowestPriority(t *testing.T) {
+	c := newCluster(t, plain, "n1", "n2", "n3", "n4") // with falling priorities
+	for _, v := range c.file.Voters {
+		c.start(v.Name)
+	}
+	leader := func() string {
+		for name, r := range c.nodes {
+			if _, ours := r.node.members[0].log.Leader(); ours {
+				return name
+			}
+		}
+		return ""
+	}
+	c.await("a standby leads, and all the others are in the rule", func() bool {
+		l, h := leader(), c.holder("vip")
+		return l != "" && h != "" && l != h && len(c.resource(h, "vip").Rule.S) == 3
+	})
+	holder, first := c.holder("vip"), leader()
+	want := ""
+	for _, name := range []string{"n4", "n3", "n2", "n1"} {
+		if want == "" && name != first && name != holder {
+			want = name
+		}
+	}
+	c.await("the leader knows their priorities", func() bool {
+		return !slices.ContainsFunc(c.nodes[first].node.members[0].log.Members(), func(m raftlog.Member) bool { return !m.Self && m.Priority == 0 })
+	})
+	c.stop(first)
+	c.await("another one leads", func() bool { return leader() != "" })
+	if got := leader(); got != want {
+		t.Errorf("after %s, with %s as holder: %s leads, want %s", first, holder, got, want)
 	}
 }

@@ -118,12 +118,12 @@ func (d *disk) Set(key, value []byte) error {
 	return d.Store.Set(key, value)
 }
 
-// voters makes a file: "n1" is a data node with its number as priority, "w1" a witness, "w1/2" its second vote.
+// voters makes a file: "n1" is a data node, "w1" a witness, "w1/2" its second vote.
 func voters(ids ...string) []Voter {
 	var all []Voter
-	for k, id := range ids {
+	for _, id := range ids {
 		name, _, _ := strings.Cut(id, "/")
-		all = append(all, Voter{ID: id, Node: name, Witness: strings.HasPrefix(id, "w"), Priority: k + 1})
+		all = append(all, Voter{ID: id, Node: name, Witness: strings.HasPrefix(id, "w")})
 	}
 	return all
 }
@@ -202,6 +202,7 @@ func (c *cluster) startOne(id string) *node {
 			n.configs = append(n.configs, cfg)
 		},
 		Peer: n, Holder: func() string { return n.holder.Load().(string) },
+		Priority: func() int { return 100 - k }, // the last of the file has the lowest
 	})
 	if err != nil {
 		c.t.Fatal(err)

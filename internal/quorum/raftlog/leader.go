@@ -33,7 +33,9 @@ func (l *Log) watch(ctx context.Context, r *raft.Raft, led <-chan bool, states c
 			default:
 			}
 			states <- on
+			l.turned()
 		case <-seen:
+			l.turned()
 			if id, _ := l.Leader(); id != leader && id != "" {
 				l.log.Info("leader of the log", "leader", id)
 				leader = id
@@ -159,7 +161,8 @@ func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
 		case holders[v.Node]:
 			kind = 2
 		}
-		return kind, v.Priority, at(s)
+		h, _ := l.heard(s.ID)
+		return kind, h.Priority, at(s)
 	}
 	slices.SortFunc(all, func(a, b raft.Server) int {
 		ak, ap, ai := rank(a)

@@ -37,10 +37,9 @@ type Peers interface {
 
 // Voter is one voter of the configuration file.
 type Voter struct {
-	ID       string // the node, or "w1/2" for a second vote
-	Node     string
-	Witness  bool
-	Priority int // a standby with a low one leads the log before one with a high one
+	ID      string // the node, or "w1/2" for a second vote
+	Node    string
+	Witness bool
 }
 
 // Hello is how a voter answers who it is.
@@ -53,6 +52,7 @@ type Hello struct {
 	Configuration []string `json:"configuration,omitempty"` // the newest membership in its log; nil: none
 	Leader        string   `json:"leader,omitempty"`        // the voter that it follows; "": none
 	Last          uint64   `json:"last,omitempty"`          // the index of its last entry
+	Priority      int      `json:"priority,omitempty"`      // of its node's instances: one with a low one leads the log before one with a high one
 }
 
 // Options are what a Log is made of. Store, Transport, Self, Voters, Now and Peer are needed.
@@ -82,6 +82,8 @@ type Options struct {
 	Peer Peers
 	// Holder is the node that holds an active resource, "" if there is none, besides those that the log itself names.
 	Holder func() string
+	// Priority is that of this node's instances, for Hello; nil: 0.
+	Priority func() int
 }
 
 // Log is one voter's part of the log. Safe for concurrent use.
@@ -104,6 +106,7 @@ type Log struct {
 	failed  chan struct{} // closed when the store has failed
 
 	mu        sync.Mutex
+	turn      chan struct{} // closed when another leads, or none
 	voters    []Voter
 	hellos    map[string]heard         // by voter id: the last answers
 	elsewhere map[string]elsewhere     // by voter id: who said last that it is part of another cluster
@@ -179,18 +182,21 @@ func New(o Options) (*Log, error) {
 	if o.Holder == nil {
 		o.Holder = func() string { return "" }
 	}
+	if o.Priority == nil {
+		o.Priority = func() int { return 0 }
+	}
 	self := serverID(o.Self.ID, o.Store.Identity().Incarnation)
 	if at := o.Transport.LocalAddr(); string(at) != string(self) {
 		return nil, fmt.Errorf("make the log: the transport is at %q, not at %q", at, self)
 	}
 	l := &Log{
-		o: o, log: o.Log, self: self, failed: make(chan struct{}), hellos: map[string]heard{}, elsewhere: map[string]elsewhere{}, asking: map[string]bool{},
+		o: o, log: o.Log, self: self, failed: make(chan struct{}), turn: make(chan struct{}), hellos: map[string]heard{}, elsewhere: map[string]elsewhere{}, asking: map[string]bool{},
 		tried: map[string]time.Duration{}, added: map[raft.ServerID]time.Duration{}, electing: map[string]electing{},
 	}
 	if err := l.SetVoters(o.Voters); err != nil {
 		return nil, err
 	}
-	l.transport = newTransport(o.Transport, o.Now)
+	l.transport = newTransport(o.Transport, o.Now, o.Timeout/beats)
 	l.machine = newMachine(o.OnRecord, l.log)
 	l.members = newTracker(self, o.Now, o.OnConfiguration)
 	l.machine.committed = l.members.commit
@@ -233,8 +239,11 @@ func splitID(s raft.ServerID) (id, incarnation string) {
 	return id, incarnation
 }
 
-// helloEvery is how often other voters are asked, while that matters.
-const helloEvery = 200 * time.Millisecond
+// helloEvery is how often other voters are asked, while that matters; calm times that, while all are there.
+const (
+	helloEvery = 200 * time.Millisecond
+	calm       = 2
+)
 
 // deadAfter is how long a voter is out of contact until it counts as dead.
 const deadAfter = time.Second
@@ -388,7 +397,8 @@ func (l *Log) Waiting() string {
 // Hello is this voter's answer to the others.
 func (l *Log) Hello() Hello {
 	id := l.o.Store.Identity()
-	h := Hello{ID: l.o.Self.ID, Incarnation: id.Incarnation, Cluster: id.Cluster, Starts: id.Starts, Empty: l.o.Store.Empty()}
+	h := Hello{ID: l.o.Self.ID, Incarnation: id.Incarnation, Cluster: id.Cluster, Starts: id.Starts, Empty: l.o.Store.Empty(),
+		Priority: l.o.Priority()}
 	for _, s := range l.members.newest().c.Servers {
 		h.Configuration = append(h.Configuration, string(s.ID))
 	}
@@ -408,6 +418,20 @@ func (l *Log) Leader() (id string, ours bool) {
 	_, server := r.LeaderWithID()
 	id, _ = splitID(server)
 	return id, server == l.self
+}
+
+// Turn is a channel that is closed when Leader may say something else than when Turn was called.
+func (l *Log) Turn() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.turn
+}
+
+func (l *Log) turned() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.turn)
+	l.turn = make(chan struct{})
 }
 
 // State is what the log holds here, as far as it was read. It is never changed.

@@ -41,6 +41,7 @@ type Member struct {
 	Heard       string        // the incarnation that answers us now, if we lead; "": none does
 	Contact     time.Duration // since its log last answered ours; -1: not known, as we don't lead
 	Behind      uint64        // entries, as far as is known; if we lead
+	Priority    int           // of its node's instances, as it told us; 0: not known, or it has none
 }
 
 // Members are the members of the newest membership in our log, and the voters of the file that are none.
@@ -55,7 +56,8 @@ func (l *Log) Members() []Member {
 	var all []Member
 	for _, s := range m.c.Servers {
 		id, incarnation := splitID(s.ID)
-		v := Member{ID: id, Incarnation: incarnation, Voter: s.Suffrage == raft.Voter, Self: s.ID == l.self, Heard: fresh[id].Incarnation, Contact: -1}
+		v := Member{ID: id, Incarnation: incarnation, Voter: s.Suffrage == raft.Voter, Self: s.ID == l.self, Heard: fresh[id].Incarnation, Contact: -1,
+			Priority: fresh[id].Priority}
 		switch at, ok := l.transport.answered(s.ID); {
 		case v.Self:
 			v.Contact, v.Heard = 0, incarnation
@@ -125,7 +127,7 @@ func (l *Log) reconcile(ctx context.Context, r *raft.Raft) {
 	defer asks.Wait()
 	tick := time.NewTicker(helloEvery)
 	defer tick.Stop()
-	for {
+	for turn := 0; ; turn++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -134,8 +136,10 @@ func (l *Log) reconcile(ctx context.Context, r *raft.Raft) {
 		if !l.leading.Load() {
 			continue
 		}
-		l.ask(ctx, &asks)
 		m, since, ok := l.members.settled()
+		if turn%calm == 0 || !ok || !l.complete(m) {
+			l.ask(ctx, &asks)
+		}
 		if !ok {
 			continue
 		}
@@ -145,6 +149,22 @@ func (l *Log) reconcile(ctx context.Context, r *raft.Raft) {
 			l.change(ctx, r, m, since)
 		}
 	}
+}
+
+// complete reports whether every voter of the file counts and has told lately that it is the one that does: nothing is to be
+// done but to see that it stays so.
+func (l *Log) complete(m membership) bool {
+	fresh := l.fresh()
+	for _, v := range l.file() {
+		ok := slices.ContainsFunc(m.c.Servers, func(s raft.Server) bool {
+			id, incarnation := splitID(s.ID)
+			return id == v.ID && s.Suffrage == raft.Voter && (s.ID == l.self || fresh[id].Incarnation == incarnation)
+		})
+		if !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // ask asks every voter that has answered the last question.

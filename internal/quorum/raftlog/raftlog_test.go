@@ -287,7 +287,7 @@ func TestLeadershipLeavesAHolder(t *testing.T) {
 		want []string // who may lead then
 	}{
 		{"to a witness", []string{"n1", "n2", "n3", "w1", "w1/2"}, nil, []string{"w1", "w1/2"}},
-		{"to the standby with the lowest priority", []string{"n1", "n2", "n3"}, nil, []string{"n2"}},
+		{"to the standby with the lowest priority", []string{"n1", "n2", "n3"}, nil, []string{"n3"}},
 		{"to a standby, as the witness is down", []string{"w1", "n1", "n2"}, []string{"w1"}, []string{"n2"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
