@@ -288,7 +288,7 @@ func (n *Node) RemoveVoter(ctx context.Context, id string) error {
 
 func (n *Node) change(ctx context.Context, q call) error {
 	m := n.members[0]
-	a, err := m.lead(ctx, q, func() error {
+	a, err := m.lead(ctx, q, func(ctx context.Context) error {
 		if q.Add != "" {
 			return m.log.Add(ctx, q.Add)
 		}

@@ -132,7 +132,7 @@ func (r *Refused) Error() string { return r.Reason }
 
 // apply has the leader put c into the log, whoever that is.
 func (m *member) apply(ctx context.Context, c record.Command) error {
-	a, err := m.lead(ctx, call{Apply: &c}, func() error { return m.log.Apply(ctx, c) })
+	a, err := m.lead(ctx, call{Apply: &c}, func(ctx context.Context) error { return m.log.Apply(ctx, c) })
 	switch {
 	case err != nil:
 		return fmt.Errorf("%v: %w", c, err)
@@ -145,18 +145,47 @@ func (m *member) apply(ctx context.Context, c record.Command) error {
 	}
 }
 
-// lead asks the leader, which may be us.
-func (m *member) lead(ctx context.Context, q call, here func() error) (answer, error) {
-	id, ours := m.log.Leader()
-	switch {
-	case ours && q.Read != "":
-		return m.read(ctx, q.Read), nil
-	case ours:
-		return outcome(here()), nil
-	case id == "":
-		return answer{}, errors.New("the log has no leader")
-	default:
-		return m.rpc.call(ctx, id, q)
+// leadTime bounds a question to the leader, and leadAgain is after which time the same one is asked again that said it does not lead.
+const (
+	leadTime  = 2 * time.Second
+	leadAgain = 25 * time.Millisecond
+)
+
+var errNoLeader = errors.New("the log has no leader")
+
+// lead asks the leader, which may be us. If there is none, or it is not heard, or it leads no more, the next one is asked as soon as
+// it is known, for as long as ctx and leadTime let it. What may have come to one leader is never said to another.
+func (m *member) lead(ctx context.Context, q call, here func(context.Context) error) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, leadTime)
+	defer cancel()
+	for {
+		turn := m.log.Turn()
+		id, ours := m.log.Leader()
+		var a answer
+		var err error
+		switch {
+		case ours && q.Read != "":
+			a = m.read(ctx, q.Read)
+		case ours:
+			a = outcome(here(ctx))
+		case id == "":
+			err = errNoLeader
+		default:
+			a, err = m.rpc.callHeard(ctx, id, q)
+		}
+		var u *unsaid
+		if !a.NoLeader && !errors.Is(err, errNoLeader) && !errors.As(err, &u) {
+			return a, err
+		}
+		again := time.NewTimer(leadAgain)
+		select {
+		case <-turn:
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return a, err
+		}
+		again.Stop()
 	}
 }
 
@@ -219,13 +248,25 @@ func (c *callers) peer(id string) *caller {
 	return p
 }
 
+// unsaid is why a question has certainly not come to the voter.
+type unsaid struct{ err error }
+
+// Error tells why.
+func (u *unsaid) Error() string { return u.err.Error() }
+
+// Unwrap is the reason.
+func (u *unsaid) Unwrap() error { return u.err }
+
 // call asks voter id. A connection that has gone stale is opened anew, once, if the question is one that may be asked twice.
 func (c *callers) call(ctx context.Context, id string, q call) (answer, error) {
 	p := c.peer(id)
+	if ctx.Err() != nil { // or it might get its turn
+		return answer{}, fmt.Errorf("ask voter %s: %w", id, &unsaid{context.Cause(ctx)})
+	}
 	select {
 	case p.turn <- struct{}{}:
 	case <-ctx.Done():
-		return answer{}, fmt.Errorf("ask voter %s: %w", id, ctx.Err())
+		return answer{}, fmt.Errorf("ask voter %s: %w", id, &unsaid{context.Cause(ctx)})
 	}
 	defer func() { <-p.turn }()
 	if time.Since(p.used) > callIdle/2 {
@@ -242,11 +283,27 @@ func (c *callers) call(ctx context.Context, id string, q call) (answer, error) {
 	return a, nil
 }
 
+// callHeard is call for as long as the links hear of the voter.
+func (c *callers) callHeard(ctx context.Context, id string, q call) (answer, error) {
+	ctx, cancel := c.net.Hearing(ctx, id)
+	defer cancel()
+	a, err := c.call(ctx, id, q)
+	if err == nil || !errors.Is(context.Cause(ctx), link.ErrLost) {
+		return a, err
+	}
+	// What came of it tells less.
+	var u *unsaid
+	if errors.As(err, &u) {
+		return answer{}, fmt.Errorf("ask voter %s: %w", id, &unsaid{link.ErrLost})
+	}
+	return answer{}, fmt.Errorf("ask voter %s: %w", id, link.ErrLost)
+}
+
 func (p *caller) ask(ctx context.Context, n *link.Network, id string, q call) (_ answer, err error) {
 	if p.conn == nil {
 		if p.conn, err = n.Dial(ctx, id); err != nil {
 			p.conn = nil
-			return answer{}, err
+			return answer{}, &unsaid{err}
 		}
 		p.in = bufio.NewReaderSize(p.conn, 4096)
 	}

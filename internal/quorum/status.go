@@ -243,7 +243,7 @@ func (m *member) missing(ctx context.Context, resource string) string {
 		if id == "" {
 			return "the log has no leader"
 		}
-		a, err := m.rpc.call(ctx, id, call{Missing: resource})
+		a, err := m.rpc.callHeard(ctx, id, call{Missing: resource})
 		if err != nil {
 			return fmt.Sprintf("the log's leader %s does not answer: %v", id, err)
 		}
