@@ -208,7 +208,7 @@ func (a *assembly) standsStill(t *testing.T) {
 
 // isRenewal reports whether a frame is a datagram by which a holder renews its lease.
 func isRenewal(f *lab.Frame) bool {
-	const headers, fixed = 14 + 20 + 8, 48
+	const headers, fixed = 14 + 20 + 8, 64
 	b := f.Raw
 	if f.Protocol != syscall.IPPROTO_UDP || len(b) < headers+fixed || string(b[headers:headers+4]) != "vrqd" || b[headers+5] != 0 {
 		return false

@@ -319,8 +319,13 @@ func (a *assembly) otherCluster(t *testing.T) {
 	a.start(standby)
 	a.says(holder, from, "other cluster")
 	a.stays(holder, at, time.Second)
-	t.Logf("%s: %q", holder, a.ask(holder).Trouble)
-	t.Logf("%s: %q", standby, a.ask(standby).Trouble)
+	ours, theirs := a.ask(holder).Cluster, a.ask(standby).Cluster
+	for name, peer := range map[string]string{holder: standby, standby: holder} {
+		eventually(t, patience, "status of "+name+" names both clusters", func() (bool, string) {
+			text := fmt.Sprint(a.ask(name).Trouble)
+			return strings.Contains(text, "voter "+peer+" is not heard") && strings.Contains(text, ours) && strings.Contains(text, theirs), text
+		})
+	}
 	stop(t, h, "vrrpd", endTime)
 	t.Log(strings.TrimSpace(run(t, h, "vrrpd", "quorum", "reset", "-f", vrrpdConf)))
 	a.start(standby)

@@ -572,13 +572,15 @@ func (n *Network) judge(name, protocol string, h *hello) *RefusedError {
 	if h.wantID != own.ID {
 		return refuse(OtherVoter, "%s was called, this is %s", h.wantID, own.ID)
 	}
+	between, _ := clusters(n.o.Cluster(), h.cluster, protocol)
+	if between == OtherCluster { // before what follows from it
+		return refuse(between, "%s belongs to cluster %s, %s to %s; %s", own.ID, n.o.Cluster(), name, h.cluster, resetAdvice)
+	}
 	if h.wantIncarnation != own.Incarnation && (h.wantIncarnation != "" || protocol == trust.ProtocolRaft) {
 		return refuse(OtherIncarnation, "the state directory of %s is %s, not %q", own.ID, own.Incarnation, h.wantIncarnation)
 	}
-	if r, _ := clusters(n.o.Cluster(), h.cluster, protocol); r == OtherCluster {
-		return refuse(r, "%s belongs to cluster %s, %s to %s; %s", own.ID, n.o.Cluster(), name, h.cluster, resetAdvice)
-	} else if r != None {
-		return refuse(r, "one of %s and %s belongs to no cluster yet", own.ID, name)
+	if between != None {
+		return refuse(between, "one of %s and %s belongs to no cluster yet", own.ID, name)
 	}
 	switch protocol {
 	case trust.ProtocolRaft:
