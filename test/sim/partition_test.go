@@ -13,10 +13,19 @@ import (
 // The times of a partition. Who takes over, or gives up, is settled long before settleTime.
 const (
 	cutAt      = 10 * time.Second
-	cutFor     = 900 * time.Second
 	settleTime = 4 * time.Second
 	stillFor   = 30 * time.Second // after the heal nothing may move
 )
+
+// cutFor is how long the network is parted: 900 s in a whole simulation, and what settles in 60 s in a short test.
+func cutFor() time.Duration {
+	if *seeds >= wholeSimulation {
+		return 900 * time.Second
+	}
+	return time.Minute
+}
+
+const wholeSimulation = 1000 // seeds
 
 // placement is where the holder is while the network is parted.
 type placement struct {
@@ -83,6 +92,7 @@ func placements() []placement {
 
 // parted plays a partition, and checks who answers meanwhile and afterwards.
 func parted(p placement, seed uint64, o Options) Result {
+	cutFor := cutFor()
 	o.Length = cutAt + cutFor + settleTime + stillFor + time.Second
 	o.Profile = "still"
 	o.script = func(s *Sim) {
@@ -178,7 +188,7 @@ func parted(p placement, seed uint64, o Options) Result {
 	return Run(seed, o)
 }
 
-// TestPartition parts the network for 900 s and heals it: who holds the epoch of the majority keeps it, whatever its priority.
+// TestPartition parts the network for cutFor and heals it: who holds the epoch of the majority keeps it, whatever its priority.
 func TestPartition(t *testing.T) {
 	for _, p := range placements() {
 		t.Run(p.name, func(t *testing.T) {
@@ -193,7 +203,7 @@ func TestPartition(t *testing.T) {
 						want.during = "nobody" // nobody else is there, and it does not go on alone
 					}
 					n := 1
-					if *seeds > 1000 {
+					if *seeds >= wholeSimulation {
 						n = 5
 					}
 					for seed := range n {
