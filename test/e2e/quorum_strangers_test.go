@@ -412,7 +412,12 @@ func (a *assembly) fullDisk(t *testing.T) {
 	}
 	a.back(holder)
 	a.unmoved(standby)
+	since, at = lab.ReadLoad(), time.Now()
 	stop(t, h, "vrrpd", endTime)
+	// Not before: who was just back may still wait for the log, and the one that is started next would be granted the epoch again.
+	if next := a.next(at, since, standby); next != holder {
+		t.Fatalf("next holder: got %s, want %s", next, holder)
+	}
 	run(t, h, "/usr/bin/rm", quorumState+"/full")
 	run(t, h, "/usr/bin/rm", "-rf", "/var/lib/mine")
 	run(t, h, "/usr/bin/cp", "-a", quorumState, "/var/lib/mine")
