@@ -27,10 +27,9 @@ func unwired() map[string]effect {
 			table[block+"/"+name] = effect{severity, what}
 		}
 	}
-	const root, globals, instance, group = "", "global_defs", "vrrp_instance", "vrrp_sync_group"
+	const root, globals = "", "global_defs"
 
 	add(Lint, "it is part of a dump file's name alone (data_use_instance)", root, "instance")
-	add(Error, "vrrpd stays in the network namespace that it is started in", root, "net_namespace")
 
 	add(Lint, "a Go program has many threads, and none of them is stopped for its use of CPU time", globals,
 		"vrrp_rlimit_rttime", "vrrp_rlimit_rtime")

@@ -26,12 +26,17 @@ func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("clean up: %w", err)
 	}
+	config, found := Load(o.File, o.ConfigID)
+	if err := enter(config); errors.Is(err, os.ErrNotExist) {
+		return nil, nil // everything went with the network namespace
+	} else if err != nil {
+		return nil, fmt.Errorf("clean up: %w", err)
+	}
 	lock, err := lockRunDir(o.RunDir)
 	if err != nil {
 		return nil, fmt.Errorf("clean up: %w; stop it first", err)
 	}
 	defer lock.Close()
-	config, found := Load(o.File, o.ConfigID)
 	var unread error
 	if conf.ExitCode(found, false) == conf.ExitCannot {
 		// What the list and the tags say is done all the same.

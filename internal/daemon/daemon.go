@@ -81,6 +81,11 @@ func Run(ctx context.Context, o Options) error {
 	debug.SetGCPercent(200)
 	log := o.Log
 	config, found := Check(o.File, o.ConfigID)
+	if conf.ExitCode(found, false) != conf.ExitCannot {
+		if err := enter(config); err != nil { // as a rule it does not return, and then we start anew there
+			return err
+		}
+	}
 	report(log, found)
 	if conf.ExitCode(found, false) == conf.ExitCannot {
 		return fmt.Errorf("cannot run %s: see its errors above", o.File)

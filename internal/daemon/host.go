@@ -17,8 +17,10 @@ func Check(file, configID string) (*conf.Config, []conf.Diagnostic) {
 	if config.Extended {
 		h.severity = conf.Fatal
 	}
-	for k := range config.Instances {
-		h.instance(&config.Instances[k])
+	if !h.elsewhere() {
+		for k := range config.Instances {
+			h.instance(&config.Instances[k])
+		}
 	}
 	for _, p := range config.Programs() {
 		h.program(p)

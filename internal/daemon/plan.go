@@ -101,7 +101,7 @@ func (d *difference) moving() (all []conf.Address) {
 }
 
 // atStart are the keywords that are looked at when vrrpd starts, and not again.
-var atStart = []string{"vrrp_rt_priority", "vrrp_priority", "vrrp_cpu_affinity", "vrrp_no_swap"}
+var atStart = []string{"vrrp_rt_priority", "vrrp_priority", "vrrp_cpu_affinity", "vrrp_no_swap", "net_namespace"}
 
 // globals gives the keywords of global_defs that differ, and those of them that a reload leaves as they are.
 func (d *difference) globals() (now, later []string) {

@@ -35,8 +35,8 @@ type Process struct {
 	Argv []string // /proc/PID/cmdline; empty for a thread of the kernel
 }
 
-// ErrNoProcessEvents says that the process connector does not serve us, and trying again helps only if we are given other rights
-// or another place.
+// ErrNoProcessEvents says that the process connector does not serve us, and trying again helps only if we are given other rights or
+// another place.
 var ErrNoProcessEvents = errors.New("no process connector")
 
 // What the process connector speaks (linux/connector.h and linux/cn_proc.h).

@@ -235,4 +235,27 @@ func TestVMACBesideKeepalived(t *testing.T) {
 	}
 	restored("killed and cleaned up")
 	moved("after the kill")
+
+	t.Run("net_namespace", func(t *testing.T) {
+		inside := strings.Replace(file("", router{VRID: 70, Interval: "0.1", VIPs: []string{"10.98.0.100/24"}, Lines: []string{"use_vmac"}}), "global_defs", "net_namespace blue\nglobal_defs", 1)
+		writeFile(t, n1, vrrpdConf, inside, 0o644)
+		if got := try(t, n1, "vrrpd", "run", "-f", vrrpdConf); got.Code != 1 || !strings.Contains(string(got.Stderr), "no such file") {
+			t.Errorf("without the namespace: exit code %d: %s", got.Code, got.Stderr)
+		}
+		run(t, n1, "ip", "netns", "add", "blue")
+		run(t, n1, "sh", "-c", "ip link add blue0 type veth peer name eth0 netns blue && ip link set blue0 up && ip -n blue addr add 10.98.0.1/24 dev eth0 && ip -n blue link set eth0 up")
+		startVrrpd(t, n1, inside)
+		waitState(t, n1, "VI_70", control.StateMaster)
+		if got := run(t, n1, "ip", "-n", "blue", "-o", "addr", "show", "dev", "vrrp.70"); !strings.Contains(got, "10.98.0.100/24") {
+			t.Errorf("the address is not there: %s", got)
+		}
+		signal(t, n1, "vrrpd", syscall.SIGKILL)
+		eventually(t, patience, "cleanup works there, too", func() (bool, string) {
+			got := try(t, n1, "vrrpd", "cleanup", "-f", vrrpdConf)
+			return strings.Contains(string(got.Stdout), "VMAC vrrp.70"), string(got.Stdout) + string(got.Stderr)
+		})
+		if got := run(t, n1, "ip", "-n", "blue", "-o", "link", "show", "type", "macvlan"); got != "" {
+			t.Errorf("left: %s", got)
+		}
+	})
 }
