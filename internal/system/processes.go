@@ -122,7 +122,7 @@ func connectorElsewhere() (int, error) {
 	}()
 	r := <-result
 	if r.err != nil {
-		return -1, fmt.Errorf("%w: it is in the first network namespace alone, which could not be entered: %w", ErrNoProcessEvents, r.err)
+		return -1, fmt.Errorf("%w: it is in the first network namespace alone, which cannot be reached from here: %w", ErrNoProcessEvents, r.err)
 	}
 	return r.fd, nil
 }

@@ -98,8 +98,22 @@ func TestPain07CheckThatCannotRun(t *testing.T) {
 		blocks = append(blocks, router{Name: tt.name, VRID: k + 1, Priority: 100, Interval: "0.1", VIPs: []string{fmt.Sprintf("10.77.0.%d/24", 100+k)},
 			Lines: []string{"track_script {", "  " + track, "}"}})
 	}
-	startVrrpd(t, n1, file("script_user root", blocks...))
+	// A host of the lab is a container: the kernel tells it of no processes.
+	more := append(slices.Clone(blocks), block("vrrp_track_process vrrpd {\n  process vrrpd\n}\n"),
+		router{Name: "process", VRID: 200, Interval: "0.1", VIPs: []string{"10.77.0.250/24"}, Lines: []string{"track_process {", "  vrrpd", "}"}})
+	startVrrpd(t, n1, file("script_user root", more...))
 	startKeepalived(t, n2, file("script_user root", blocks...))
+	t.Run("process", func(t *testing.T) {
+		i := waitState(t, n1, "process", fault)
+		if !strings.Contains(i.Reason, "process vrrpd: follow processes: no process connector: ") {
+			t.Errorf("reason: %s", i.Reason)
+		}
+		for _, x := range i.Transitions {
+			if x.To == master {
+				t.Errorf("it was master at %s: %+v", x.At, i.Transitions)
+			}
+		}
+	})
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.ignore {
