@@ -99,6 +99,12 @@ func printInstance(w io.Writer, i control.Instance, now time.Time) {
 	if i.HeldUntil != nil {
 		line("released", "for another %s", i.HeldUntil.Sub(now).Round(time.Second))
 	}
+	if i.VMAC != "" {
+		line("VMAC", "%s", i.VMAC)
+	}
+	if i.NoAccept {
+		line("no_accept", "packets to the addresses are dropped")
+	}
 	for _, t := range i.Trackers {
 		text := t.State
 		if t.Weight != 0 {

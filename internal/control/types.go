@@ -48,6 +48,8 @@ type Instance struct {
 	ConfiguredPriority uint8        `json:"configured_priority"`
 	AdvertInterval     float64      `json:"advert_interval_seconds"`
 	Preempt            bool         `json:"preempt"`
+	VMAC               string       `json:"vmac,omitempty"`            // interface with the virtual MAC address
+	NoAccept           bool         `json:"no_accept,omitempty"`       // packets to the addresses are dropped
 	Master             string       `json:"master,omitempty"`          // address of the master last heard, while we are BACKUP
 	Resource           string       `json:"quorum_resource,omitempty"` // whose grant it needs
 	Waiting            string       `json:"waiting,omitempty"`         // what a MASTER without addresses, or an INIT, waits for

@@ -69,9 +69,11 @@ func (s *status) routes() []control.Route {
 
 // RoutesLost says that routes or rules of ours, by their names, are not in the kernel any more: others removed them, or they
 // went with an interface. They are put back at once and counted; if that happens again and again we give way, unless they
-// are all no_track.
+// are all no_track. It returns when that is done, so that who looks again sees it.
 func (i *Instance) RoutesLost(ctx context.Context, missing []string) {
-	i.call(ctx, func(now time.Time) {
+	done := make(chan struct{})
+	called := i.call(ctx, func(now time.Time) {
+		defer close(done)
 		var lost []string
 		tracked := false
 		for _, r := range i.cfg.Routes {
@@ -97,4 +99,12 @@ func (i *Instance) RoutesLost(ctx context.Context, missing []string) {
 		i.log.Warn("virtual routes are gone, putting them back", "routes", strings.Join(lost, "; "))
 		i.setRoutes(true)
 	})
+	if !called {
+		return
+	}
+	select {
+	case <-done:
+	case <-i.done:
+	case <-ctx.Done():
+	}
 }

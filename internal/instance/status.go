@@ -65,6 +65,7 @@ func (s *status) configure(c *conf.Instance) {
 	s.base = control.Instance{
 		Name: c.Name, Interface: c.Interface, VRID: c.VRID, Version: c.Version, Family: family(c),
 		ConfiguredPriority: c.Priority, AdvertInterval: c.AdvertInterval.Seconds(), Preempt: c.Preempt,
+		VMAC: c.VMAC.Name, NoAccept: c.NoAccept && c.Priority != 255,
 	}
 	s.base.Addresses = nil
 	for _, list := range [][]conf.Address{c.Addresses, c.Excluded} {

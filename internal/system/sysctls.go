@@ -19,7 +19,6 @@ const sysctlDir = "/proc/sys"
 // Sysctls changes settings of the kernel for several owners and puts them back. It is safe for concurrent use, on threads of one
 // network namespace.
 type Sysctls struct {
-	log  *slog.Logger
 	path string
 
 	mu    sync.Mutex
@@ -39,7 +38,7 @@ func OpenSysctls(log *slog.Logger, file string) (*Sysctls, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Sysctls{log: log, path: file}
+	s := &Sysctls{path: file}
 	if file == "" {
 		return s, nil
 	}
@@ -47,11 +46,15 @@ func OpenSysctls(log *slog.Logger, file string) (*Sysctls, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &s.saved)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("read list of settings: %w", err)
+	}
+	if err := json.Unmarshal(b, &s.saved); err != nil {
+		s.saved = nil
+		log.Warn("list of changed settings put aside, they stay as they are", "file", file, "as", file+".bad", "error", err)
+		if err := os.Rename(file, file+".bad"); err != nil {
+			return nil, fmt.Errorf("put garbled list of settings aside: %w", err)
+		}
 	}
 	return s, nil
 }
