@@ -104,3 +104,20 @@ func TestLeftoversSpareAnOwnersAddresses(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+// TestNoSuchNetNamespace: nothing runs anywhere else than the file says, and the interfaces of this namespace say nothing.
+func TestNoSuchNetNamespace(t *testing.T) {
+	for name, want := range map[string]string{"no-such-namespace": "no such file or directory", "..": "not a name"} {
+		config, found, _ := load(t, "net_namespace "+name+"\n"+strings.Replace(fmt.Sprintf(instanceText, ""), "interface lo\n", "interface nosuch1\n", 1))
+		if code := conf.ExitCode(found, false); code != conf.ExitCannot {
+			t.Errorf("%s: exit code %d, want %d", name, code, conf.ExitCannot)
+		}
+		text := fmt.Sprint(found)
+		if !strings.Contains(text, want) || !strings.Contains(text, "cannot be entered") || strings.Contains(text, "no such interface") {
+			t.Errorf("%s: findings %s", name, text)
+		}
+		if err := enter(config); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: entered: %v", name, err)
+		}
+	}
+}

@@ -155,6 +155,9 @@ func (p *premises) furnish(config *conf.Config) {
 	p.filterBy(rules)
 	for _, vmacs := range wanted {
 		for _, v := range vmacs {
+			if p.made(v) {
+				continue // if somebody removed it, trouble sees to it
+			}
 			if err := p.ensure(v); err != nil {
 				p.log.Debug("VMAC not there yet", "error", err)
 			}

@@ -78,7 +78,9 @@ func TestRoutesThatFail(t *testing.T) {
 		c.AdvertInterval = 40 * time.Second
 		i, h, stop := begin(t, c)
 		defer stop()
+		h.mu.Lock()
 		h.failRoutes = errors.New("no such device")
+		h.mu.Unlock()
 		time.Sleep(145 * time.Second)
 		s := i.Status()
 		if s.State != control.StateMaster || s.Waiting != "no such device" || s.Routes[0].Held {
