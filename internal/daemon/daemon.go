@@ -201,6 +201,9 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if d.lock, err = lockRunDir(o.RunDir); err != nil {
 		return nil, err
 	}
+	if err = d.writePID(); err != nil {
+		return nil, err
+	}
 	if d.server, err = control.Listen(o.Socket, d, o.Log); err != nil {
 		return nil, err
 	}
@@ -296,6 +299,18 @@ func lockRunDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// writePID puts our process id into the lock file, for who sends us signals.
+func (d *Daemon) writePID() error {
+	err := d.lock.Truncate(0)
+	if err == nil {
+		_, err = fmt.Fprintln(d.lock, os.Getpid())
+	}
+	if err != nil {
+		return fmt.Errorf("write process id: %w", err)
+	}
+	return nil
+}
+
 // poke wakes the main task; it never blocks.
 func (d *Daemon) poke() {
 	select {
@@ -319,6 +334,7 @@ func (d *Daemon) witness(ctx context.Context) error {
 	if d.metrics != nil {
 		tasks.Go(func() error { return d.metrics.run(base) })
 	}
+	tasks.Go(func() error { d.dumps(base); return nil })
 	voting, leave := context.WithCancel(base)
 	defer leave()
 	tasks.Go(func() error { return d.grants.Run(voting) })
@@ -373,6 +389,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	if d.metrics != nil {
 		tasks.Go(func() error { return d.metrics.run(base) })
 	}
+	tasks.Go(func() error { d.dumps(base); return nil })
 	tasks.Go(func() error { return d.announcer.Run(base) })
 	tasks.Go(func() error { return d.routes.Watch(base, d.routesLost) })
 	// The scripts stop together with the instances: one that ignores SIGTERM must not add to the time that stopping takes.
