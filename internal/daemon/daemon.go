@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"os/user"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -165,6 +167,8 @@ type Daemon struct {
 	wire      *wire
 	packets   *gratarp.Conn
 	announcer *gratarp.Announcer
+	claims    *gratarp.Watcher // nil: it could not be opened
+	claimants atomic.Pointer[map[netip.Addr][]claimant]
 	server    *control.Server
 	metrics   *metricsPort // nil: none
 	hub       hub
@@ -231,6 +235,9 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if d.packets, err = gratarp.Open(); err != nil {
 		return nil, err
 	}
+	if d.claims, err = gratarp.OpenWatcher(); err != nil {
+		o.Log.Warn("duplicate addresses are not noticed", "error", err)
+	}
 	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log})
 	d.links.wake = d.poke
 	d.checks = newChecks(o.Log, d.poke)
@@ -261,6 +268,9 @@ func (d *Daemon) close() {
 		if err := d.routes.Close(); err != nil {
 			d.log.Warn("close route keeper", "error", err)
 		}
+	}
+	if d.claims != nil {
+		_ = d.claims.Close() // its task may have closed it
 	}
 	if d.addresses != nil {
 		if err := d.addresses.Close(); err != nil {
@@ -391,6 +401,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	}
 	tasks.Go(func() error { d.dumps(base); return nil })
 	tasks.Go(func() error { return d.announcer.Run(base) })
+	tasks.Go(func() error { d.hearClaims(base); return nil })
 	tasks.Go(func() error { return d.routes.Watch(base, d.routesLost) })
 	// The scripts stop together with the instances: one that ignores SIGTERM must not add to the time that stopping takes.
 	checking, stopChecks := context.WithCancel(base)

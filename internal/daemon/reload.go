@@ -138,6 +138,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.mu.Lock()
 	d.units, d.config = keep, config
 	d.mu.Unlock()
+	d.listenForClaims()
 	d.refresh(ctx)
 }
 

@@ -259,6 +259,7 @@ type network struct {
 
 	mu       sync.Mutex
 	lifetime time.Duration
+	probes   probes
 }
 
 func (n *network) configure(lifetime time.Duration, t gratarp.Timing) {
@@ -312,6 +313,9 @@ func (n *network) Announce(addrs []conf.Address) {
 	if err := n.announcer.Announce(targets); err != nil {
 		n.d.log.Warn("announce addresses", "instance", n.name, "error", err)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.probes.plan(n.d, n.name, targets)
 }
 
 // AnnounceAgain implements instance.Network.
@@ -322,4 +326,9 @@ func (n *network) AnnounceAgain() {
 }
 
 // StopAnnouncing implements instance.Network.
-func (n *network) StopAnnouncing() { n.announcer.Stop() }
+func (n *network) StopAnnouncing() {
+	n.mu.Lock()
+	n.probes.stop()
+	n.mu.Unlock()
+	n.announcer.Stop()
+}

@@ -143,11 +143,14 @@ func (i *Instance) noteAccepted(p vrrp.Packet, odd vrrp.Warnings, at time.Time) 
 func (i *Instance) Claimed(addr netip.Addr, by net.HardwareAddr, at time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.status.state != control.StateMaster {
+		return
+	}
 	held := slices.ContainsFunc(i.status.base.Addresses, func(a control.Address) bool {
 		p, err := netip.ParsePrefix(a.Address)
 		return err == nil && p.Addr() == addr && i.status.held[a.Address]
 	})
-	if !held || i.status.state != control.StateMaster {
+	if !held {
 		return
 	}
 	i.status.note(control.TroubleDuplicate, by.String(), at, func() string {

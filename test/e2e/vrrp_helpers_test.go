@@ -157,6 +157,18 @@ func (w *holdings) note(k holding, has bool, at time.Time) {
 	}
 }
 
+// lost counts how often a host let an address go since a time.
+func (w *holdings) lost(host string, addr netip.Addr, since time.Time) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.past {
+		if s.host == host && s.addr == addr && s.to.After(since) {
+			n++
+		}
+	}
+	return n
+}
+
 // died says that a host has lost power: its kernel tells nothing any more.
 func (w *holdings) died(host string, at time.Time) {
 	w.mu.Lock()

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -131,7 +132,14 @@ func TestVRRPReload(t *testing.T) {
 	t.Run("address moved to another instance", func(t *testing.T) {
 		seq, seq2 := instance(t, n1, "VI_1").Seq, instance(t, n1, "VI_2").Seq
 		a.VIPs, b.VIPs = []string{vip(101)}, []string{vip(102), vip(111)}
+		planned(t, n1, file("", a, b, steady), "unchanged, without an advert or a hook: VI_3",
+			"change VI_1 virtual_ipaddress", "change VI_2 virtual_ipaddress", "move 10.77.0.111/24 on eth0")
+		watch, at := watchHoldings(t, l), time.Now()
 		mustReload(t, n1, file("", a, b, steady))
+		waitFrame(t, c, at, "announcement", lab.Announcement("n1", addr(111)))
+		if gaps := watch.lost("n1", addr(111), at); gaps > 0 {
+			t.Errorf("the address was off the interface %d times while it moved", gaps)
+		}
 		waitHolder(t, l, addr(111), "n1")
 		waitHolder(t, l, addr(101), "n1")
 		same(t, "VI_1", seq)
@@ -146,6 +154,8 @@ func TestVRRPReload(t *testing.T) {
 	})
 	t.Run("instance added", func(t *testing.T) {
 		seq := instance(t, n1, "VI_1").Seq
+		planned(t, n1, file("", a, b, steady, router{VRID: 4, Priority: 150, Interval: "0.1", VIPs: []string{vip(104)}}),
+			"unchanged, without an advert or a hook: VI_1, VI_2, VI_3", "add VI_4")
 		mustReload(t, n1, file("", a, b, steady, router{VRID: 4, Priority: 150, Interval: "0.1", VIPs: []string{vip(104)}}))
 		waitState(t, n1, "VI_4", control.StateMaster)
 		waitHolder(t, l, addr(104), "n1")
@@ -211,6 +221,13 @@ func TestVRRPReload(t *testing.T) {
 	} {
 		t.Run("refused: "+name, func(t *testing.T) {
 			was := status(t, n1)
+			if bad != "" {
+				writeFile(t, n1, "/etc/new.conf", bad, 0o644)
+				res := try(t, n1, "vrrpd", "plan", "-f", "/etc/new.conf")
+				if res.Code != 1 || !strings.Contains(res.Stderr, "a reload would be refused: /etc/new.conf") {
+					t.Errorf("plan: got exit code %d, %s%s", res.Code, res.Stdout, res.Stderr)
+				}
+			}
 			if name == "no file" {
 				run(t, n1, "mv", vrrpdConf, vrrpdConf+".away")
 				p := n1.Proc("vrrpd")
@@ -246,5 +263,25 @@ func TestVRRPReload(t *testing.T) {
 				t.Errorf("%s is still on %s", addr(n), h.Name())
 			}
 		}
+	}
+}
+
+// planned asks for the plan of a file, demands a line of its text, and its steps as "action name keywords".
+func planned(t *testing.T, h *lab.Host, config, line string, want ...string) {
+	t.Helper()
+	writeFile(t, h, "/etc/new.conf", config, 0o644)
+	if out := run(t, h, "vrrpd", "plan", "-f", "/etc/new.conf"); !strings.Contains(out, line+"\n") {
+		t.Errorf("plan: no line %q in\n%s", line, out)
+	}
+	var p control.Plan
+	if err := json.Unmarshal([]byte(run(t, h, "vrrpd", "plan", "-f", "/etc/new.conf", "--json")), &p); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range p.Steps {
+		got = append(got, strings.TrimSpace(s.Action+" "+s.Name+" "+strings.Join(s.Keywords, " ")))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("plan: got %q, want %q", got, want)
 	}
 }
