@@ -189,9 +189,9 @@ func owner(u conf.User) (uid, gid int, err error) {
 	return uid, gid, nil
 }
 
-// seqs are the numbers of the last transitions of all instances.
+// seqs are the numbers of the last transitions of all instances, and under group names those of sync groups.
 func (d *Daemon) seqs() map[string]uint64 {
-	all := map[string]uint64{}
+	all := d.groups.seqs()
 	for _, u := range d.units {
 		all[u.config.Name] = u.instance.Status().Seq
 	}
@@ -200,7 +200,7 @@ func (d *Daemon) seqs() map[string]uint64 {
 
 // restate writes the state of each sync group and instance that a reload has left as it was (fifo_write_vrrp_states_on_reload).
 func (d *Daemon) restate(ctx context.Context, before map[string]uint64) {
-	d.groups.restate()
+	d.groups.restate(before)
 	for _, u := range d.units {
 		if seq, kept := before[u.config.Name]; kept {
 			u.instance.Restate(ctx, seq)

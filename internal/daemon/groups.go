@@ -237,12 +237,25 @@ func (u *unit) fellows() []*instance.Instance {
 	return all
 }
 
-// restate writes the state of each group for the FIFOs.
-func (gs *groups) restate() {
+// groupKey tells a group's number from that of an instance of its name.
+func groupKey(name string) string { return "vrrp_sync_group " + name }
+
+func (gs *groups) seqs() map[string]uint64 {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	all := map[string]uint64{}
+	for _, g := range gs.all {
+		all[groupKey(g.config.Name)] = g.seq
+	}
+	return all
+}
+
+// restate writes the state of each group for the FIFOs that has none told since.
+func (gs *groups) restate(before map[string]uint64) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	for _, g := range gs.all {
-		if g.seq > 0 {
+		if g.seq > 0 && g.seq == before[groupKey(g.config.Name)] {
 			g.hooks.Post(instance.HookEvent{State: groupState(g.told), Seq: g.seq, At: time.Now(), LineOnly: true})
 		}
 	}

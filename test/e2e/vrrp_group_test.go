@@ -25,7 +25,7 @@ func TestSyncGroupMovesTogether(t *testing.T) {
 			return block(fmt.Sprintf("vrrp_instance %s {\n  interface %s\n  virtual_router_id %d\n  priority %d\n  advert_int 0.1\n  virtual_ipaddress {\n    %s/24\n  }\n}\n",
 				name, dev, vrid, priority, vip))
 		}
-		return file("script_user root\n  vrrp_notify_fifo /run/fifo\n  vrrp_notify_fifo_script /etc/vrrpd/reader\n  startup_script \"/etc/vrrpd/program start\"\n  shutdown_script \"/etc/vrrpd/program stop\"", side("OUT", "eth0", 51, outside), side("IN", "eth1", 52, inside),
+		return file("script_user root\n  fifo_write_vrrp_states_on_reload\n  vrrp_notify_fifo /run/fifo\n  vrrp_notify_fifo_script /etc/vrrpd/reader\n  startup_script \"/etc/vrrpd/program start\"\n  shutdown_script \"/etc/vrrpd/program stop\"", side("OUT", "eth0", 51, outside), side("IN", "eth1", 52, inside),
 			block("vrrp_sync_group VG {\n  group {\n    OUT\n    IN\n  }\n  notify /etc/vrrpd/hook\n"+strings.Join(more, "\n")+"}\n"))
 	}
 	hook := "#!/bin/sh\necho \"$@\" >>/run/states\n"
@@ -84,7 +84,12 @@ func TestSyncGroupMovesTogether(t *testing.T) {
 	})
 	t.Run("reload", func(t *testing.T) {
 		before := []uint64{instance(t, n1, "OUT").Seq, instance(t, n1, "IN").Seq}
+		lines := readFile(n1, "/run/lines")
 		mustReload(t, n1, config(150, "  notify_master /etc/vrrpd/hook\n"))
+		eventually(t, patience, "the FIFO is told of the states that stay", func() (bool, string) {
+			more := strings.TrimPrefix(readFile(n1, "/run/lines"), lines)
+			return more == "GROUP \"VG\" MASTER 0\nINSTANCE \"OUT\" MASTER 150\nINSTANCE \"IN\" MASTER 150\n", more
+		})
 		constantly(t, 500*time.Millisecond, "nothing moves", func() (bool, string) {
 			now := []uint64{instance(t, n1, "OUT").Seq, instance(t, n1, "IN").Seq}
 			return slices.Equal(now, before), fmt.Sprint(now)
