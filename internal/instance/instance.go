@@ -250,15 +250,7 @@ func (i *Instance) Run(ctx context.Context) error {
 			f(now)
 			i.forget()
 		case <-i.timer.C:
-			i.lapse(time.Now()) // before a single advert more
-			late := i.listenFirst(time.Now())
-			i.catchUp()
-			i.drain()
-			// A backup that has heard the master meanwhile has nothing to do.
-			if now := time.Now(); !late && !now.Before(i.deadline()) {
-				i.thawed = false
-				i.tick(now)
-			}
+			i.fired(time.Now())
 		}
 		i.settle()
 		i.report(time.Now())
@@ -274,6 +266,25 @@ const (
 	listenTime = 10 * time.Millisecond // at least
 	listenMost = 5 * listenTime        // a tenth of the time that we were late, but no more than this
 )
+
+// fired is what the loop's timer is for.
+func (i *Instance) fired(now time.Time) {
+	i.lapse(now) // before a single advert more
+	late := i.listenFirst(now)
+	i.catchUp()
+	i.drain()
+	if late {
+		// What we had heard before the pause may have moved the deadline. We listen nevertheless, unless that is far.
+		due := i.deadline()
+		i.due, i.listened = due, i.listened && due.Before(now.Add(i.listenFor))
+		return
+	}
+	// A backup that has heard the master meanwhile has nothing to do.
+	if now := time.Now(); !now.Before(i.deadline()) {
+		i.thawed = false
+		i.tick(now)
+	}
+}
 
 // listenFirst puts a late timer off, once.
 func (i *Instance) listenFirst(now time.Time) bool {

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"sync"
@@ -20,6 +21,31 @@ type receiver struct {
 	advert     vrrp.Advert
 	complained [vrrp.NumRejects]time.Time
 	odd        time.Time // of the last odd advert that was complained about
+	last       judged
+}
+
+// judged is the last packet that was accepted, which is most often the next one too.
+type judged struct {
+	payload  []byte
+	src, dst netip.Addr
+	ttl      int
+	warnings vrrp.Warnings
+}
+
+// check is the filter's verdict. It hangs on the packet and the configuration alone, but with auth_hmac: there a packet that comes
+// again is a replay.
+func (r *receiver) check(p vrrp.Packet) (vrrp.Warnings, vrrp.Reject) {
+	l := &r.last
+	if len(l.payload) > 0 && p.TTL == l.ttl && p.Src == l.src && p.Dst == l.dst && bytes.Equal(p.Payload, l.payload) {
+		return l.warnings, vrrp.Accepted // and advert is what it says
+	}
+	warnings, reject := r.filter.Check(&r.advert, p)
+	l.payload = l.payload[:0]
+	if reject == vrrp.Accepted && r.filter.HMAC == nil {
+		l.payload = append(l.payload, p.Payload...)
+		l.src, l.dst, l.ttl, l.warnings = p.Src, p.Dst, p.TTL, warnings
+	}
+	return warnings, reject
 }
 
 // configure takes what the file says; after an error nothing has changed.
@@ -55,7 +81,7 @@ func (r *receiver) configure(c *conf.Instance, source netip.Addr) error {
 			return err
 		}
 	}
-	r.filter = f
+	r.filter, r.last = f, judged{}
 	return nil
 }
 
@@ -96,7 +122,7 @@ func (i *Instance) Receive(p vrrp.Packet, at time.Time) {
 	r := &i.receive
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	warnings, reject := r.filter.Check(&r.advert, p)
+	warnings, reject := r.check(p)
 	if reject != vrrp.Accepted {
 		i.mu.Lock()
 		i.status.rejected[reject]++

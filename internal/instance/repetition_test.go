@@ -1,12 +1,16 @@
 package instance
 
 import (
+	"log/slog"
+	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/vrrp"
 )
 
 // A backup's loop is not woken for adverts like the last one; all that an advert means must be as if it were.
@@ -94,6 +98,135 @@ func TestRepeatedAdverts(t *testing.T) {
 				}
 				tc.play(t, i, hear)
 				want(t, h, tc.want...)
+			})
+		})
+	}
+}
+
+// A packet that was accepted is accepted again without another look, unless anything about it or the configuration has changed.
+func TestJudgedAgain(t *testing.T) {
+	c := config()
+	good := advert(t, c, 150)
+	other := func(change func(*conf.Instance)) conf.Instance {
+		c := config()
+		change(&c)
+		return c
+	}
+	changed := func(change func(*vrrp.Packet)) vrrp.Packet {
+		p := good
+		p.Payload = slices.Clone(p.Payload)
+		change(&p)
+		return p
+	}
+	for _, tc := range []struct {
+		name   string
+		config conf.Instance
+		packet vrrp.Packet
+		want   vrrp.Reject
+	}{
+		{"the same", c, changed(func(*vrrp.Packet) {}), vrrp.Accepted},
+		{"one bit", c, changed(func(p *vrrp.Packet) { p.Payload[2] ^= 1 }), vrrp.RejectChecksum},
+		{"shorter", c, changed(func(p *vrrp.Packet) { p.Payload = p.Payload[:11] }), vrrp.RejectLength},
+		{"TTL", c, changed(func(p *vrrp.Packet) { p.TTL = 254 }), vrrp.RejectTTL},
+		{"sender, which the checksum covers", c, changed(func(p *vrrp.Packet) { p.Src = self }), vrrp.RejectChecksum},
+		{"VRID of ours", other(func(c *conf.Instance) { c.VRID = 52 }), good, vrrp.RejectVRID},
+		{"version of ours", other(func(c *conf.Instance) { c.Version = 2 }), good, vrrp.RejectVersion},
+		{"addresses of ours", other(func(c *conf.Instance) { c.Addresses = nil }), good, vrrp.Accepted},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var r receiver
+			if err := r.configure(&c, netip.Addr{}); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				if w, reject := r.check(good); reject != vrrp.Accepted || w != 0 || r.advert.Priority != 150 {
+					t.Fatalf("at first: %v, warnings %v, %+v", reject, w, r.advert)
+				}
+			}
+			if err := r.configure(&tc.config, netip.Addr{}); err != nil {
+				t.Fatal(err)
+			}
+			w, reject := r.check(tc.packet)
+			if reject != tc.want {
+				t.Errorf("got %v, want %v", reject, tc.want)
+			}
+			if odd := tc.name == "addresses of ours"; (w != 0) != odd {
+				t.Errorf("warnings %v", w)
+			}
+			if _, reject := r.check(good); tc.name == "one bit" && reject != vrrp.Accepted {
+				t.Errorf("and the good one again: %v", reject)
+			}
+		})
+	}
+}
+
+// A pause that begins after adverts for which the loop was not woken: with them the timer is hardly late, and a router that was paused
+// must listen nevertheless before it takes over.
+func TestAPauseAfterRepeatedAdverts(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		resume time.Duration // after the first advert; the last one before the pause comes at 3 s, and the timer with it is due at 6.609 s
+		alive  bool          // the master's adverts wait in the socket
+		want   string
+	}{
+		{"hardly late", 6620 * time.Millisecond, true, control.StateBackup},
+		{"not quite due", 6600 * time.Millisecond, true, control.StateBackup},
+		{"long past", 20 * time.Second, true, control.StateBackup},
+		{"short", 4500 * time.Millisecond, true, control.StateBackup},
+		{"hardly late, and the master is gone", 6620 * time.Millisecond, false, control.StateMaster},
+		{"not quite due, and the master is gone", 6600 * time.Millisecond, false, control.StateMaster},
+		{"short, and the master is gone", 4500 * time.Millisecond, false, control.StateBackup},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := config()
+				h := &host{start: time.Now()}
+				i, err := New(Options{Config: c, Network: h, Hooks: h, Log: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				// The loop is ours, so that it can stand still.
+				i.timer = time.NewTimer(time.Hour)
+				i.known, i.around = true, fine
+				i.evaluate(time.Now())
+				i.arm()
+				hear := func() { i.Receive(advert(t, c, 150), time.Now()) }
+				hear()
+				i.received(time.Now(), <-i.adverts)
+				i.arm()
+				start := time.Now()
+				for range 3 {
+					time.Sleep(time.Second)
+					hear()
+				}
+				if n := len(i.adverts); n != 0 {
+					t.Fatalf("%d adverts wait", n)
+				}
+				time.Sleep(tc.resume - time.Since(start))
+				turn := func() { // of the loop, if its timer has fired
+					select {
+					case <-i.timer.C:
+						i.fired(time.Now())
+						i.arm()
+					default:
+					}
+				}
+				turn()
+				for range int(listenTime/time.Millisecond) - 1 { // it is to wait for at least so long
+					time.Sleep(time.Millisecond)
+					turn()
+				}
+				if state := i.Status().State; state != control.StateBackup {
+					t.Fatalf("%s before it has listened", state)
+				}
+				if tc.alive {
+					hear()
+				}
+				time.Sleep(listenMost)
+				turn()
+				if got := i.Status().State; got != tc.want {
+					t.Errorf("got %s, want %s", got, tc.want)
+				}
 			})
 		})
 	}
