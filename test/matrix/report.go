@@ -15,8 +15,8 @@ func line(v cells.Verdict) string {
 	if len(v.Failures) > 0 {
 		word = "FAIL"
 	}
-	return fmt.Sprintf("%s %s [%s] %s; %s; whole %s %s; acknowledged %d, lost %d; %.0f s, stalled %.0f %%",
-		word, v.Cell.ID(), v.Placement, v.Cell.Want, resumed(v), seconds(v.Whole), strings.Join(v.Rungs, ", "), v.Acked, v.Lost, v.Took.Seconds(), v.Stalled)
+	return fmt.Sprintf("%s %s [%s] %s; %s; whole %s %s; acknowledged %d, lost %d; ready after %.0f of %.0f s, stalled %.0f %%",
+		word, v.Cell.ID(), v.Placement, v.Cell.Want, resumed(v), seconds(v.Whole), strings.Join(v.Rungs, ", "), v.Acked, v.Lost, v.Ready.Seconds(), v.Took.Seconds(), v.Stalled)
 }
 
 // resumed is when writes went on.

@@ -34,6 +34,8 @@ type Verdict struct {
 	Rungs []string
 	Acked int
 	Lost  int
+	// Ready is how long it took until the roles were placed and the clients at work, Took all.
+	Ready time.Duration
 	Took  time.Duration
 	Load  lab.Load
 	// Stalled is the share of the cell's time in which some task waited for a processor, in percent; -1: not known.
@@ -86,6 +88,7 @@ func (s *Site) Run(ctx context.Context, c Cell) (v Verdict, err error) {
 	if err := r.prepare(ctx); err != nil {
 		return v, fmt.Errorf("prepare %s: %w", c.ID(), err)
 	}
+	v.Ready = time.Since(began)
 	course := map[Kind]func(context.Context) error{Faulty: r.faulty, Everything: r.everything, Bench: r.bench}[c.Kind]
 	if err := course(ctx); err != nil {
 		r.wrong("%v", err)
