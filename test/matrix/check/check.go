@@ -65,13 +65,8 @@ type registerInput struct {
 	read bool
 }
 
-type registerOutput struct {
-	value int64
-	known bool
-}
-
 // registers is the model: a number per key, from 0, to which one is added; whoever adds learns the new value, whoever reads the present
-// one. An addition of unknown outcome may take effect at any time after its call, also after everything else, which is as good as never.
+// one.
 var registers = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byKey := map[int][]porcupine.Operation{}
@@ -87,11 +82,11 @@ var registers = porcupine.Model{
 	},
 	Init: func() any { return int64(0) },
 	Step: func(state, input, output any) (bool, any) {
-		v, in, out := state.(int64), input.(registerInput), output.(registerOutput)
-		if !in.read {
+		v := state.(int64)
+		if !input.(registerInput).read {
 			v++
 		}
-		return !out.known || out.value == v, v
+		return output.(int64) == v, v
 	},
 }
 
@@ -102,11 +97,14 @@ func Registers(history []meter.RegisterOp) error {
 	if err := monotonic(history); err != nil {
 		return err
 	}
-	ops := make([]porcupine.Operation, 0, len(history))
-	for k, op := range history {
+	answered, err := supply(history)
+	if err != nil {
+		return err
+	}
+	ops := make([]porcupine.Operation, 0, len(answered))
+	for k, op := range answered {
 		o := porcupine.Operation{
-			ClientId: op.Client, Input: registerInput{op.Key, op.Read}, Output: registerOutput{op.Value, op.Known},
-			Call: int64(op.Call), Return: int64(op.Return),
+			ClientId: op.Client, Input: registerInput{op.Key, op.Read}, Output: op.Value, Call: int64(op.Call), Return: int64(op.Return),
 		}
 		if !op.Known {
 			o.ClientId, o.Return = 1_000_000+k, math.MaxInt64 // its client goes on while it may still come
@@ -121,6 +119,44 @@ func Registers(history []meter.RegisterOp) error {
 	default:
 		return fmt.Errorf("registers: no order fits the answers and times of %d operations: they are not linearizable", len(ops))
 	}
+}
+
+// supply gives additions of unknown outcome the answers that nobody got. An addition takes exactly one value, so that those up to the
+// highest that anybody saw are known: what is missing was added by them. They differ only in when they were called, and may come at any
+// time after; the one that was called first takes the lowest, which fits if anything does. The rest never came, or after all that was seen.
+// A search that had to guess would take twice as long for each of them.
+func supply(history []meter.RegisterOp) ([]meter.RegisterOp, error) {
+	taken, highest, unknown := map[int]map[int64]bool{}, map[int]int64{}, map[int][]meter.RegisterOp{}
+	var all []meter.RegisterOp
+	for _, op := range history {
+		if !op.Known {
+			unknown[op.Key] = append(unknown[op.Key], op)
+			continue
+		}
+		all = append(all, op)
+		highest[op.Key] = max(highest[op.Key], op.Value)
+		if taken[op.Key] == nil {
+			taken[op.Key] = map[int64]bool{}
+		}
+		if !op.Read {
+			taken[op.Key][op.Value] = true
+		}
+	}
+	for key, top := range highest {
+		left := unknown[key]
+		slices.SortFunc(left, func(a, b meter.RegisterOp) int { return cmp.Compare(a.Call, b.Call) })
+		for v := int64(1); v <= top; v++ {
+			if taken[key][v] {
+				continue
+			}
+			if len(left) == 0 {
+				return nil, fmt.Errorf("register %d: nobody can have added the %d that was seen: not linearizable", key, v)
+			}
+			left[0].Value = v
+			all, left = append(all, left[0]), left[1:]
+		}
+	}
+	return all, nil
 }
 
 // monotonic finds an answer that is lower than one which had come before the question, or an addition that is answered twice alike.
