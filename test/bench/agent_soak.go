@@ -358,39 +358,43 @@ const (
 	missing    = "there is no data directory"
 )
 
-// news tells what data directories were made anew since the last call, and why. A copy is needless unless a rewind was tried before it and
-// failed, or was cut short.
+// news tells what data directories were made anew since the last call, and why.
 func (k *keeper) news() (all []string, err error) {
 	for _, n := range councilData {
-		p := k.t.l.Host(n).Proc("agent")
-		text, err := os.ReadFile(p.LogFile)
+		text, err := os.ReadFile(k.t.l.Host(n).Proc("agent").LogFile)
 		if err != nil {
 			return all, err
 		}
 		from := k.read[n]
 		k.read[n] = int64(len(text))
-		failed := ""
-		for line := range strings.Lines(string(text[from:])) {
-			line = strings.TrimSpace(line)
-			if f := failedLine.FindStringSubmatch(line); f != nil {
-				failed = f[1]
-				all = append(all, fmt.Sprintf("%s: rewind failed: %s", n, failed))
-			}
-			f := rebuiltLine.FindStringSubmatch(line)
-			if f == nil {
-				continue
-			}
-			all = append(all, fmt.Sprintf("%s %s %s (%s)", n, f[1], f[2], f[3]))
-			switch {
-			case f[1] == "rewound to":
-				k.rewinds++
-				continue
-			case failed == "" && !strings.Contains(f[3], unfinished) && !strings.Contains(f[3], missing):
-				k.needless++
-				all = append(all, "a rewind sufficed")
-			}
-			k.copies++
-		}
+		all = append(all, k.rebuilt(n, string(text[from:]))...)
 	}
 	return all, nil
+}
+
+// rebuilt counts in an agent's log. A copy is needless unless a rewind was tried before it and failed, or was cut short.
+func (k *keeper) rebuilt(node, log string) (all []string) {
+	failed := ""
+	for line := range strings.Lines(log) {
+		line = strings.TrimSpace(line)
+		if f := failedLine.FindStringSubmatch(line); f != nil {
+			failed = f[1]
+			all = append(all, fmt.Sprintf("%s: rewind failed: %s", node, failed))
+		}
+		f := rebuiltLine.FindStringSubmatch(line)
+		if f == nil {
+			continue
+		}
+		all = append(all, fmt.Sprintf("%s %s %s (%s)", node, f[1], f[2], f[3]))
+		switch {
+		case f[1] == "rewound to":
+			k.rewinds++
+			continue
+		case failed == "" && !strings.Contains(f[3], unfinished) && !strings.Contains(f[3], missing):
+			k.needless++
+			all = append(all, "a rewind sufficed")
+		}
+		k.copies++
+	}
+	return all
 }
