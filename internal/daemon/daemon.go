@@ -468,8 +468,10 @@ func (d *Daemon) run(ctx context.Context) error {
 		case <-d.wake:
 			d.refresh(base)
 		case now := <-look.C:
-			if tidy.due(now, d.hub.events()) && !d.config.Globals.NoSwap { // what is locked cannot be given back
-				debug.FreeOSMemory()
+			if tidy.due(now, d.hub.events()) && !d.config.Globals.NoSwap && d.grants == nil { // what is locked cannot be given back
+				if err := system.Trim(); err != nil {
+					d.log.Debug("memory not trimmed", "error", err)
+				}
 			}
 			d.premises.look()
 			if d.grants != nil {

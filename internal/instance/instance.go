@@ -69,7 +69,7 @@ type Options struct {
 }
 
 // advertQueue is how many adverts may wait while the loop is in a system call; more are counted and dropped.
-const advertQueue = 32
+const advertQueue = 16
 
 // heard is what the loop must know of an accepted advert.
 type heard struct {
