@@ -160,7 +160,7 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 	case g.Answered:
 		m.answered(&s, srv, g)
 	case g.Life != (postgres.Life{}):
-		s.Running, s.Postmaster = true, lifeNumber(g.Life)
+		s.Running, s.Postmaster, s.Recovers = true, lifeNumber(g.Life), g.Control.State == postgres.StateInCrashRecovery
 		m.mu.Lock()
 		// A promotion ends with a checkpoint's worth of fsync. On a slow disk it does not answer meanwhile, and whoever promotes it waits
 		// for it with a deadline of its own.

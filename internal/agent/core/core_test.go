@@ -493,6 +493,45 @@ func TestCrashOfTheHolder(t *testing.T) {
 	r.want(StartStandby)
 }
 
+// restart_after_crash = on: the postmaster lives, and has the server back by itself after a crash recovery.
+func TestServerThatRestartsByItself(t *testing.T) {
+	crash := func(r *rig) {
+		r.srv.Answering, r.srv.Recovers, r.srv.Standbys = false, true, nil
+		r.look()
+	}
+	t.Run("failover", func(t *testing.T) {
+		r := holder(t, "n2")
+		crash(r)
+		r.wantNot(Release) // before it is down
+		r.srv = Server{SystemID: 7, Pos: Position{3, 200}}
+		r.end(Stop, Result{}, nil)
+		r.want(Release)
+	})
+	t.Run("restart", func(t *testing.T) {
+		r := holder(t, "n2")
+		r.a.o.OnCrash = Restart
+		crash(r)
+		r.pass(time.Second)
+		r.wantNot(Stop)
+		r.srv.Answering, r.srv.Recovers = true, false
+		r.look()
+		r.wantNot(Release)
+		r.end(PersistMark, Result{}, nil)
+		r.pass(200 * time.Millisecond)
+		if x := r.want(SetRule); len(x.Names) != 0 {
+			t.Errorf("got %v, want the standby that does not come back to be out", x)
+		}
+	})
+	t.Run("a standby recovers as it likes", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5})
+		r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 1, Rule: Rule{Holder: "n2", Version: 3}}
+		crash(r)
+		r.show()
+		r.pass(time.Second)
+		r.wantNot(Stop)
+	})
+}
+
 func TestLeaseOver(t *testing.T) {
 	r := holder(t, "n2")
 	r.view.Live = false

@@ -87,6 +87,7 @@ type Server struct {
 	NoData     bool          // there is no data directory
 	Running    bool          // the postmaster lives
 	Answering  bool          // and takes sessions
+	Recovers   bool          // takes none, being in crash recovery: the postmaster restarts by itself what crashed (restart_after_crash)
 	Postmaster uint64        // which start of it; not 0 while Running
 	InRecovery bool
 	Clean      bool // stopped, by a clean shutdown
