@@ -516,9 +516,6 @@ func (a *Agent) begin(act core.Action) {
 	case core.Open:
 		a.opened = act.Epoch
 		a.o.Log.Info("open: the rule is in force", "epoch", act.Epoch)
-		if a.parked == act.Epoch {
-			a.backOn() // a switchover was aborted before its stop
-		}
 		return
 	case core.Eligible:
 		a.verdict = act
@@ -714,19 +711,14 @@ func (a *Agent) unpark(now time.Duration) {
 	if a.parked == 0 || now < a.parkedAt+parkedTime {
 		return
 	}
-	if a.resource.Epoch != a.parked || !a.resource.Mine || !a.looked || !a.server.Running {
+	epoch := a.parked
+	if a.resource.Epoch != epoch || !a.resource.Mine || !a.looked || !a.server.Running {
 		a.parked = 0
 		return
 	}
 	if a.queue.now().ID != 0 {
 		return // it is being stopped
 	}
-	a.backOn()
-}
-
-// backOn has the address come back.
-func (a *Agent) backOn() {
-	epoch := a.parked
 	a.parked = 0
 	a.o.Log.Info("the address comes back: the stop that it went for did not come", "epoch", epoch)
 	a.calls.Go(func() error {

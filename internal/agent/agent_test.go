@@ -154,7 +154,6 @@ type fakeVrrpd struct {
 	nodes   []string
 	hellos  int
 	ruled   func(control.RuleRequest)
-	park    func(control.ParkRequest)
 	verdict []string
 	deaf    int // verdicts that get no answer
 }
@@ -231,9 +230,6 @@ func (v *fakeVrrpd) ReadLog(context.Context, string) (control.Resource, error) {
 
 func (v *fakeVrrpd) Park(_ context.Context, q control.ParkRequest) error {
 	v.add("park %d %t", q.Epoch, q.On)
-	if v.park != nil {
-		v.park(q)
-	}
 	return nil
 }
 func (v *fakeVrrpd) Tell(_ context.Context, m control.AgentMessage) error {
@@ -349,48 +345,6 @@ func TestGrantOfARunningPrimary(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		synctest.Wait()
 		b.want("vrrpd stands still", "begin hold", "end hold")
-	})
-}
-
-// TestAbortBringsTheAddressBack: a switchover whose candidate goes once the address is off ends, and the address is on again at once.
-func TestAbortBringsTheAddressBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, func(b *bench) {
-			b.keeper.files[marksName] = `{"promise":2,"attempted":2}`
-			b.server.s.SSN, b.server.s.RewindReady = "FIRST 2 (n3, n2)", true
-			for k, n := range []string{"n3", "n2"} {
-				b.server.s.Standbys = append(b.server.s.Standbys, core.Standby{Name: n, Streaming: true, Sent: 1000, Flush: 1000, Priority: k + 1})
-			}
-		})
-		defer b.stop()
-		b.vrrpd.ruled = func(q control.RuleRequest) {
-			go b.say(b.mine(q.Epoch, "active", q.Version+1, time.Hour, q.S...))
-		}
-		b.vrrpd.park = func(q control.ParkRequest) {
-			if q.On {
-				b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `{"kind":"leave","on":true}`}}
-				time.Sleep(time.Millisecond) // it is heard before the address is off
-			}
-		}
-		synctest.Wait()
-		b.say(b.mine(2, "active", 5, time.Hour, "n3", "n2"))
-		time.Sleep(100 * time.Millisecond)
-		synctest.Wait()
-		b.take()
-		if _, err := b.Switchover(t.Context(), "n2"); err == nil || !strings.Contains(err.Error(), "aborted") {
-			t.Errorf("switchover: got %v, want it to be aborted", err)
-		}
-		time.Sleep(50 * time.Millisecond)
-		synctest.Wait()
-		got := b.take()
-		if off, on := slices.Index(got, "park 2 true"), slices.Index(got, "park 2 false"); off < 0 || on < off || slices.Contains(got, "begin stop") {
-			t.Errorf("got %q, want the address off and on again, and no stop", got)
-		}
-		time.Sleep(5 * time.Second)
-		synctest.Wait()
-		if got := b.take(); slices.Contains(got, "park 2 false") {
-			t.Errorf("got %q, want no second return of the address", got)
-		}
 	})
 }
 
