@@ -87,15 +87,16 @@ func TestSameSeed(t *testing.T) {
 	}
 }
 
-// TestRegressions plays the seeds that showed a bug. A change of the simulation gives a seed another course: find the bug again, with
-// the fix taken out, before you change one here.
+// TestRegressions plays the seeds that showed a bug. A change of the simulation or the agent gives a seed another course: find the bug
+// again, with the fix taken out, before you change one here. What a changed agent has moved away stays, and core_test.go has it by hand.
 func TestRegressions(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		seeds []uint64
 	}{
 		{"an epoch was given up, and what was reserved removed, with a promotion still to come, here or of a former run of the agent",
-			[]uint64{22, 95, 211, 288, 313, 345, 490, 699, 931, 1034, 1114, 1524, 1803, 2142, 2437, 2656, 2682, 2791, 3401, 3422}},
+			[]uint64{20, 120, 305, 371, 377, 579, 718, 824, 1138, 1176, 1233, 2103, 2280, 2283, 2549, 3035, 3183, 3257, 3323, 4035}},
+		{"the same, before the address was opened ahead of the nudge", []uint64{22, 95, 211, 288, 308, 313, 345, 490, 749, 9257}},
 		{"a standby had told another holder that it was back, and was never taken into the rule again", []uint64{11785, 13848}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
