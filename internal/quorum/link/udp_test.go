@@ -51,6 +51,8 @@ func TestSendOnEveryLink(t *testing.T) {
 			t.Errorf("%d rejects for %v", b.rejects(r), r)
 		}
 	}
+	// The line comes after the state.
+	eventually(t, "two lines about links that came up", func() bool { return len(a.log.lines("link is up")) >= 2 })
 	if got := len(a.log.lines("link is up")); got != 2 {
 		t.Errorf("%d lines about links that came up, want 2", got)
 	}
