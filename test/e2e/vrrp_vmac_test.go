@@ -239,7 +239,7 @@ func TestVMACBesideKeepalived(t *testing.T) {
 	t.Run("net_namespace", func(t *testing.T) {
 		inside := strings.Replace(file("", router{VRID: 70, Interval: "0.1", VIPs: []string{"10.98.0.100/24"}, Lines: []string{"use_vmac"}}), "global_defs", "net_namespace blue\nglobal_defs", 1)
 		writeFile(t, n1, vrrpdConf, inside, 0o644)
-		if got := try(t, n1, "vrrpd", "run", "-f", vrrpdConf); got.Code != 1 || !strings.Contains(string(got.Stderr), "no such file") {
+		if got := try(t, n1, "vrrpd", "run", "-f", vrrpdConf); got.Code != 1 || !strings.Contains(got.Stderr, "no such file") {
 			t.Errorf("without the namespace: exit code %d: %s", got.Code, got.Stderr)
 		}
 		run(t, n1, "ip", "netns", "add", "blue")
@@ -252,7 +252,7 @@ func TestVMACBesideKeepalived(t *testing.T) {
 		signal(t, n1, "vrrpd", syscall.SIGKILL)
 		eventually(t, patience, "cleanup works there, too", func() (bool, string) {
 			got := try(t, n1, "vrrpd", "cleanup", "-f", vrrpdConf)
-			return strings.Contains(string(got.Stdout), "VMAC vrrp.70"), string(got.Stdout) + string(got.Stderr)
+			return strings.Contains(got.Stdout, "VMAC vrrp.70"), got.Stdout + got.Stderr
 		})
 		if got := run(t, n1, "ip", "-n", "blue", "-o", "link", "show", "type", "macvlan"); got != "" {
 			t.Errorf("left: %s", got)
