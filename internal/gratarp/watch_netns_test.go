@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 )
@@ -14,10 +15,11 @@ import (
 func TestWatcherHearsTheAnswerToAProbe(t *testing.T) {
 	_, peer, _, link := cable(t)
 	vip := netip.MustParseAddr("192.0.2.100")
-	mac, err := func() (net.HardwareAddr, error) {
-		out := peer.Run(t, "cat", "/sys/class/net/eth0/address")
-		return net.ParseMAC(out[:17])
-	}()
+	fields := strings.Fields(peer.Run(t, "ip", "-br", "link", "show", "eth0")) // /sys may be another namespace's
+	if len(fields) < 3 {
+		t.Fatalf("got %q, want name, state and address", fields)
+	}
+	mac, err := net.ParseMAC(fields[2])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -280,6 +280,14 @@ func (s *Site) equal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A session whose client has gone may still be about to commit.
+	err = lab.Poll(ctx, 5*time.Millisecond, func() (bool, string, error) {
+		got, err := s.q.PG.SQL(ctx, holder, "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('meter', 'probe')")
+		return got == "0", fmt.Sprintf("%s of the clients' sessions on %s have not ended: %v", got, holder, err), nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the end of the clients: %w", err)
+	}
 	end, err := s.q.PG.SQL(ctx, holder, "SELECT pg_current_wal_insert_lsn()")
 	if err != nil {
 		return err
