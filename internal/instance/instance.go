@@ -273,9 +273,14 @@ func (i *Instance) fired(now time.Time) {
 	late := i.listenFirst(now)
 	i.catchUp()
 	i.drain()
+	due := i.deadline()
+	if !late && !due.Equal(i.due) {
+		// We had listened for the sake of an earlier deadline, and may have been stopped once more while we did.
+		i.due, i.listened = due, false
+		late = i.listenFirst(now)
+	}
 	if late {
 		// What we had heard before the pause may have moved the deadline. We listen nevertheless, unless that is far.
-		due := i.deadline()
 		i.due, i.listened = due, i.listened && due.Before(now.Add(i.listenFor))
 		return
 	}

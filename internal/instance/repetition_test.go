@@ -179,21 +179,7 @@ func TestAPauseAfterRepeatedAdverts(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := config()
-				h := &host{start: time.Now()}
-				i, err := New(Options{Config: c, Network: h, Hooks: h, Log: slog.New(slog.DiscardHandler)})
-				if err != nil {
-					t.Fatal(err)
-				}
-				// The loop is ours, so that it can stand still.
-				i.timer = time.NewTimer(time.Hour)
-				i.known, i.around = true, fine
-				i.evaluate(time.Now())
-				i.arm()
-				hear := func() { i.Receive(advert(t, c, 150), time.Now()) }
-				hear()
-				i.received(time.Now(), <-i.adverts)
-				i.arm()
+				i, hear, turn := still(t)
 				start := time.Now()
 				for range 3 {
 					time.Sleep(time.Second)
@@ -203,14 +189,6 @@ func TestAPauseAfterRepeatedAdverts(t *testing.T) {
 					t.Fatalf("%d adverts wait", n)
 				}
 				time.Sleep(tc.resume - time.Since(start))
-				turn := func() { // of the loop, if its timer has fired
-					select {
-					case <-i.timer.C:
-						i.fired(time.Now())
-						i.arm()
-					default:
-					}
-				}
 				turn()
 				for range int(listenTime/time.Millisecond) - 1 { // it is to wait for at least so long
 					time.Sleep(time.Millisecond)
@@ -230,4 +208,54 @@ func TestAPauseAfterRepeatedAdverts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// still is a backup that has heard its master, whose loop is the test's, so that it can stand still: turn is what the loop does if its timer has
+// fired.
+func still(t *testing.T) (i *Instance, hear, turn func()) {
+	t.Helper()
+	c := config()
+	h := &host{start: time.Now()}
+	i, err := New(Options{Config: c, Network: h, Hooks: h, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.timer = time.NewTimer(time.Hour)
+	i.known, i.around = true, fine
+	i.evaluate(time.Now())
+	i.arm()
+	hear = func() { i.Receive(advert(t, c, 150), time.Now()) }
+	hear()
+	i.received(time.Now(), <-i.adverts)
+	i.arm()
+	return i, hear, func() {
+		select {
+		case <-i.timer.C:
+			i.fired(time.Now())
+			i.arm()
+		default:
+		}
+	}
+}
+
+// A router that is paused again while it listens after a pause has heard of its master meanwhile, and listens once more.
+func TestAPauseWhileListening(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, hear, turn := still(t)
+		for range 3 {
+			time.Sleep(20 * time.Second)
+			turn()
+			hear()
+			if state := i.Status().State; state != control.StateBackup {
+				t.Fatalf("%s before it has listened", state)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		turn()
+		time.Sleep(listenMost)
+		turn()
+		if state := i.Status().State; state != control.StateMaster {
+			t.Errorf("%s, with a master that is gone", state)
+		}
+	})
 }
