@@ -17,6 +17,7 @@ import (
 
 // TestAgentTakesOver: a running primary becomes a cluster of three by init and two empty hosts, and its power loss costs no commit.
 func TestAgentTakesOver(t *testing.T) {
+	t.Parallel()
 	s := newTrio(t)
 	out := run(t, s.l.Host("n1"), "pgnotify", "init")
 	t.Logf("init: %s", strings.TrimSpace(out))

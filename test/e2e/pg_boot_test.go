@@ -17,6 +17,7 @@ import (
 // TestPGBoot is about nodes that come up: all of them in some order after a loss of power, and one whose server is down, or
 // has left a lock file that says otherwise.
 func TestPGBoot(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, siteOptions{daemon: vrrpd})
 	s.step("begin", func(*testing.T) { s.begin("n1") })
 	s.step("the server is down when MASTER comes", func(t *testing.T) {

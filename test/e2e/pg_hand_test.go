@@ -18,6 +18,7 @@ import (
 
 // TestPGByHand is what an operator does on a live cluster: every command twice, every --dry-run, and what goes wrong.
 func TestPGByHand(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, siteOptions{daemon: vrrpd, more: busyBackup(t)})
 	s.step("begin", func(t *testing.T) {
 		s.begin("n1")

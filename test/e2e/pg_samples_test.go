@@ -153,6 +153,7 @@ func TestPGSamples(t *testing.T) {
 
 // TestPGDebian is a failover and a return with the configuration where Debian's pg_createcluster puts it.
 func TestPGDebian(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, siteOptions{daemon: vrrpd, pg: lab.PostgresOptions{DebianLayout: true}})
 	s.step("begin", func(t *testing.T) {
 		s.begin("n1")

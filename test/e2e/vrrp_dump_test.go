@@ -17,6 +17,7 @@ import (
 
 // keepalived's own files, of the same configuration on the same host, are the pattern for ours: exporters read them.
 func TestVRRPDumps(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	n1 := l.Host("n1")
 	// Exit codes and users are of the host, which both see alike.

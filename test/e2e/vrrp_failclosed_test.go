@@ -155,6 +155,7 @@ func TestPain07CheckThatCannotRun(t *testing.T) {
 
 // What works at first and fails later, and back.
 func TestVRRPChecksChange(t *testing.T) {
+	t.Parallel()
 	const flag, ran = "/run/fails", "/run/ran"
 	script := shebang + "[ -e " + flag + " ]; r=$?\necho $(date +%s%N) $r >>" + ran + "\n[ $r = 1 ]\n"
 	check := func(lines ...string) block {

@@ -194,6 +194,7 @@ func TestVRRPHookNewestWins(t *testing.T) {
 }
 
 func TestVRRPVIPAfterNotify(t *testing.T) {
+	t.Parallel()
 	vip := lab.VIP(1)
 	text := file("", fast(150, "notify "+hookPath, "vip_after_notify 30"))
 	silent := func(t *testing.T, l *lab.Lab, c *lab.Capture) {

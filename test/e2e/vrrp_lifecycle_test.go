@@ -572,6 +572,7 @@ func TestVRRPStalled(t *testing.T) {
 
 // A master that cannot carry its address, or is mute, is none: another node should serve. It tries again after a pause.
 func TestVRRPCannotServe(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 2)
 	n1, n2 := l.Host("n1"), l.Host("n2")
 	mute, carry := lab.VIP(1), lab.VIP(2)

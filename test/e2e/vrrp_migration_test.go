@@ -241,9 +241,19 @@ func TestVRRPMigration(t *testing.T) {
 			}
 		}
 	}
+	// keepalived ends its FIFO's script before that has read what was written last.
+	fifoRead := func(count int) {
+		t.Helper()
+		h := sites[len(sites)-1].nodes[second]
+		eventually(t, patience, fmt.Sprintf("the FIFO's script on %s has read %d states", h.Name(), count), func() (bool, string) {
+			got := readFile(h, "/run/lines")
+			return strings.Count(got, "\n")-strings.Count(got, " STOP ") >= count, got
+		})
+	}
 	sites.start(t, keepalived, first)
 	eventually(t, patience, "keepalived on the first nodes is alone", sites.served(func(*migration) int { return first }))
 	sites.start(t, keepalived, second)
+	fifoRead(1)
 	sites.migrate(t, keepalived, vrrpd)
 	for _, s := range sites {
 		for k, want := range []string{control.StateMaster, control.StateBackup} {
@@ -255,6 +265,7 @@ func TestVRRPMigration(t *testing.T) {
 		}
 	}
 	sites.migrate(t, vrrpd, keepalived)
+	fifoRead(7)
 	sites.stop(t, keepalived, second)
 	sites.stop(t, keepalived, first)
 	for _, s := range sites {
