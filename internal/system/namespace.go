@@ -54,3 +54,32 @@ func EnterNetNamespace(name string) error {
 	}
 	return nil
 }
+
+// inNetNamespace runs fn on a thread that is in the network namespace of that file, and that comes back. Sockets opened there stay
+// there.
+func inNetNamespace(file string, fn func() error) error {
+	// Left locked where the way back fails, so that nobody else runs there. Letting the thread end instead would not do: the
+	// process's first one never ends, and is what /proc/self/ns/net shows.
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer home.Close()
+	there, err := os.Open(file)
+	if err == nil {
+		err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
+		_ = there.Close()
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	err = fn()
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		return errors.Join(err, fmt.Errorf("come back from network namespace %s: %w", file, back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}

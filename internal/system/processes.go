@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -100,31 +99,15 @@ func openConnector() (*os.File, error) {
 
 // connectorElsewhere opens the socket in the network namespace of process 1.
 func connectorElsewhere() (int, error) {
-	type opened struct {
-		fd  int
-		err error
+	fd := -1
+	err := inNetNamespace("/proc/1/ns/net", func() (err error) {
+		fd, err = connectorSocket()
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("%w: it is in the first network namespace alone, which cannot be reached from here: %w", ErrNoProcessEvents, err)
 	}
-	result := make(chan opened, 1)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with this goroutine
-		fd, err := func() (int, error) {
-			ns, err := os.Open("/proc/1/ns/net")
-			if err != nil {
-				return -1, err
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return -1, err
-			}
-			return connectorSocket()
-		}()
-		result <- opened{fd, err}
-	}()
-	r := <-result
-	if r.err != nil {
-		return -1, fmt.Errorf("%w: it is in the first network namespace alone, which cannot be reached from here: %w", ErrNoProcessEvents, r.err)
-	}
-	return r.fd, nil
+	return fd, nil
 }
 
 // connectorSocket opens a socket in the thread's network namespace; ECONNREFUSED: there is no connector.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"golang.org/x/sync/errgroup"
 
 	"pgvrrp/internal/system/nstest"
 )
@@ -54,23 +55,11 @@ func follow(ctx context.Context, h ProcessHandler) error {
 	file, err := openConnector()
 	if err != nil {
 		fd := -1
-		opened := make(chan error, 1)
-		go func() {
-			runtime.LockOSThread() // for good
-			opened <- func() error {
-				ns, err := os.Open(cmp.Or(os.Getenv("PGVRRP_FOLLOW"), fmt.Sprintf("/proc/%d/ns/net", os.Getppid())))
-				if err != nil {
-					return err
-				}
-				defer ns.Close()
-				if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-					return err
-				}
-				fd, err = connectorSocket()
-				return err
-			}()
-		}()
-		if err := <-opened; err != nil {
+		err := inNetNamespace(cmp.Or(os.Getenv("PGVRRP_FOLLOW"), fmt.Sprintf("/proc/%d/ns/net", os.Getppid())), func() (err error) {
+			fd, err = connectorSocket()
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		file = os.NewFile(uintptr(fd), "connector")
@@ -183,5 +172,47 @@ func TestNoProcessEvents(t *testing.T) {
 				t.Errorf("got %v, want %q in\n%s", err, tt.want, out)
 			}
 		})
+	}
+}
+
+// TestInNetNamespace: no thread stays in the other namespace, not even the first one, which cannot end.
+func TestInNetNamespace(t *testing.T) {
+	nstest.Require(t)
+	threads := func() (all []string) {
+		dirs, err := filepath.Glob("/proc/self/task/*/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range dirs {
+			if name, err := os.Readlink(dir); err == nil { // a thread may have ended
+				all = append(all, name)
+			}
+		}
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	ours, other := threads(), fmt.Sprintf("/proc/%d/ns/net", os.Getppid())
+	if len(ours) != 1 {
+		t.Fatalf("our threads are in %q", ours)
+	}
+	var group errgroup.Group
+	for range 64 {
+		group.Go(func() error {
+			return inNetNamespace(other, func() error {
+				if name, err := os.Readlink("/proc/thread-self/ns/net"); err != nil || name == ours[0] {
+					return fmt.Errorf("in %s: %v", name, err)
+				}
+				return nil
+			})
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if now := threads(); !slices.Equal(now, ours) {
+		t.Errorf("our threads are in %q, they were in %q", now, ours)
+	}
+	if err := inNetNamespace("/proc/self/nothing", nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want %v", err, os.ErrNotExist)
 	}
 }

@@ -74,7 +74,7 @@ type Host struct{ ns netns.NsHandle }
 func Self(t testing.TB) *Host {
 	t.Helper()
 	Require(t)
-	ns, err := netns.GetFromPath("/proc/self/ns/net")
+	ns, err := netns.GetFromPath("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatalf("open our own network namespace: %v", err)
 	}
