@@ -302,7 +302,7 @@ func TestFactsByLesserRoles(t *testing.T) {
 		t.Errorf("promote by a plain role: got %v", err)
 	}
 	a.cfg.Conninfo = "host=" + a.root + " user=nobody_at_all"
-	if f := a.facts(); !f.Running || f.Answering || f.Problem == nil {
+	if f := a.facts(); !f.Running || f.Answering || f.Problem == nil || errors.Is(f.Problem, ErrNotReady) {
 		t.Errorf("unknown role: got %+v", f)
 	}
 	a.stop()
@@ -328,8 +328,8 @@ func TestStartGivesUpAtTheDeadline(t *testing.T) {
 	if err := n.StartStandby(ctx); !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "starting") {
 		t.Errorf("got %v, want ErrNotReady that says starting", err)
 	}
-	if f := n.facts(); !f.Running || f.Answering || f.Problem == nil {
-		t.Errorf("starting: got %+v", f)
+	if f := n.facts(); !f.Running || f.Answering || !errors.Is(f.Problem, ErrNotReady) {
+		t.Errorf("starting: got %+v, want ErrNotReady", f)
 	}
 }
 

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -220,7 +223,25 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 		}
 	}
 	f.Problem = fmt.Errorf("ask the server: %w", err)
+	if passing(err) {
+		f.Problem = fmt.Errorf("%w: %w", ErrNotReady, f.Problem)
+	}
 	return f, nil
+}
+
+// passing reports whether it is the beginning or the end of a server that keeps it from taking a session: it says so (57P01 to
+// 57P03), does not listen yet, or hung up.
+func passing(err error) bool {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return pe.Code == "57P01" || pe.Code == "57P02" || pe.Code == "57P03" // admin_shutdown, crash_shutdown, cannot_connect_now
+	}
+	for _, e := range []error{fs.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // ask fills in what SQL knows.
