@@ -332,15 +332,7 @@ func (r *Routes) Missing(owner string) ([]string, error) {
 
 // missing gives, by owner, what the kernel does not hold. The caller holds mu.
 func (r *Routes) missing(sets []RouteSet) (map[string][]string, error) {
-	var wanted []conf.Route
-	for _, s := range sets {
-		wanted = append(wanted, s.Routes...)
-	}
-	routes, err := r.dumpRoutes(wanted...)
-	if err != nil {
-		return nil, err
-	}
-	rules, err := r.dumpRules()
+	routes, rules, err := r.dump(sets)
 	if err != nil {
 		return nil, err
 	}
@@ -358,6 +350,18 @@ func (r *Routes) missing(sets []RouteSet) (map[string][]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// dump reads what the kernel holds of the kinds that the sets speak of. The caller holds mu.
+func (r *Routes) dump(sets []RouteSet) (routes []kernelRoute, rules []kernelRule, err error) {
+	var wanted []conf.Route
+	for _, s := range sets {
+		wanted = append(wanted, s.Routes...)
+	}
+	if routes, err = r.dumpRoutes(wanted...); err == nil {
+		rules, err = r.dumpRules()
+	}
+	return routes, rules, err
 }
 
 // Cleanup removes what a former run has left: what its list names and the sets given, as far as it is ours and nobody holds it.
@@ -402,15 +406,7 @@ func (r *Routes) Leftovers(sets []RouteSet) (left []string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	sets = append(slices.Clone(r.former), sets...)
-	var wanted []conf.Route
-	for _, s := range sets {
-		wanted = append(wanted, s.Routes...)
-	}
-	routes, err := r.dumpRoutes(wanted...)
-	if err != nil {
-		return nil, err
-	}
-	rules, err := r.dumpRules()
+	routes, rules, err := r.dump(sets)
 	if err != nil {
 		return nil, err
 	}
@@ -437,6 +433,10 @@ func (r *Routes) Leftovers(sets []RouteSet) (left []string, err error) {
 // lookEvery is how often held routes are looked for without news: the kernel drops IPv4 routes with their interface or source
 // address and tells nobody.
 const lookEvery = 2 * time.Second
+
+// lookAgain is how long after a loss the next one is looked for. `ip route flush` deletes round after round until nothing is left:
+// were each put back at once, it would look like somebody who fights for them.
+const lookAgain = 100 * time.Millisecond
 
 // Watch calls lost when routes or rules that an owner holds are missing, until ctx ends, which is no error. Putting them back is
 // Set. While nobody holds any it does nothing.
@@ -491,8 +491,15 @@ func (r *Routes) Watch(ctx context.Context, lost func(owner string, missing []st
 		case <-news:
 		case <-tick:
 		}
-		for owner, missing := range r.gone() {
+		gone := r.gone()
+		for owner, missing := range gone {
 			lost(owner, missing)
+		}
+		if len(gone) > 0 {
+			select {
+			case <-ctx.Done():
+			case <-time.After(lookAgain):
+			}
 		}
 	}
 }

@@ -130,12 +130,18 @@ func TestVMACBesideKeepalived(t *testing.T) {
 			return strings.Contains(got, "lookup 100") && strings.Contains(got, fmt.Sprintf("10.200.0.0/16 via %s dev eth0", client.Addr(lab.LAN))), got
 		}
 		eventually(t, patience, "route and rule are there", there)
-		run(t, n1, "ip", "route", "flush", "table", "100")
+		run(t, n1, "ip", "route", "del", "table", "100", "10.200.0.0/16")
 		eventually(t, patience, "the route is put back", there)
 		run(t, n1, "ip", "rule", "del", "pref", "100")
 		eventually(t, patience, "the rule is put back", there)
 		if i := instance(t, n1, "VI_52"); len(i.Routes) != 2 || !i.Routes[0].Held || !i.Routes[1].Held || i.Counters.RoutesPutBack != 2 {
 			t.Errorf("status: %+v, %d put back", i.Routes, i.Counters.RoutesPutBack)
+		}
+		// It deletes as long as it finds one.
+		run(t, n1, "ip", "route", "flush", "table", "100")
+		eventually(t, patience, "the route is put back after a flush", there)
+		if i := instance(t, n1, "VI_52"); i.State != control.StateMaster || i.Counters.RoutesPutBack > 4 {
+			t.Errorf("after a flush: %s, %d put back", i.State, i.Counters.RoutesPutBack)
 		}
 		run(t, n1, "vrrpd", "release", "--for", "1s", "VI_52")
 		eventually(t, patience, "a BACKUP has neither", func() (bool, string) {
