@@ -56,6 +56,7 @@ type Holder struct {
 	eligible bool
 	why      string // not eligible
 	prefer   string
+	ended    string // why the newest epoch of ours ended; "": not one of this run
 
 	flight  record.Command // in the log or on its way to it; Op "" none
 	retryAt time.Duration
@@ -209,7 +210,7 @@ func (h *Holder) lapse(reason string) {
 		return
 	}
 	h.out.lapse(h.epoch, reason)
-	h.burnt = max(h.burnt, h.epoch)
+	h.burnt, h.ended = max(h.burnt, h.epoch), reason
 	h.epoch, h.live, h.deadline, h.by, h.idle = 0, false, 0, ByNobody, false
 }
 
@@ -392,6 +393,9 @@ func (h *Holder) plan(now time.Duration) {
 	}
 }
 
+// maxWhy is how many bytes of a reason the record takes, which is sent in one datagram.
+const maxWhy = 200
+
 // release gives back an epoch of ours that is over here, so that the next need not wait: also one of a former run, whose
 // addresses and guard our start has cleared.
 func (h *Holder) release(now time.Duration) {
@@ -405,8 +409,11 @@ func (h *Holder) release(now time.Duration) {
 	if h.flight.Op == record.Release && h.flight.Epoch == r.Epoch {
 		return
 	}
-	h.flight = record.Command{Op: record.Release, Resource: h.o.Resource, Epoch: r.Epoch, Member: h.o.Self, Boot: h.o.Boot, Prefer: h.prefer,
-		Why: "released by " + h.o.Self.Node}
+	why := "released by " + h.o.Self.Node
+	if h.ended != "" {
+		why += ": " + strings.ToValidUTF8(h.ended[:min(len(h.ended), maxWhy)], "")
+	}
+	h.flight = record.Command{Op: record.Release, Resource: h.o.Resource, Epoch: r.Epoch, Member: h.o.Self, Boot: h.o.Boot, Prefer: h.prefer, Why: why}
 	h.out.submit(h.flight)
 }
 

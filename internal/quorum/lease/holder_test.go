@@ -351,8 +351,8 @@ func TestHolderGivesUp(t *testing.T) {
 	h.ack(t0+ms, sent(t, a, Renew), "n1", "n2", "n3")
 	one(t, h.h.Step(t0+2*ms, Event{Kind: GiveUp, Reason: "by hand", Prefer: "n3"}), Lapse)
 	c := one(t, h.h.Step(t0+3*ms, Event{Kind: Idle, On: true}), Submit).Command
-	if c.Op != record.Release || c.Prefer != "n3" {
-		t.Errorf("got %+v, want a release for n3", c)
+	if c.Op != record.Release || c.Prefer != "n3" || c.Why != "released by n1: by hand" {
+		t.Errorf("got %+v, want a release for n3 that says why", c)
 	}
 	none(t, h.h.Step(t0+4*ms, Event{Kind: GiveUp}))
 }
