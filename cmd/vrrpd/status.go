@@ -52,6 +52,9 @@ func statusCommand() *ufcli.Command {
 // printStatus is the picture for people: a table, and below it what deserves a line.
 func printStatus(w io.Writer, s control.Status, now time.Time) error {
 	fmt.Fprintf(w, "%s: vrrpd %s, pid %d, up %s, %s\n", s.Node, s.Version, s.PID, age(now, s.Started), s.ConfigFile)
+	if s.Starting {
+		fmt.Fprintln(w, "it is starting: the startup script or the first configuration is under way")
+	}
 	if s.ConfigError != "" {
 		fmt.Fprintf(w, "the last reload was refused, the former configuration runs on: %s\n", s.ConfigError)
 	}

@@ -11,6 +11,7 @@ type Status struct {
 	Version     string     `json:"version"`
 	PID         int        `json:"pid"`
 	Started     time.Time  `json:"started"`
+	Starting    bool       `json:"starting,omitempty"` // the startup script or the first configuration is under way
 	ConfigFile  string     `json:"config_file"`
 	ConfigError string     `json:"config_error,omitempty"` // why the last reload was refused
 	Instances   []Instance `json:"instances"`

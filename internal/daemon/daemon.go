@@ -189,6 +189,7 @@ type Daemon struct {
 	config      *conf.Config
 	configError string
 	reloads     control.Reloads
+	ready       bool
 }
 
 func open(o Options, config *conf.Config) (_ *Daemon, err error) {
@@ -335,6 +336,14 @@ const guardEvery = time.Second
 // trimEvery is how often a witness gives back what it used once.
 const trimEvery = 10 * time.Second
 
+// runs says that the start is over.
+func (d *Daemon) runs() {
+	d.mu.Lock()
+	d.ready = true
+	d.mu.Unlock()
+	d.tell(daemon.SdNotifyReady)
+}
+
 // witness runs without instances.
 func (d *Daemon) witness(ctx context.Context) error {
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -352,7 +361,7 @@ func (d *Daemon) witness(ctx context.Context) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	d.log.Info("vrrpd runs as a witness", "version", d.opt.Version, "file", d.opt.File)
-	d.tell(daemon.SdNotifyReady)
+	d.runs()
 	watchdog := d.watchdog()
 	defer watchdog.Stop()
 	// A vote is a datagram now and then: one processor does, and saves what waking a second one costs.
@@ -430,7 +439,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	d.checks.files.Init(d.config.TrackFiles)
 	d.apply(base, d.config)
 	d.log.Info("vrrpd runs", "version", d.opt.Version, "file", d.opt.File, "instances", len(d.units))
-	d.tell(daemon.SdNotifyReady)
+	d.runs()
 	watchdog := d.watchdog()
 	defer watchdog.Stop()
 	look := time.NewTicker(guardEvery)
@@ -641,7 +650,7 @@ func (d *Daemon) Status(ctx context.Context) control.Status {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.ConfigError = d.configError
+	s.ConfigError, s.Starting = d.configError, !d.ready
 	s.Instances = make([]control.Instance, 0, len(d.units))
 	if d.monitor != nil {
 		s.Scripts, s.Links = d.checks.status(), d.wire.status(d.monitor)

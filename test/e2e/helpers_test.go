@@ -129,15 +129,15 @@ func vrrpdRun(args ...string) []string {
 	return append([]string{"vrrpd", "run", "-f", vrrpdConf, "--log-level", "debug"}, args...)
 }
 
-// waitAnswers waits until the vrrpd that runs as p answers on its socket.
+// waitAnswers waits until the vrrpd that runs as p answers on its socket, and its start is over.
 func waitAnswers(t *testing.T, h *lab.Host, p *lab.Proc) {
 	t.Helper()
 	eventually(t, patience, "vrrpd on "+h.Name()+" answers", func() (bool, string) {
 		if !p.Running() {
 			t.Fatalf("vrrpd on %s has ended: %s", h.Name(), logOf(t, p))
 		}
-		_, err := tryStatus(t.Context(), h)
-		return err == nil, fmt.Sprint(err)
+		s, err := tryStatus(t.Context(), h)
+		return err == nil && !s.Starting, fmt.Sprint(err)
 	})
 }
 
