@@ -3,11 +3,13 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"pgvrrp/test/lab"
@@ -36,6 +38,14 @@ func TestAgentRefuses(t *testing.T) {
 		t.Helper()
 		run(t, h, "pgnotify", "stop")
 		stop(t, h, "agent", endTime)
+	}
+	// end ends an agent that may have ended by itself.
+	end := func() {
+		t.Helper()
+		told := h.Kill(within(t, patience), "agent", syscall.SIGTERM)
+		if _, err := h.Proc("agent").Wait(within(t, endTime)); err != nil {
+			t.Fatal(errors.Join(told, err))
+		}
 	}
 	on := func() {
 		t.Helper()
@@ -103,8 +113,8 @@ func TestAgentRefuses(t *testing.T) {
 						t.Errorf("%s is promotable %t, in the rule %t", victim, n.Promotable, n.InRule)
 					}
 				}
-				stop(t, h, "agent", endTime)
 			}
+			end()
 			asPostgres(tt.mend)
 			on()
 			s.whole()
@@ -119,9 +129,7 @@ func TestAgentRefuses(t *testing.T) {
 			return strings.Contains(said, data) && strings.Contains(said, "permission denied"), said
 		})
 		s.whole(victim)
-		if h.Proc("agent").Running() {
-			stop(t, h, "agent", endTime)
-		}
+		end()
 		run(t, h, "chown", "postgres:", data)
 		on()
 		s.whole()
