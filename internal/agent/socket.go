@@ -7,16 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/postgres"
@@ -45,39 +40,22 @@ type answer struct {
 
 // Server answers on the agent's Unix socket: status for everybody, orders for root and the agent's own user.
 type Server struct {
-	listener *net.UnixListener
-	agent    *Agent
-	log      *slog.Logger
+	socket *control.Socket
+	agent  *Agent
+	log    *slog.Logger
 }
 
-// Listen takes the socket at path. The one of an agent that is no more is replaced; one that answers is an error.
+// Listen takes the socket at path.
 func Listen(path string, a *Agent, log *slog.Logger) (*Server, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("listen on agent socket %s: %w", path, err)
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("listen on agent socket %s: another agent answers there; give this one its own --agent-socket", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale agent socket %s: %w", path, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	s, err := control.ListenSocket(control.SocketOptions{Path: path, Name: "agent socket", Owner: "agent", Option: "--agent-socket", Log: log})
 	if err != nil {
-		return nil, fmt.Errorf("listen on agent socket: %w", err)
+		return nil, err
 	}
-	// Each call is decided by the caller's credentials.
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("open agent socket to callers: %w", err)
-	}
-	return &Server{l, a, log}, nil
+	return &Server{s, a, log}, nil
 }
 
 // Close gives up the socket of a server that was never run.
-func (s *Server) Close() { s.listener.Close() }
-
-type credKey struct{}
+func (s *Server) Close() { s.socket.Close() }
 
 // callers is how many calls may wait at a time: whoever floods the socket keeps nobody's hook from being heard for ever.
 const callers = 128
@@ -115,37 +93,21 @@ func (s *Server) Run(ctx context.Context) error {
 		return answer{Findings: found}, err
 	}))
 	slots := make(chan struct{}, callers)
-	srv := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-				mux.ServeHTTP(w, r)
-			default:
-				reply(w, http.StatusServiceUnavailable, answer{Error: "too many calls at once"})
-			}
-		}),
-		ReadTimeout:    5 * time.Second,
-		IdleTimeout:    time.Minute,
-		MaxHeaderBytes: 16 << 10,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		BaseContext:    func(net.Listener) context.Context { return ctx },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, credKey{}, control.PeerCred(c))
-		},
-	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve agent socket: %w", err)
-	}
-	return nil
+	return s.socket.Serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			mux.ServeHTTP(w, r)
+		default:
+			reply(w, http.StatusServiceUnavailable, answer{Error: "too many calls at once"})
+		}
+	}))
 }
 
 // order lets root and the agent's own user through, and logs who asked.
 func (s *Server) order(name string, f func(context.Context, Request) (answer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		cred, _ := r.Context().Value(credKey{}).(*unix.Ucred)
+		cred := control.Caller(r.Context())
 		if cred == nil || cred.Uid != 0 && int(cred.Uid) != syscall.Geteuid() {
 			s.log.Warn("order refused", "order", name, "caller", cred)
 			reply(w, http.StatusForbidden, answer{Error: name + ": permission denied, only root and the owner of the data directory may"})

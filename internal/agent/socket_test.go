@@ -111,7 +111,7 @@ func TestSocket(t *testing.T) {
 	for name, cred := range map[string]*unix.Ucred{"stranger": {Uid: 4242}, "unknown": nil} {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodPost, "/v1/stop", strings.NewReader("{}"))
-		order(w, r.WithContext(context.WithValue(r.Context(), credKey{}, cred)))
+		order(w, r.WithContext(control.WithCaller(r.Context(), cred)))
 		if w.Code != http.StatusForbidden {
 			t.Errorf("%s: got %d", name, w.Code)
 		}

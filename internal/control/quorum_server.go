@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // QuorumCalls is the quorum extension as the control socket calls it.
@@ -281,9 +278,6 @@ func (c *Client) Pause(ctx context.Context, q PauseRequest) error {
 func (c *Client) Set(ctx context.Context, q SetRequest) error {
 	return c.call(ctx, http.MethodPost, "/v1/agent/set", q, nil)
 }
-
-// PeerCred tells who is at the other end of a Unix socket; nil when the kernel can't tell.
-func PeerCred(c net.Conn) *unix.Ucred { return peerCred(c) }
 
 // AddVoter adds a voter of the file to the membership, RemoveVoter takes one out.
 func (c *Client) AddVoter(ctx context.Context, id string) error {

@@ -3,15 +3,9 @@ package control
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -32,78 +26,28 @@ type Daemon interface {
 
 // Server answers on one Unix socket.
 type Server struct {
-	listener *net.UnixListener
-	daemon   Daemon
-	log      *slog.Logger
+	socket *Socket
+	daemon Daemon
+	log    *slog.Logger
 }
 
-// Listen takes the socket at path: 0666, because each call is decided by the caller's credentials. The socket of a vrrpd
-// that is no more is replaced; one that still answers is an error that says so.
+// Listen takes the socket at path.
 func Listen(path string, d Daemon, log *slog.Logger) (*Server, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("listen on control socket %s: %w", path, err)
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("listen on control socket %s: another vrrpd answers there; give this one its own --socket", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale control socket %s: %w", path, err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	s, err := ListenSocket(SocketOptions{Path: path, Name: "control socket", Owner: "vrrpd", Option: "--socket", PerUser: perUser, Log: log})
 	if err != nil {
-		return nil, fmt.Errorf("listen on control socket: %w", err)
+		return nil, err
 	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("open control socket to callers: %w", err)
-	}
-	return &Server{listener: l, daemon: d, log: log}, nil
+	return &Server{s, d, log}, nil
 }
 
 // Close gives up the socket of a server that was never run.
-func (s *Server) Close() { s.listener.Close() }
+func (s *Server) Close() { s.socket.Close() }
 
 // perUser is how many connections a user other than root may have: nobody shall use up the descriptors that hooks need.
 const perUser = 32
 
 // eventTimeout is how long a reader of the event stream may leave its socket full.
 const eventTimeout = 5 * time.Second
-
-// guests counts connections by user.
-type guests struct {
-	mu    sync.Mutex
-	count map[uint32]int
-	user  map[net.Conn]uint32
-}
-
-// come reports whether the user may have one more.
-func (g *guests) come(c net.Conn, cred *unix.Ucred) bool {
-	if cred == nil || cred.Uid == 0 {
-		return true
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.count[cred.Uid] >= perUser {
-		return false
-	}
-	g.count[cred.Uid]++
-	g.user[c] = cred.Uid
-	return true
-}
-
-func (g *guests) leave(c net.Conn) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if uid, ok := g.user[c]; ok {
-		delete(g.user, c)
-		if g.count[uid]--; g.count[uid] == 0 {
-			delete(g.count, uid)
-		}
-	}
-}
-
-type credKey struct{}
 
 // Run serves until ctx ends, then closes every connection and removes the socket.
 func (s *Server) Run(ctx context.Context) error {
@@ -117,53 +61,7 @@ func (s *Server) Run(ctx context.Context) error {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no such call: %s %s", r.Method, r.URL.Path))
 	})
-	g := &guests{count: map[uint32]int{}, user: map[net.Conn]uint32{}}
-	srv := &http.Server{
-		Handler:        mux,
-		ReadTimeout:    5 * time.Second,
-		IdleTimeout:    time.Minute,
-		MaxHeaderBytes: 16 << 10,
-		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		BaseContext:    func(net.Listener) context.Context { return ctx },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			cred := peerCred(c)
-			if !g.come(c, cred) {
-				s.log.Warn("control connection refused, the user has too many", "uid", cred.Uid, "pid", cred.Pid)
-				c.Close()
-			}
-			return context.WithValue(ctx, credKey{}, cred)
-		},
-		ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				g.leave(c)
-			}
-		},
-	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve control socket: %w", err)
-	}
-	return nil
-}
-
-// peerCred reads who connected; nil when the kernel can't tell, which no privileged call accepts.
-func peerCred(c net.Conn) *unix.Ucred {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return nil
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	var cred *unix.Ucred
-	if err := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return nil
-	}
-	return cred
+	return s.socket.Serve(ctx, mux)
 }
 
 // privileged lets root and the daemon's own user through and logs the call with its uid.
@@ -175,7 +73,7 @@ func (s *Server) privileged(w http.ResponseWriter, r *http.Request, what string)
 // allowed lets root, the daemon's own user and whom else accepts through, and logs the call with its uid: an operator's for operators,
 // one of the agent, which talks all the time, for those who look closer.
 func (s *Server) allowed(w http.ResponseWriter, r *http.Request, what, who string, also func(uid uint32) bool) (*unix.Ucred, bool) {
-	cred, _ := r.Context().Value(credKey{}).(*unix.Ucred)
+	cred := Caller(r.Context())
 	if cred == nil {
 		fail(w, http.StatusForbidden, fmt.Errorf("%s: caller's credentials unknown", what))
 		return nil, false

@@ -115,11 +115,11 @@ func (i *Instance) noteRejected(p vrrp.Packet, reject vrrp.Reject, at time.Time)
 // noteAccepted counts what is odd about an advert that was taken. The caller holds the receiver's lock and Instance.mu.
 func (i *Instance) noteAccepted(p vrrp.Packet, odd vrrp.Warnings, at time.Time) {
 	f, a := &i.receive.filter, &i.receive.advert
+	if odd&(vrrp.WarnForeign|vrrp.WarnAddresses) != 0 {
+		i.status.addressMismatches++
+	}
 	if odd&vrrp.WarnForeign != 0 {
 		odd &^= vrrp.WarnAddresses // it is in the words of the other already
-		i.status.addressMismatches++
-	} else if odd&vrrp.WarnAddresses != 0 {
-		i.status.addressMismatches++
 	}
 	for _, w := range warnings {
 		if odd&w.bit == 0 {

@@ -153,34 +153,28 @@ func linkTrouble(v control.Voter, own int) (all []string) {
 
 // silent is how long this voter still keeps quiet after its start.
 func (m *member) silent() (left time.Duration) {
-	got := make(chan struct{})
-	m.post(func(now time.Duration) {
-		defer close(got)
+	stopped := m.ask(func(now time.Duration) error {
 		for _, r := range m.order {
 			left = max(left, r.voter.Silent(now))
 		}
+		return nil
 	})
-	select {
-	case <-got:
-		return left
-	case <-m.done:
+	if stopped != nil {
 		return 0
 	}
+	return left
 }
 
 // resource is one of them as its loop sees it; blocked means that nobody is known to be its active holder.
 func (m *member) resource(r *machines) (x control.Resource, blocked bool) {
-	got := make(chan struct{})
-	m.post(func(now time.Duration) {
-		defer close(got)
+	stopped := m.ask(func(now time.Duration) error {
 		x, blocked = m.view(now, r)
+		return nil
 	})
-	select {
-	case <-got:
-		return x, blocked
-	case <-m.done:
+	if stopped != nil {
 		return control.Resource{Name: r.name, Kind: string(r.kind)}, false
 	}
+	return x, blocked
 }
 
 func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {

@@ -69,7 +69,7 @@ func (s settings) orSeconds(otherwise int) int { return cmp.Or(s.seconds, otherw
 func run(ctx context.Context, args []string) error {
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.StringVar(&s.bin, "bin", binDir(), "directory of vrrpd and pgnotify")
+	flags.StringVar(&s.bin, "bin", lab.BinDir(), "directory of vrrpd and pgnotify")
 	flags.IntVar(&s.runs, "runs", 0, "runs of each kind (default 20 beside keepalived, 3 of many instances, 50 by quorum, 30 with PostgreSQL, 7 pairs of overhead, 200 failovers of soak)")
 	instances := flags.String("instances", "1,100,250,1000", "numbers of vrrp_instances for the cost, each at 1 and at 0.1 s")
 	flags.IntVar(&s.seconds, "seconds", 0, "how long one thing is measured (default 10 for cost, 15 for spacing, 60 for load, 8 for overhead)")
@@ -117,17 +117,6 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func binDir() string {
-	if d := os.Getenv("PGVRRP_BIN"); d != "" {
-		return d
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return "bin"
-	}
-	return filepath.Dir(exe)
 }
 
 // router is a VRRP daemon under test.

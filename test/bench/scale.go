@@ -16,6 +16,30 @@ const (
 	reloadInstances = 500
 )
 
+// inTurn measures three times of each router, one router after the other, as often as runs says, with a capture of the LAN.
+func (b *bed) inTurn(ctx context.Context, runs int, measure func(context.Context, *lab.Capture, router) ([3]float64, error)) (map[string]*[3]series, error) {
+	capture, err := b.l.Capture(lab.CaptureOptions{})
+	if err != nil {
+		return nil, err
+	}
+	got := map[string]*[3]series{}
+	for n := range runs {
+		for _, r := range routers() {
+			ms, err := measure(ctx, capture, r)
+			if err != nil {
+				return nil, fmt.Errorf("%s, run %d: %w", r.name, n+1, err)
+			}
+			if got[r.name] == nil {
+				got[r.name] = new([3]series)
+			}
+			for k := range ms {
+				got[r.name][k] = append(got[r.name][k], ms[k])
+			}
+		}
+	}
+	return got, nil
+}
+
 // mass has a master of a thousand addresses die in silence, and measures when the backup has told the LAN of every one of them.
 func mass(ctx context.Context, s settings) error {
 	b, err := newBed(ctx, s)
@@ -23,28 +47,16 @@ func mass(ctx context.Context, s settings) error {
 		return err
 	}
 	defer b.l.Close()
-	capture, err := b.l.Capture(lab.CaptureOptions{})
+	runs := s.orRuns(3)
+	before := lab.ReadLoad()
+	got, err := b.inTurn(ctx, runs, b.massOf)
 	if err != nil {
 		return err
-	}
-	before := lab.ReadLoad()
-	runs := s.orRuns(3)
-	first, every, last := map[string]series{}, map[string]series{}, map[string]series{}
-	for n := range runs {
-		for _, r := range routers() {
-			t, err := b.massOf(ctx, capture, r)
-			if err != nil {
-				return fmt.Errorf("%s, run %d: %w", r.name, n+1, err)
-			}
-			for k, to := range []map[string]series{first, every, last} {
-				to[r.name] = append(to[r.name], t[k])
-			}
-		}
 	}
 	fmt.Printf("  %d addresses over %d interfaces, five gratuitous ARPs each, %d runs, ms after the death of the master, of which its Master_Down_Interval is %.0f  (target: last <= keepalived's)\n",
 		massInstances, sides, runs, massMasterDown.Seconds()*1000)
 	for _, r := range routers() {
-		fmt.Printf("  %-11s first address announced %s\n  %-11s every address once      %s\n  %-11s last gratuitous ARP     %s\n", r.name, first[r.name], "", every[r.name], "", last[r.name])
+		fmt.Printf("  %-11s first address announced %s\n  %-11s every address once      %s\n  %-11s last gratuitous ARP     %s\n", r.name, got[r.name][0], "", got[r.name][1], "", got[r.name][2])
 	}
 	after := lab.ReadLoad()
 	fmt.Printf("  %s, %.1f %% of the time some task waited for a processor\n", after, after.StalledSince(before))
@@ -105,28 +117,16 @@ func reload(ctx context.Context, s settings) error {
 		return err
 	}
 	defer b.l.Close()
-	capture, err := b.l.Capture(lab.CaptureOptions{})
+	runs := s.orRuns(3)
+	before := lab.ReadLoad()
+	got, err := b.inTurn(ctx, runs, b.reloadOf)
 	if err != nil {
 		return err
-	}
-	before := lab.ReadLoad()
-	runs := s.orRuns(3)
-	done, silent, same := map[string]series{}, map[string]series{}, map[string]series{}
-	for n := range runs {
-		for _, r := range routers() {
-			t, err := b.reloadOf(ctx, capture, r)
-			if err != nil {
-				return fmt.Errorf("%s, run %d: %w", r.name, n+1, err)
-			}
-			for k, to := range []map[string]series{done, silent, same} {
-				to[r.name] = append(to[r.name], t[k])
-			}
-		}
 	}
 	fmt.Printf("  %d instances at 0.1 s over %d interfaces, %d runs, in ms\n", reloadInstances, sides, runs)
 	for _, r := range routers() {
 		fmt.Printf("  %-11s SIGHUP -> every instance advertises its new priority %s\n  %-11s longest silence of an instance meanwhile              %s\n  %-11s the same at the reload of a file that did not change  %s\n",
-			r.name, done[r.name], "", silent[r.name], "", same[r.name])
+			r.name, got[r.name][0], "", got[r.name][1], "", got[r.name][2])
 	}
 	after := lab.ReadLoad()
 	fmt.Printf("  %s, %.1f %% of the time some task waited for a processor\n", after, after.StalledSince(before))

@@ -321,6 +321,18 @@ func (l *Lab) startKeeper(ctx context.Context) error {
 	return nil
 }
 
+// BinDir is where the programs under test are: PGVRRP_BIN, else beside the running program.
+func BinDir() string {
+	if d := os.Getenv("PGVRRP_BIN"); d != "" {
+		return d
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return "bin"
+	}
+	return filepath.Dir(exe)
+}
+
 // agentEnv keeps first processes small, and those of a binary with the race detector from sleeping at their end.
 func agentEnv() []string { return []string{"GOMAXPROCS=2", "GORACE=atexit_sleep_ms=0"} }
 

@@ -44,7 +44,7 @@ type settings struct {
 func run(ctx context.Context, args []string) error {
 	var s settings
 	flags := flag.NewFlagSet("matrix", flag.ContinueOnError)
-	flags.StringVar(&s.Bin, "bin", binDir(), "directory of vrrpd and pgnotify")
+	flags.StringVar(&s.Bin, "bin", lab.BinDir(), "directory of vrrpd and pgnotify")
 	flags.StringVar(&s.Etc, "etc", "etc", "directory of the sample configurations")
 	flags.StringVar(&s.Dir, "dir", memory(), "directory of the hosts' disks; in memory a rewind takes a second, on a slow disk a minute")
 	flags.Uint64Var(&s.Seed, "seed", 1, "places the roles")
@@ -92,17 +92,6 @@ func memory() string {
 		return ""
 	}
 	return dir
-}
-
-func binDir() string {
-	if d := os.Getenv("PGVRRP_BIN"); d != "" {
-		return d
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		return "bin"
-	}
-	return filepath.Dir(exe)
 }
 
 // choose applies the filters.

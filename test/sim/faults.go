@@ -7,6 +7,7 @@ import (
 	"pgvrrp/internal/quorum/lease"
 	"pgvrrp/internal/quorum/record"
 	"pgvrrp/internal/vrrp"
+	"pgvrrp/test/sim/seeded"
 )
 
 // profile says how much of each fault there is.
@@ -48,11 +49,11 @@ const (
 // profiles are the kinds; all is the most frequent.
 var profiles = []string{"all", "all", "network", "processes", "members", "calm", "leases", "clocks", "late", "seals"}
 
-func profileOf(r *random, name string) profile {
+func profileOf(r *seeded.Random, name string) profile {
 	p := profile{every: 650 * time.Millisecond, loss: 0.02, late: 0.02, lag: 0.1, apply: 20 * time.Millisecond, interrupt: 0.0005, interruptGuard: 0.003, pause: 1500 * time.Millisecond, readd: 0.1,
 		lagged: 300 * time.Millisecond, push: 0.9, slowCall: 0.03, wire: 2 * time.Millisecond, disk: 6 * time.Millisecond, commit: 5 * time.Millisecond}
 	if name == "" {
-		name = pick(r, profiles)
+		name = seeded.Pick(r, profiles...)
 	}
 	p.name = name
 	switch name {
@@ -96,7 +97,7 @@ func (s *Sim) schedule() {
 	round = func() {
 		s.chaos = true
 		s.faultLater()
-		s.at(s.r.between(8*time.Second, 14*time.Second), func() {
+		s.at(s.r.Between(8*time.Second, 14*time.Second), func() {
 			s.heal()
 			s.at(5*time.Second, func() {
 				s.healed()
@@ -111,7 +112,7 @@ func (s *Sim) schedule() {
 }
 
 func (s *Sim) faultLater() {
-	s.at(s.r.between(50*time.Millisecond, s.profile.every), func() {
+	s.at(s.r.Between(50*time.Millisecond, s.profile.every), func() {
 		if s.chaos {
 			s.fault()
 			s.faultLater()
@@ -207,15 +208,15 @@ func (s *Sim) fault() {
 	for _, w := range s.profile.weights {
 		total += w
 	}
-	n, kind := s.r.intn(total), 0
+	n, kind := s.r.Intn(total), 0
 	for n >= s.profile.weights[kind] {
 		n -= s.profile.weights[kind]
 		kind++
 	}
-	h := pick(&s.r, s.hosts)
+	h := seeded.Pick(&s.r, s.hosts...)
 	switch kind {
 	case fPause:
-		d := s.r.between(0, s.profile.pause)
+		d := s.r.Between(0, s.profile.pause)
 		s.trace("fault: %s is stopped for %v", h.name, d)
 		h.pause(d)
 	case fRestart:
@@ -230,16 +231,16 @@ func (s *Sim) fault() {
 		}
 		s.trace("fault: %s loses power", h.name)
 		h.powerOff()
-		s.at(s.r.between(500*time.Millisecond, 8*time.Second), func() {
+		s.at(s.r.Between(500*time.Millisecond, 8*time.Second), func() {
 			if !h.powered {
 				h.powerOn()
 			}
 		})
 	case fCut:
-		oneWay, out := s.r.chance(0.5), s.r.chance(0.5)
+		oneWay, out := s.r.Chance(0.5), s.r.Chance(0.5)
 		s.trace("fault: %s is cut off from some (one way: %v, out: %v)", h.name, oneWay, out)
 		for b := range s.hosts {
-			if b == h.k || s.r.chance(0.33) {
+			if b == h.k || s.r.Chance(0.33) {
 				continue
 			}
 			if !oneWay || out {
@@ -250,7 +251,7 @@ func (s *Sim) fault() {
 			}
 		}
 	case fPartition:
-		side := s.r.next()
+		side := s.r.Next()
 		s.trace("fault: partition %b", side%(1<<len(s.hosts)))
 		for a := range s.hosts {
 			for b := range s.hosts {
@@ -263,14 +264,14 @@ func (s *Sim) fault() {
 	case fLeader:
 		if s.leader != nil {
 			but := s.leader
-			if s.r.chance(0.3) {
+			if s.r.Chance(0.3) {
 				but = nil
 			}
 			s.depose()
 			s.elect(but)
 		}
 	case fMembers:
-		s.churn += 1 + s.r.intn(3)
+		s.churn += 1 + s.r.Intn(3)
 	case fEligible:
 		s.trace("fault: %s fault %v", h.name, !h.fault)
 		s.setFault(h, !h.fault)
@@ -279,7 +280,7 @@ func (s *Sim) fault() {
 	case fEmpty:
 		s.empty(h)
 	case fDisk:
-		h.slowDisk, h.badDisk = s.r.chance(0.5), s.r.chance(0.5)
+		h.slowDisk, h.badDisk = s.r.Chance(0.5), s.r.Chance(0.5)
 	case fPaused:
 		op := record.Pause
 		if s.state.Get(resource).Paused {
@@ -292,7 +293,7 @@ func (s *Sim) fault() {
 func (s *Sim) restart(h *host) {
 	h.stop()
 	run := h.run
-	s.at(s.r.between(20*time.Millisecond, 300*time.Millisecond), func() {
+	s.at(s.r.Between(20*time.Millisecond, 300*time.Millisecond), func() {
 		if h.run == run && h.powered && !h.up {
 			h.start()
 		}
@@ -305,7 +306,7 @@ func (s *Sim) giveUp(h *host) {
 		return
 	}
 	prefer := ""
-	if p := pick(&s.r, s.hosts); p.data && p != h {
+	if p := seeded.Pick(&s.r, s.hosts...); p.data && p != h {
 		prefer = p.name
 	}
 	s.giveUpFor(h, prefer)

@@ -212,7 +212,7 @@ func (h *host) start() {
 	h.addr, h.guard = false, 0
 	h.up, h.pausedUntil, h.timerAt, h.told = true, 0, never, false
 	h.run++
-	h.boot = record.Boot(s.r.next() | 1)
+	h.boot = record.Boot(s.r.Next() | 1)
 	h.idle, h.eligible, h.granted, h.rec = true, false, 0, nil
 	now := h.reads()
 	start := now
@@ -257,7 +257,7 @@ func (h *host) start() {
 	}
 	for _, v := range h.ids {
 		// The log is on disk, but what of it is committed shows only when a leader is heard: the record may be an older one.
-		v.known = min(v.known, s.r.intn(v.known+2))
+		v.known = min(v.known, s.r.Intn(v.known+2))
 		v.committed = false
 		h.configured(v)
 		h.learn(v)
@@ -274,10 +274,10 @@ func (h *host) stop() {
 	h.run++
 	if l := h.s.leader; l != nil && l.h == h {
 		h.s.leader, h.s.lost = nil, 0
-		h.s.electAt = h.s.now + int64(h.s.r.between(200*time.Millisecond, 900*time.Millisecond))
+		h.s.electAt = h.s.now + int64(h.s.r.Between(200*time.Millisecond, 900*time.Millisecond))
 	}
 	for _, w := range h.writes {
-		if !w.done && h.s.r.chance(0.5) {
+		if !w.done && h.s.r.Chance(0.5) {
 			h.written(w)
 		}
 	}
@@ -300,7 +300,7 @@ func (h *host) powerOff() {
 // powerOn boots: the clock begins anew.
 func (h *host) powerOn() {
 	h.powered = true
-	h.origin, h.offset = h.s.now, h.s.r.between(time.Second, time.Minute)
+	h.origin, h.offset = h.s.now, h.s.r.Between(time.Second, time.Minute)
 	h.start()
 }
 
@@ -350,10 +350,10 @@ func (h *host) pause(d time.Duration) {
 
 // interrupted draws whether the process stops just here.
 func (h *host) interrupted(p float64) bool {
-	if !h.s.chaos || !h.data || !h.s.r.chance(p) {
+	if !h.s.chaos || !h.data || !h.s.r.Chance(p) {
 		return false
 	}
-	h.pause(h.s.r.between(0, h.s.profile.pause))
+	h.pause(h.s.r.Between(0, h.s.profile.pause))
 	return true
 }
 
@@ -424,7 +424,7 @@ func (h *host) arm() {
 		return
 	}
 	h.timerAt = real
-	h.s.q.push(event{at: real, h: h, run: h.run})
+	h.s.q.Push(real, event{h: h, run: h.run})
 }
 
 // due names the machines that want a tick now.
@@ -595,9 +595,9 @@ func (h *host) setGuard() {
 			c.stage = 0
 			return
 		}
-		if c.stage == 2 && h.s.r.chance(h.s.profile.slowCall) {
+		if c.stage == 2 && h.s.r.Chance(h.s.profile.slowCall) {
 			// The kernel may take as long as is not noticed.
-			h.pause(h.s.r.between(0, h.s.real.Margin/2))
+			h.pause(h.s.r.Between(0, h.s.real.Margin/2))
 			return
 		}
 		// One stop in a call at most; two are beyond what the guard can do.
@@ -617,11 +617,11 @@ func (h *host) store(m machine, slot int, a *lease.Action) {
 	s := h.s
 	w := &write{slot: slot, cand: m == theCandidate, what: a.What, epoch: a.Epoch, hold: a.Hold}
 	h.writes = append(h.writes, w)
-	took := s.r.between(200*time.Microsecond, s.profile.disk)
+	took := s.r.Between(200*time.Microsecond, s.profile.disk)
 	if h.slowDisk {
-		took = s.r.between(10*time.Millisecond, 700*time.Millisecond)
+		took = s.r.Between(10*time.Millisecond, 700*time.Millisecond)
 	}
-	run, bad := h.run, h.badDisk && s.r.chance(0.5)
+	run, bad := h.run, h.badDisk && s.r.Chance(0.5)
 	s.at(took, func() {
 		if h.run != run {
 			return
@@ -630,7 +630,7 @@ func (h *host) store(m machine, slot int, a *lease.Action) {
 		ev := lease.Event{Kind: lease.Stored, What: w.what, Epoch: w.epoch, Hold: w.hold}
 		if bad {
 			ev.Err = errDisk
-			if s.r.chance(0.5) {
+			if s.r.Chance(0.5) {
 				h.written(w)
 			}
 		} else {

@@ -8,6 +8,7 @@ import (
 
 	"pgvrrp/internal/quorum/lease"
 	"pgvrrp/internal/quorum/record"
+	"pgvrrp/test/sim/seeded"
 )
 
 // The log is an oracle: one linearizable list of commands, with the outcomes that Raft can give. A leader is elected by a majority
@@ -86,10 +87,10 @@ func (s *Sim) submit(h *host, m machine, slot int, cmd record.Command) {
 	to := h.ids[slot]
 	if m == theHolder {
 		to = s.leader
-		if to == nil || s.r.chance(0.05) {
+		if to == nil || s.r.Chance(0.05) {
 			to = nil
 			for _, v := range s.voters {
-				if v.leads && (to == nil || s.r.chance(0.5)) {
+				if v.leads && (to == nil || s.r.Chance(0.5)) {
 					to = v
 				}
 			}
@@ -97,7 +98,7 @@ func (s *Sim) submit(h *host, m machine, slot int, cmd record.Command) {
 	}
 	s.at(time.Second, func() { s.outcome(p, errUnknown) })
 	if to == nil {
-		s.at(s.r.between(time.Millisecond, 300*time.Millisecond), func() { s.outcome(p, errLeader) })
+		s.at(s.r.Between(time.Millisecond, 300*time.Millisecond), func() { s.outcome(p, errLeader) })
 		return
 	}
 	there, back := s.trip(h, to.h)
@@ -121,17 +122,17 @@ func (s *Sim) trip(a, b *host) (there, back time.Duration) {
 	if a == b {
 		return 10 * time.Microsecond, 10 * time.Microsecond
 	}
-	there, back = s.r.between(100*time.Microsecond, 2*time.Millisecond), s.r.between(100*time.Microsecond, 2*time.Millisecond)
-	if s.r.chance(0.02) {
-		there += s.r.between(0, 600*time.Millisecond)
+	there, back = s.r.Between(100*time.Microsecond, 2*time.Millisecond), s.r.Between(100*time.Microsecond, 2*time.Millisecond)
+	if s.r.Chance(0.02) {
+		there += s.r.Between(0, 600*time.Millisecond)
 	}
-	if s.r.chance(0.02) {
-		back += s.r.between(0, 600*time.Millisecond)
+	if s.r.Chance(0.02) {
+		back += s.r.Between(0, 600*time.Millisecond)
 	}
 	if !s.linked(a, b) {
 		return -1, -1
 	}
-	if !s.linked(b, a) || s.chaos && s.r.chance(0.02) {
+	if !s.linked(b, a) || s.chaos && s.r.Chance(0.02) {
 		back = -1
 	}
 	return there, back
@@ -144,13 +145,13 @@ func (s *Sim) propose(v *voter, cmd record.Command, reply func(error)) {
 		reply(errLeader)
 	case v != s.leader:
 		// Deposed, and doesn't know it: nothing of it is ever committed.
-		s.at(s.r.between(0, 400*time.Millisecond), func() { reply(errLeader) })
+		s.at(s.r.Between(0, 400*time.Millisecond), func() { reply(errLeader) })
 	default:
 		s.pending = append(s.pending, entry{cmd, reply, s.now})
 		term := s.term
-		d := s.r.between(time.Millisecond, s.profile.commit)
+		d := s.r.Between(time.Millisecond, s.profile.commit)
 		if v.h.slowDisk {
-			d = s.r.between(5*time.Millisecond, 500*time.Millisecond)
+			d = s.r.Between(5*time.Millisecond, 500*time.Millisecond)
 		}
 		s.at(d, func() {
 			if s.term == term && s.leader == v && s.reaches(v) {
@@ -214,12 +215,12 @@ func (s *Sim) spread() {
 	for _, v := range s.voters {
 		switch {
 		case v == l:
-			s.at(s.r.between(50*time.Microsecond, time.Millisecond), func() { s.learns(v, n) })
-		case !v.empty && s.reachable(l, v) && s.r.chance(0.6):
-			s.at(s.r.between(200*time.Microsecond, s.profile.apply), func() { s.learns(v, n) })
+			s.at(s.r.Between(50*time.Microsecond, time.Millisecond), func() { s.learns(v, n) })
+		case !v.empty && s.reachable(l, v) && s.r.Chance(0.6):
+			s.at(s.r.Between(200*time.Microsecond, s.profile.apply), func() { s.learns(v, n) })
 		}
 	}
-	if !s.r.chance(s.profile.push) {
+	if !s.r.Chance(s.profile.push) {
 		return
 	}
 	m := &lease.Message{Kind: lease.Push, Resource: resource, Epoch: uint64(n)}
@@ -238,7 +239,7 @@ func (s *Sim) learns(v *voter, n int) {
 
 // heartbeat is the leader's: it brings logs, memberships and commits to whom it reaches, and it takes decisions about members.
 func (s *Sim) heartbeat() {
-	s.at(s.r.between(30*time.Millisecond, 60*time.Millisecond), s.heartbeat)
+	s.at(s.r.Between(30*time.Millisecond, 60*time.Millisecond), s.heartbeat)
 	l := s.leader
 	if l == nil {
 		if s.now >= s.electAt {
@@ -252,7 +253,7 @@ func (s *Sim) heartbeat() {
 		}
 		if s.now-s.lost > int64(300*time.Millisecond) {
 			s.depose()
-			s.electAt = s.now + int64(s.r.between(50*time.Millisecond, 500*time.Millisecond))
+			s.electAt = s.now + int64(s.r.Between(50*time.Millisecond, 500*time.Millisecond))
 		}
 		return
 	}
@@ -266,14 +267,14 @@ func (s *Sim) heartbeat() {
 			continue
 		}
 		term := s.term
-		s.at(s.r.between(100*time.Microsecond, 2*time.Millisecond), func() {
+		s.at(s.r.Between(100*time.Microsecond, 2*time.Millisecond), func() {
 			if s.leader != l || s.term != term || !v.h.up || v.h.paused() || !s.linked(l.h, v.h) || !l.cfg.has(v) {
 				return
 			}
 			s.append(l, v)
 			lag := time.Duration(0)
-			if s.r.chance(s.profile.lag) {
-				lag = s.r.between(0, s.profile.lagged)
+			if s.r.Chance(s.profile.lag) {
+				lag = s.r.Between(0, s.profile.lagged)
 			}
 			if v.known < n {
 				s.at(lag, func() { s.learns(v, n) })
@@ -355,14 +356,14 @@ func (s *Sim) members(l *voter) {
 		}
 	}
 	for _, v := range s.voters {
-		if !l.cfg.has(v) && v.h.up && (v.gone || !v.empty) && (!s.chaos || s.r.chance(s.profile.readd)) {
+		if !l.cfg.has(v) && v.h.up && (v.gone || !v.empty) && (!s.chaos || s.r.Chance(s.profile.readd)) {
 			s.change(l, v)
 			return
 		}
 	}
 	if s.chaos && s.churn > 0 && len(l.cfg.voters) > 2 {
 		s.churn--
-		if v := s.voters[pick(&s.r, l.cfg.voters)]; v != l {
+		if v := s.voters[seeded.Pick(&s.r, l.cfg.voters...)]; v != l {
 			s.change(l, v)
 		}
 	}
@@ -395,7 +396,7 @@ func (s *Sim) change(l, v *voter) {
 			continue
 		}
 		term := s.term
-		s.at(s.r.between(100*time.Microsecond, 5*time.Millisecond), func() {
+		s.at(s.r.Between(100*time.Microsecond, 5*time.Millisecond), func() {
 			if s.leader == l && s.term == term && l.cfg == c && w.h.up && !w.h.paused() && s.linked(l.h, w.h) {
 				s.append(l, w)
 			}
@@ -414,8 +415,8 @@ func (s *Sim) depose() {
 	s.leader, s.lost = nil, 0
 	run, term := l.h.run, l.term
 	var d time.Duration
-	if s.r.chance(0.5) {
-		d = s.r.between(0, 400*time.Millisecond)
+	if s.r.Chance(0.5) {
+		d = s.r.Between(0, 400*time.Millisecond)
 	}
 	s.at(d, func() {
 		if l.h.run == run && l.term == term {
@@ -442,7 +443,7 @@ func (s *Sim) elect(but *voter) {
 		s.electAt = s.now + int64(100*time.Millisecond)
 		return
 	}
-	v := pick(&s.r, can)
+	v := seeded.Pick(&s.r, can...)
 	s.term++
 	s.index++ // its no-op
 	s.leader, s.lost, v.term = v, 0, s.term
@@ -451,9 +452,9 @@ func (s *Sim) elect(but *voter) {
 	pending := s.pending
 	s.pending = nil
 	for _, e := range pending {
-		if s.r.chance(0.5) {
+		if s.r.Chance(0.5) {
 			reply := e.reply
-			if s.r.chance(0.5) {
+			if s.r.Chance(0.5) {
 				e.reply = func(error) { reply(errUnknown) }
 			}
 			s.apply(e)
@@ -466,7 +467,7 @@ func (s *Sim) elect(but *voter) {
 	v.committed = false
 	s.countConfig(v)
 	run, term := v.h.run, s.term
-	s.at(s.r.between(time.Millisecond, 6*time.Millisecond), func() {
+	s.at(s.r.Between(time.Millisecond, 6*time.Millisecond), func() {
 		if v.h.run != run || s.term != term || s.leader != v {
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"pgvrrp/internal/quorum/record"
 	"pgvrrp/internal/vrrp"
 	"pgvrrp/test/clock"
+	"pgvrrp/test/sim/seeded"
 )
 
 const resource = "main"
@@ -56,8 +57,8 @@ type Result struct {
 
 // Sim is one run.
 type Sim struct {
-	r       random
-	q       queue
+	r       seeded.Random
+	q       seeded.Queue[event]
 	now     int64
 	o       Options
 	plant   Plant
@@ -104,18 +105,21 @@ func source(k int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(k 
 
 // Run plays a seed.
 func Run(seed uint64, o Options) Result {
-	s := &Sim{r: random(seed * 0x9e3779b97f4a7c15), o: o, plant: o.Plant, winners: map[uint64]record.Resource{}}
+	s := &Sim{r: seeded.Random(seed * 0x9e3779b97f4a7c15), o: o, plant: o.Plant, winners: map[uint64]record.Resource{}}
 	s.res.Seed = seed
 	if s.o.Length == 0 {
 		s.o.Length = time.Minute
 	}
 	s.setup()
-	for s.res.Err == nil && len(s.q.e) > 0 && s.q.e[0].at <= int64(s.o.Length) {
-		ev := s.q.pop()
-		if s.since != 0 {
-			s.res.Held += time.Duration(ev.at - s.now)
+	for s.res.Err == nil && s.q.Len() > 0 {
+		at, ev := s.q.Pop()
+		if at > int64(s.o.Length) {
+			break
 		}
-		s.now = ev.at
+		if s.since != 0 {
+			s.res.Held += time.Duration(at - s.now)
+		}
+		s.now = at
 		s.res.Events++
 		switch {
 		case ev.h != nil:
@@ -132,7 +136,15 @@ func Run(seed uint64, o Options) Result {
 	return s.res
 }
 
-func (s *Sim) at(d time.Duration, f func()) { s.q.push(event{at: s.now + int64(d), fn: f}) }
+// event is something that happens. The two frequent kinds have no closure.
+type event struct {
+	h   *host // a timer, of its run
+	run uint64
+	pkt *packet
+	fn  func()
+}
+
+func (s *Sim) at(d time.Duration, f func()) { s.q.Push(s.now+int64(d), event{fn: f}) }
 
 func (s *Sim) tracing() bool { return s.o.Trace != nil }
 
@@ -152,11 +164,11 @@ func (s *Sim) fail(format string, args ...any) {
 func (s *Sim) setup() {
 	s.res.Topology = s.o.Topology
 	if s.res.Topology == "" {
-		s.res.Topology = pick(&s.r, []Topology{A, A, B, D})
+		s.res.Topology = seeded.Pick(&s.r, A, A, B, D)
 	}
 	s.policy = s.o.Policy
 	if s.policy == "" {
-		s.policy = pick(&s.r, []lease.Policy{lease.Freeze, lease.Freeze, lease.Stop})
+		s.policy = seeded.Pick(&s.r, lease.Freeze, lease.Freeze, lease.Stop)
 	}
 	s.res.Policy = s.policy
 	s.profile = profileOf(&s.r, s.o.Profile)
@@ -170,25 +182,25 @@ func (s *Sim) setup() {
 
 	names := map[Topology][]string{A: {"n1", "n2", "n3", "w1", "w2"}, B: {"n1", "n2", "n3", "w1"}, D: {"n1", "n2", "w1"}}[s.res.Topology]
 	var members []record.Member
-	lifetimes := s.r.chance(0.15)
+	lifetimes := s.r.Chance(0.15)
 	s.grace = int64(2 * time.Second)
 	if lifetimes {
 		s.grace = int64(5 * time.Second) // what is acknowledged to a holder without a guard lasts for 2.7 s
 	}
 	for k, name := range names {
 		h := &host{s: s, k: k, name: name, data: name[0] == 'n', powered: true, incarnation: 1, priority: uint8(100 + 10*k)}
-		h.ppm = int64(s.r.intn(20001) - 10000)
-		if s.r.chance(0.5) {
-			h.ppm = int64(20000*s.r.intn(2) - 10000)
+		h.ppm = int64(s.r.Intn(20001) - 10000)
+		if s.r.Chance(0.5) {
+			h.ppm = int64(20000*s.r.Intn(2) - 10000)
 		}
-		h.late = s.r.between(0, s.real.Margin/2)
-		if h.lifetime = lifetimes && h.data && s.r.chance(0.7); h.lifetime {
-			h.late = s.r.between(0, 2200*time.Millisecond)
+		h.late = s.r.Between(0, s.real.Margin/2)
+		if h.lifetime = lifetimes && h.data && s.r.Chance(0.7); h.lifetime {
+			h.late = s.r.Between(0, 2200*time.Millisecond)
 		}
-		if s.r.chance(0.5) {
+		if s.r.Chance(0.5) {
 			h.late = s.real.Margin / 2
 		}
-		h.offset = s.r.between(0, 30*24*time.Hour)
+		h.offset = s.r.Between(0, 30*24*time.Hour)
 		if !s.o.Steady { // from no draw of the seed: a run has the same course with and without
 			h.walls = clock.Steps{Seed: s.res.Seed<<8 + uint64(k), Every: time.Duration(500+100*k) * time.Millisecond}
 		}
@@ -215,7 +227,7 @@ func (s *Sim) setup() {
 			h.late = s.real.Margin / 2
 			h.ppm = 10000
 			if h.data {
-				h.ppm = int64(20000*s.r.intn(2) - 10000)
+				h.ppm = int64(20000*s.r.Intn(2) - 10000)
 			}
 		}
 	}
@@ -232,7 +244,7 @@ func (s *Sim) setup() {
 	s.pending = append(s.pending, entry{cmd: record.Command{Op: record.Init, Resource: resource, Kind: record.Plain, Rule: record.Rule{S: members}}, reply: func(error) {}})
 	s.commit()
 	for _, h := range s.hosts {
-		s.at(s.r.between(0, 300*time.Millisecond), h.start)
+		s.at(s.r.Between(0, 300*time.Millisecond), h.start)
 	}
 	s.electAt = int64(400 * time.Millisecond)
 	s.at(0, s.heartbeat)
@@ -263,10 +275,10 @@ func (s *Sim) send(from *voter, to string, m *lease.Message) {
 func (s *Sim) sendTo(from, to *voter, m *lease.Message) {
 	n := 1
 	if from.h != to.h {
-		if !s.linked(from.h, to.h) || s.r.chance(s.profile.loss) {
+		if !s.linked(from.h, to.h) || s.r.Chance(s.profile.loss) {
 			return
 		}
-		if s.r.chance(0.01) {
+		if s.r.Chance(0.01) {
 			n = 2
 		}
 	}
@@ -274,7 +286,7 @@ func (s *Sim) sendTo(from, to *voter, m *lease.Message) {
 		p := s.packet()
 		p.from, p.to, p.src, p.dst = from, to, from.h, to.h
 		p.m = *m
-		s.q.push(event{at: s.now + int64(s.delay(from.h, to.h)), pkt: p})
+		s.q.Push(s.now+int64(s.delay(from.h, to.h)), event{pkt: p})
 	}
 }
 
@@ -282,9 +294,9 @@ func (s *Sim) delay(a, b *host) time.Duration {
 	if a == b {
 		return 10 * time.Microsecond
 	}
-	d := s.r.between(100*time.Microsecond, s.profile.wire)
-	if s.r.chance(s.profile.late) {
-		d += s.r.between(0, 600*time.Millisecond)
+	d := s.r.Between(100*time.Microsecond, s.profile.wire)
+	if s.r.Chance(s.profile.late) {
+		d += s.r.Between(0, 600*time.Millisecond)
 	}
 	return d
 }
@@ -302,12 +314,12 @@ func (s *Sim) packet() *packet {
 
 func (s *Sim) advertise(from *host, priority uint8) {
 	for _, h := range s.hosts {
-		if h == from || !h.data || !s.linked(from, h) || s.r.chance(s.profile.loss) {
+		if h == from || !h.data || !s.linked(from, h) || s.r.Chance(s.profile.loss) {
 			continue
 		}
 		p := s.packet()
 		p.advert, p.priority, p.src, p.dst = true, priority, from, h
-		s.q.push(event{at: s.now + int64(s.delay(from, h)), pkt: p})
+		s.q.Push(s.now+int64(s.delay(from, h)), event{pkt: p})
 	}
 }
 

@@ -53,7 +53,7 @@ const (
 	Rewind
 	// Clone copies Node's server into a new directory, which takes the old one's place; the old one is kept.
 	Clone
-	// DropVIP has the address taken off before a planned stop.
+	// DropVIP announces a planned stop, which takes the address off once the clients have been told.
 	DropVIP
 )
 

@@ -373,7 +373,7 @@ func (a *Agent) finished(act Action, d Done) {
 		if ok {
 			a.flag = true // the hold was in the file before the start
 			if act.Node != "" {
-				a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries, spared: a.follow.spared}
+				a.follows(act.Epoch, act.Node)
 			}
 		} else if a.fails++; a.fails > 1 {
 			a.retryAt = a.now + a.t.Retry*time.Duration(min(a.fails*a.fails, 100))
@@ -382,7 +382,7 @@ func (a *Agent) finished(act Action, d Done) {
 		a.stoppedAt(act, d)
 	case Follow:
 		if ok {
-			a.follow = follow{epoch: act.Epoch, node: act.Node, postmaster: a.srv.Postmaster, since: a.now, tries: a.follow.tries, spared: a.follow.spared}
+			a.follows(act.Epoch, act.Node)
 		}
 	case Rewind, Clone:
 		a.rebuilt(act, d)

@@ -68,11 +68,17 @@ func (a *Agent) followHolder() {
 		a.rebuild(s)
 	case a.srv.Conninfo == x && a.srv.Upstream == x:
 		a.followed, a.read = v.Epoch, read{} // a former process told it to
-		*f = follow{epoch: v.Epoch, node: x, postmaster: a.srv.Postmaster, since: a.now, tries: f.tries, spared: f.spared}
+		a.follows(v.Epoch, x)
 	default:
 		a.followed, a.read = v.Epoch, read{}
 		a.do(Action{Kind: Follow, Node: x, Epoch: v.Epoch})
 	}
+}
+
+// follows takes note that the server that runs now is a standby of node since now; what was tried before is kept.
+func (a *Agent) follows(epoch uint64, node string) {
+	f := &a.follow
+	*f = follow{epoch: epoch, node: node, postmaster: a.srv.Postmaster, since: a.now, tries: f.tries, spared: f.spared}
 }
 
 // holderSeen is the holder's server if it was just seen as a primary of this epoch; if not, it is looked at. What was seen counts

@@ -78,8 +78,8 @@ func (n *node) startAgent() {
 		core.Marks{Promise: n.promise, Attempted: n.attempted, Marker: n.marker, Mark: n.mark})
 	s.trace("%s: the agent starts: promise %d, attempted %d, marker %q", n.name, n.promise, n.attempted, n.marker)
 	n.report = report{}
-	s.at(s.r.between(time.Millisecond, 20*time.Millisecond), n.ofRun(n.poll))
-	s.at(s.r.between(time.Millisecond, 30*time.Millisecond), n.ofRun(n.show))
+	s.at(s.r.Between(time.Millisecond, 20*time.Millisecond), n.ofRun(n.poll))
+	s.at(s.r.Between(time.Millisecond, 30*time.Millisecond), n.ofRun(n.show))
 }
 
 // ofRun is f unless the agent has ended meanwhile.
@@ -104,8 +104,8 @@ func (n *node) stopAgent() {
 func (n *node) poll() {
 	f := n.facts()
 	// A look takes its time: what it tells may be older than the outcome of an action that comes before it.
-	n.s.at(n.s.r.soon(100*time.Microsecond, 3*time.Millisecond, 60*time.Millisecond), n.ofRun(func() { n.event(f) }))
-	n.s.at(n.s.r.soon(15*time.Millisecond, 35*time.Millisecond, 200*time.Millisecond), n.ofRun(n.poll))
+	n.s.at(n.s.r.Soon(100*time.Microsecond, 3*time.Millisecond, 60*time.Millisecond), n.ofRun(func() { n.event(f) }))
+	n.s.at(n.s.r.Soon(15*time.Millisecond, 35*time.Millisecond, 200*time.Millisecond), n.ofRun(n.poll))
 }
 
 // toAgent delivers an event a little later, or once the agent is not stopped any more.
@@ -114,7 +114,7 @@ func (n *node) toAgent(ev core.Event) {
 		return
 	}
 	// A socket keeps the order.
-	at := max(n.s.now+int64(n.s.r.soon(50*time.Microsecond, time.Millisecond, 20*time.Millisecond)), n.lastAt+1)
+	at := max(n.s.now+int64(n.s.r.Soon(50*time.Microsecond, time.Millisecond, 20*time.Millisecond)), n.lastAt+1)
 	n.lastAt = at
 	n.s.at(time.Duration(at-n.s.now), n.ofRun(func() { n.event(ev) }))
 }
@@ -206,7 +206,7 @@ func (n *node) work() {
 				s.at(time.Duration(n.pausedUntil-s.now), g)
 				return
 			}
-			if n.run != run && (n.run > run+1 || s.r.chance(0.5)) {
+			if n.run != run && (n.run > run+1 || s.r.Chance(0.5)) {
 				return
 			}
 			f()
@@ -219,14 +219,14 @@ func (n *node) work() {
 // trip has the agent or the power go in the middle of what is about to begin.
 func (n *node) trip(p float64) {
 	s := n.s
-	if !s.chaos || s.now < int64(time.Second) || !s.r.chance(p) {
+	if !s.chaos || s.now < int64(time.Second) || !s.r.Chance(p) {
 		return
 	}
-	s.at(s.r.between(0, 20*time.Millisecond), n.ofRun(func() {
-		if s.r.chance(0.3) {
-			s.powerLoss(n, s.r.between(50*time.Millisecond, 3*time.Second))
+	s.at(s.r.Between(0, 20*time.Millisecond), n.ofRun(func() {
+		if s.r.Chance(0.3) {
+			s.powerLoss(n, s.r.Between(50*time.Millisecond, 3*time.Second))
 		} else {
-			n.restartAgent(s.r.between(0, time.Second))
+			n.restartAgent(s.r.Between(0, time.Second))
 		}
 	}))
 }
@@ -239,7 +239,7 @@ type (
 func (n *node) perform(a core.Action, later later, finish finish) {
 	s, d := n.s, &n.disk
 	none := core.Result{}
-	disk := s.r.soon(200*time.Microsecond, 4*time.Millisecond, 60*time.Millisecond)
+	disk := s.r.Soon(200*time.Microsecond, 4*time.Millisecond, 60*time.Millisecond)
 	switch a.Kind {
 	case core.PersistPromise:
 		later(disk, func() {
@@ -292,7 +292,7 @@ func (n *node) perform(a core.Action, later later, finish finish) {
 	case core.ProveSSN:
 		n.prove(a, s.now+int64(200*time.Millisecond), later, finish)
 	case core.Nudge:
-		later(s.r.between(100*time.Microsecond, time.Millisecond), func() {
+		later(s.r.Between(100*time.Microsecond, time.Millisecond), func() {
 			if n.pg.primary && !n.pg.closing {
 				n.write(nil)
 			}
@@ -321,11 +321,11 @@ func (n *node) include(to include, later later, finish finish) {
 		return
 	}
 	n.disk.file = to
-	later(s.r.soon(500*time.Microsecond, 4*time.Millisecond, 100*time.Millisecond), func() {
+	later(s.r.Soon(500*time.Microsecond, 4*time.Millisecond, 100*time.Millisecond), func() {
 		n.disk.file, n.disk.synced = to, to
 		n.reload()
 		s.checkSSN()
-		later(s.r.between(500*time.Microsecond, 4*time.Millisecond), func() {
+		later(s.r.Between(500*time.Microsecond, 4*time.Millisecond), func() {
 			if n.pg.pm == 0 {
 				finish(core.Result{}, errDown)
 				return
@@ -344,10 +344,10 @@ func (n *node) fence(later later, finish finish) {
 	to := n.disk.file
 	to.conninfo = ""
 	n.disk.file = to
-	later(s.r.soon(500*time.Microsecond, 4*time.Millisecond, 60*time.Millisecond), func() {
+	later(s.r.Soon(500*time.Microsecond, 4*time.Millisecond, 60*time.Millisecond), func() {
 		n.disk.file, n.disk.synced = to, to
 		n.reload()
-		later(s.r.soon(time.Millisecond, 4*time.Millisecond, 100*time.Millisecond), func() {
+		later(s.r.Soon(time.Millisecond, 4*time.Millisecond, 100*time.Millisecond), func() {
 			if n.pg.pm != pm || !n.pg.answering {
 				finish(core.Result{}, errDown)
 				return
@@ -361,9 +361,9 @@ func (n *node) fence(later later, finish finish) {
 // promote is pg_promote and a wait that has an end. PostgreSQL does what it was told whatever becomes of whoever told it.
 func (n *node) promote(a core.Action, later later, finish finish) {
 	s, pm, power := n.s, n.pg.pm, n.power
-	d := s.r.soon(10*time.Millisecond, 40*time.Millisecond, 600*time.Millisecond)
-	if s.chaos && s.r.chance(0.03) {
-		d = s.r.between(time.Second, 8*time.Second) // there is much to replay
+	d := s.r.Soon(10*time.Millisecond, 40*time.Millisecond, 600*time.Millisecond)
+	if s.chaos && s.r.Chance(0.03) {
+		d = s.r.Between(time.Second, 8*time.Second) // there is much to replay
 	}
 	over := false
 	end := func(res core.Result, err error) {
@@ -400,7 +400,7 @@ func (n *node) promote(a core.Action, later later, finish finish) {
 
 func (n *node) prove(a core.Action, limit int64, later later, finish finish) {
 	s := n.s
-	later(s.r.between(200*time.Microsecond, 3*time.Millisecond), func() {
+	later(s.r.Between(200*time.Microsecond, 3*time.Millisecond), func() {
 		p := &n.pg
 		if p.pm == 0 || !p.primary || p.closing {
 			finish(core.Result{}, errDown)
@@ -433,12 +433,12 @@ func (n *node) prove(a core.Action, limit int64, later later, finish finish) {
 
 func (n *node) startStandby(a core.Action, later later, finish finish) {
 	s, d := n.s, &n.disk
-	later(s.r.soon(5*time.Millisecond, 60*time.Millisecond, time.Second), func() {
+	later(s.r.Soon(5*time.Millisecond, 60*time.Millisecond, time.Second), func() {
 		if n.pg.pm != 0 {
 			finish(core.Result{}, nil)
 			return
 		}
-		if d.none || d.broken() || s.chaos && s.r.chance(0.03) {
+		if d.none || d.broken() || s.chaos && s.r.Chance(0.03) {
 			finish(core.Result{}, errDown)
 			return
 		}
@@ -451,7 +451,7 @@ func (n *node) startStandby(a core.Action, later later, finish finish) {
 			finish(core.Result{}, errNotFound)
 			return
 		}
-		later(s.r.between(2*time.Millisecond, 60*time.Millisecond), func() { finish(core.Result{}, nil) })
+		later(s.r.Between(2*time.Millisecond, 60*time.Millisecond), func() { finish(core.Result{}, nil) })
 	})
 }
 
@@ -462,7 +462,7 @@ func (n *node) stop(a core.Action, finish finish) {
 	result := func() core.Result {
 		return core.Result{Pos: core.Position{TLI: n.disk.wal.tli(), LSN: uint64(n.disk.durable)}, Clean: n.disk.clean}
 	}
-	s.at(s.r.soon(time.Millisecond, 20*time.Millisecond, 300*time.Millisecond), func() {
+	s.at(s.r.Soon(time.Millisecond, 20*time.Millisecond, 300*time.Millisecond), func() {
 		if n.power != power {
 			return
 		}
@@ -507,14 +507,14 @@ func (n *node) rewind(a core.Action, later later, finish finish) {
 	ready := func() bool {
 		return s.linked(n, x) && x.pg.pm == pm && pm != 0 && x.pg.primary && !x.pg.closing && s.plant.ready(x)
 	}
-	if !ready() || s.chaos && s.r.chance(0.05) {
+	if !ready() || s.chaos && s.r.Chance(0.05) {
 		later(20*time.Millisecond, func() { finish(core.Result{Whole: true}, errGarbage) })
 		return
 	}
 	d.garbage = true
 	s.checkHas(n, "when its rewind begins")
 	s.res.Rewinds++
-	later(s.r.between(50*time.Millisecond, 900*time.Millisecond), func() {
+	later(s.r.Between(50*time.Millisecond, 900*time.Millisecond), func() {
 		if !ready() {
 			finish(none, errNobody)
 			return
@@ -557,7 +557,7 @@ func (n *node) clone(a core.Action, later later, finish finish) {
 		s.fail("%s is copied over while PostgreSQL runs", n.name)
 	}
 	s.res.Clones++
-	until := s.now + int64(s.r.between(200*time.Millisecond, 3*time.Second))
+	until := s.now + int64(s.r.Between(200*time.Millisecond, 3*time.Second))
 	var wait func()
 	wait = func() {
 		switch {
@@ -598,7 +598,7 @@ func (n *node) call(a core.Action) {
 			}
 		}
 	}(answer)
-	short := s.r.soon(100*time.Microsecond, 2*time.Millisecond, 100*time.Millisecond)
+	short := s.r.Soon(100*time.Microsecond, 2*time.Millisecond, 100*time.Millisecond)
 	switch a.Kind {
 	case core.ReportPledge:
 		s.at(short, n.ofRun(func() {
@@ -635,7 +635,7 @@ func (n *node) call(a core.Action) {
 	case core.Look:
 		n.lookAt(a, answer)
 	case core.ReadLog:
-		d := s.r.soon(time.Millisecond, 8*time.Millisecond, 500*time.Millisecond)
+		d := s.r.Soon(time.Millisecond, 8*time.Millisecond, 500*time.Millisecond)
 		s.at(d, n.ofRun(func() {
 			switch {
 			case s.plant.StaleRead && n.vrrpd && n.known > 0:
@@ -649,10 +649,10 @@ func (n *node) call(a core.Action) {
 			answer(core.Result{View: &v}, nil, false)
 		}))
 	case core.Checkpoint:
-		s.at(s.r.between(10*time.Millisecond, 300*time.Millisecond), n.ofRun(func() { answer(none, nil, false) }))
+		s.at(s.r.Between(10*time.Millisecond, 300*time.Millisecond), n.ofRun(func() { answer(none, nil, false) }))
 	case core.AfterPromote:
 		pm := n.pg.pm
-		s.at(s.r.soon(10*time.Millisecond, 400*time.Millisecond, 3*time.Second), n.ofRun(func() {
+		s.at(s.r.Soon(10*time.Millisecond, 400*time.Millisecond, 3*time.Second), n.ofRun(func() {
 			if n.pg.pm == pm && n.pg.primary && !n.pg.closing {
 				n.pg.ready = true
 				n.write(nil)
@@ -717,14 +717,14 @@ func (n *node) left(holder string, ok bool) {
 func (n *node) lookAt(a core.Action, answer func(core.Result, error, bool)) {
 	s, x := n.s, n.s.node(a.Node)
 	if !s.linked(n, x) || x.pg.pm == 0 || !x.pg.answering {
-		d := s.r.between(time.Millisecond, 20*time.Millisecond)
+		d := s.r.Between(time.Millisecond, 20*time.Millisecond)
 		if !s.linked(n, x) {
-			d = s.r.between(300*time.Millisecond, 2*time.Second)
+			d = s.r.Between(300*time.Millisecond, 2*time.Second)
 		}
 		s.at(d, n.ofRun(func() { answer(core.Result{}, errNobody, false) }))
 		return
 	}
 	f := x.facts()
 	src := &core.Source{Node: x.name, InRecovery: f.InRecovery, SystemID: f.SystemID, TLI: f.Pos.TLI, LSN: f.Pos.LSN, History: f.History, RewindReady: s.plant.ready(x)}
-	s.at(s.r.soon(time.Millisecond, 6*time.Millisecond, 300*time.Millisecond), n.ofRun(func() { answer(core.Result{Source: src}, nil, false) }))
+	s.at(s.r.Soon(time.Millisecond, 6*time.Millisecond, 300*time.Millisecond), n.ofRun(func() { answer(core.Result{Source: src}, nil, false) }))
 }

@@ -5,6 +5,7 @@ import (
 
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/quorum/record"
+	"pgvrrp/test/sim/seeded"
 )
 
 // profile says which faults a seed has, and how often.
@@ -23,51 +24,51 @@ type profile struct {
 // faults are all there are. Each has its own end.
 func (s *Sim) faults() []func() {
 	r := &s.r
-	any := func() *node { return s.nodes[r.intn(3)] }
+	any := func() *node { return s.nodes[r.Intn(3)] }
 	holder := func() *node {
-		if n := s.node(s.record().Holder.Node); n != nil && r.chance(0.7) {
+		if n := s.node(s.record().Holder.Node); n != nil && r.Chance(0.7) {
 			return n
 		}
 		return any()
 	}
 	return []func(){
-		func() { s.powerLoss(holder(), r.between(100*time.Millisecond, 4*time.Second)) },
+		func() { s.powerLoss(holder(), r.Between(100*time.Millisecond, 4*time.Second)) },
 		func() { // two at the same instant
 			a, b := any(), any()
-			s.powerLoss(a, r.between(100*time.Millisecond, 6*time.Second))
-			s.powerLoss(b, r.between(100*time.Millisecond, 6*time.Second))
+			s.powerLoss(a, r.Between(100*time.Millisecond, 6*time.Second))
+			s.powerLoss(b, r.Between(100*time.Millisecond, 6*time.Second))
 		},
 		func() { holder().kill() },
-		func() { holder().restartAgent(r.between(20*time.Millisecond, 3*time.Second)) },
-		func() { holder().pauseAgent(r.between(10*time.Millisecond, 3*time.Second)) },
+		func() { holder().restartAgent(r.Between(20*time.Millisecond, 3*time.Second)) },
+		func() { holder().pauseAgent(r.Between(10*time.Millisecond, 3*time.Second)) },
 		func() { holder().restartVrrpd() },
-		func() { s.cutLog(holder(), r.between(50*time.Millisecond, 5*time.Second)) },
+		func() { s.cutLog(holder(), r.Between(50*time.Millisecond, 5*time.Second)) },
 		func() {
 			s.outage = true
-			s.at(r.between(100*time.Millisecond, 3*time.Second), func() { s.outage = false })
+			s.at(r.Between(100*time.Millisecond, 3*time.Second), func() { s.outage = false })
 		},
-		func() { s.cutStream(any(), any(), r.between(50*time.Millisecond, 4*time.Second)) },
-		func() { s.isolate(holder(), r.between(50*time.Millisecond, 6*time.Second)) },
+		func() { s.cutStream(any(), any(), r.Between(50*time.Millisecond, 4*time.Second)) },
+		func() { s.isolate(holder(), r.Between(50*time.Millisecond, 6*time.Second)) },
 		func() {
 			to := ""
-			if r.chance(0.5) {
+			if r.Chance(0.5) {
 				to = any().name
 			}
 			holder().toAgent(core.Wish{Kind: core.Switchover, Node: to})
 		},
 		func() {
 			n := any()
-			n.toAgent(core.Wish{Kind: pick(r, core.MaintenanceOn, core.MaintenanceOn, core.Shutdown)})
-			s.at(r.between(200*time.Millisecond, 5*time.Second), func() { n.toAgent(core.Wish{Kind: core.MaintenanceOff}) })
+			n.toAgent(core.Wish{Kind: seeded.Pick(r, core.MaintenanceOn, core.MaintenanceOn, core.Shutdown)})
+			s.at(r.Between(200*time.Millisecond, 5*time.Second), func() { n.toAgent(core.Wish{Kind: core.MaintenanceOff}) })
 		},
 		func() {
 			_ = s.apply(record.Command{Op: record.Pause, Resource: resource})
-			s.at(r.between(100*time.Millisecond, 3*time.Second), func() { _ = s.apply(record.Command{Op: record.Resume, Resource: resource}) })
+			s.at(r.Between(100*time.Millisecond, 3*time.Second), func() { _ = s.apply(record.Command{Op: record.Resume, Resource: resource}) })
 		},
 		func() { // old WAL goes
 			for _, n := range s.nodes {
-				if n.pg.primary && r.chance(0.5) {
-					n.disk.removed = max(n.disk.removed, n.disk.durable-r.intn(50))
+				if n.pg.primary && r.Chance(0.5) {
+					n.disk.removed = max(n.disk.removed, n.disk.durable-r.Intn(50))
 				}
 			}
 		},
@@ -75,14 +76,14 @@ func (s *Sim) faults() []func() {
 		func() { // the holder loses the voters and one standby; the other one dies a little later, and comes back without the voters
 			h := holder()
 			a, b := s.nodes[(h.k+1)%3], s.nodes[(h.k+2)%3]
-			if r.chance(0.5) {
+			if r.Chance(0.5) {
 				a, b = b, a
 			}
 			s.cutLog(h, 6*time.Second)
 			s.cutStream(h, a, 6*time.Second)
-			s.at(r.between(500*time.Millisecond, 3*time.Second), func() {
-				s.powerLoss(b, r.between(20*time.Millisecond, 300*time.Millisecond))
-				s.cutLog(b, r.between(time.Second, 4*time.Second))
+			s.at(r.Between(500*time.Millisecond, 3*time.Second), func() {
+				s.powerLoss(b, r.Between(20*time.Millisecond, 300*time.Millisecond))
+				s.cutLog(b, r.Between(time.Second, 4*time.Second))
 			})
 		},
 		func() { // a standby's connection breaks, and the primary does not see it
@@ -93,7 +94,7 @@ func (s *Sim) faults() []func() {
 		func() { // the holder goes when somebody has just taken its data
 			for _, n := range s.nodes {
 				if h := s.node(s.record().Holder.Node); n.marker != core.NoMarker && h != nil && h != n {
-					pick(r, h.kill, func() { s.powerLoss(h, r.between(100*time.Millisecond, 4*time.Second)) }, func() { s.isolate(h, r.between(500*time.Millisecond, 4*time.Second)) })()
+					seeded.Pick(r, h.kill, func() { s.powerLoss(h, r.Between(100*time.Millisecond, 4*time.Second)) }, func() { s.isolate(h, r.Between(500*time.Millisecond, 4*time.Second)) })()
 					return
 				}
 			}
@@ -114,26 +115,26 @@ var profiles = []struct {
 }
 
 func (s *Sim) chooseProfile() profile {
-	x := profiles[s.r.intn(len(profiles))]
+	x := profiles[s.r.Intn(len(profiles))]
 	for _, y := range profiles {
 		if y.name == s.o.Profile {
 			x = y
 		}
 	}
 	times := core.Defaults()
-	if s.r.chance(0.5) { // whoever waits long rarely gets into trouble
+	if s.r.Chance(0.5) { // whoever waits long rarely gets into trouble
 		times.Stuck, times.Renew, times.Copies = 500*time.Millisecond, time.Second, 500*time.Millisecond
 	}
-	return profile{name: x.name, times: times, weights: x.weights, every: pick(&s.r, 300*time.Millisecond, 700*time.Millisecond, 1500*time.Millisecond), unknown: pick(&s.r, 0, 0.03, 0.2),
-		trip:  pick(&s.r, 0, 0.003, 0.02),
-		crash: pick(&s.r, core.Failover, core.Failover, core.Restart), rewind: !s.r.chance(0.1)}
+	return profile{name: x.name, times: times, weights: x.weights, every: seeded.Pick(&s.r, 300*time.Millisecond, 700*time.Millisecond, 1500*time.Millisecond), unknown: seeded.Pick(&s.r, 0, 0.03, 0.2),
+		trip:  seeded.Pick(&s.r, 0, 0.003, 0.02),
+		crash: seeded.Pick(&s.r, core.Failover, core.Failover, core.Restart), rewind: !s.r.Chance(0.1)}
 }
 
 // schedule draws the next fault, until all heal.
 func (s *Sim) schedule() {
 	if s.now == 0 {
 		s.at(s.o.Chaos, s.heal)
-		s.at(pick(&s.r, 2*time.Second, s.r.between(20*time.Millisecond, time.Second)), s.schedule)
+		s.at(seeded.Pick(&s.r, 2*time.Second, s.r.Between(20*time.Millisecond, time.Second)), s.schedule)
 		return
 	}
 	if !s.chaos {
@@ -144,7 +145,7 @@ func (s *Sim) schedule() {
 	for _, w := range s.profile.weights {
 		total += w
 	}
-	k := s.r.intn(total)
+	k := s.r.Intn(total)
 	for f, w := range s.profile.weights {
 		if k < w {
 			faults[f]()
@@ -152,7 +153,7 @@ func (s *Sim) schedule() {
 		}
 		k -= w
 	}
-	s.at(s.r.between(0, 2*s.profile.every), s.schedule)
+	s.at(s.r.Between(0, 2*s.profile.every), s.schedule)
 }
 
 // heal ends all faults.

@@ -36,28 +36,28 @@ func (s *Sim) propose(n *node, c record.Command, answer func(err error, unknown 
 			answer(err, unknown)
 		}
 	}
-	s.at(s.r.between(500*time.Millisecond, 1500*time.Millisecond), func() { once(errUnknown, true) })
-	there, back := s.r.between(time.Millisecond, 6*time.Millisecond), s.r.between(200*time.Microsecond, 3*time.Millisecond)
+	s.at(s.r.Between(500*time.Millisecond, 1500*time.Millisecond), func() { once(errUnknown, true) })
+	there, back := s.r.Between(time.Millisecond, 6*time.Millisecond), s.r.Between(200*time.Microsecond, 3*time.Millisecond)
 	lost := false
 	switch {
 	case !s.reach(n):
-		if s.r.chance(0.5) {
+		if s.r.Chance(0.5) {
 			return // it never left, and nobody says so
 		}
-		there, lost = s.r.between(0, 6*time.Second), true // in a queue that moves on some day
-	case s.chaos && s.r.chance(s.profile.unknown):
-		switch s.r.intn(3) {
+		there, lost = s.r.Between(0, 6*time.Second), true // in a queue that moves on some day
+	case s.chaos && s.r.Chance(s.profile.unknown):
+		switch s.r.Intn(3) {
 		case 0:
 			return
 		case 1:
-			there = s.r.between(0, 5*time.Second)
+			there = s.r.Between(0, 5*time.Second)
 		default:
 			lost = true
 		}
 	}
 	s.at(there, func() {
 		if s.outage && s.chaos {
-			s.at(s.r.between(0, 3*time.Second), func() { _ = s.apply(c) }) // late: whether it still fits is the log's matter
+			s.at(s.r.Between(0, 3*time.Second), func() { _ = s.apply(c) }) // late: whether it still fits is the log's matter
 			return
 		}
 		err := s.apply(c)
@@ -108,10 +108,10 @@ func (s *Sim) apply(c record.Command) error {
 
 // lag is how long a record takes to a node.
 func (n *node) lag() time.Duration {
-	if n.s.chaos && n.s.r.chance(n.s.profile.lag) {
-		return n.s.r.between(0, 2*time.Second)
+	if n.s.chaos && n.s.r.Chance(n.s.profile.lag) {
+		return n.s.r.Between(0, 2*time.Second)
 	}
-	return n.s.r.between(300*time.Microsecond, 8*time.Millisecond)
+	return n.s.r.Between(300*time.Microsecond, 8*time.Millisecond)
 }
 
 // learn brings a node's vrrpd to version v of the record.
@@ -192,7 +192,7 @@ func (n *node) startVrrpd() {
 	old := n.known
 	n.vrrpd, n.known, n.holding, n.until, n.report = true, 0, 0, 0, report{}
 	// What its log holds is committed as far as the leader says; before that it knows what a snapshot says.
-	n.learn(max(1, old-n.s.r.intn(8)))
+	n.learn(max(1, old-n.s.r.Intn(8)))
 	n.catchUp()
 	if n.agentUp {
 		n.toAgent(core.Attached{})
@@ -202,7 +202,7 @@ func (n *node) startVrrpd() {
 // catchUp brings the node to the newest record now and then, as heartbeats do.
 func (n *node) catchUp() {
 	boot := n.boot
-	n.s.at(n.s.r.between(30*time.Millisecond, 100*time.Millisecond), func() {
+	n.s.at(n.s.r.Between(30*time.Millisecond, 100*time.Millisecond), func() {
 		if n.boot != boot || !n.vrrpd || !n.up {
 			return
 		}
@@ -210,7 +210,7 @@ func (n *node) catchUp() {
 			v := len(n.s.versions)
 			n.s.at(n.lag(), func() { n.learn(v) })
 			// A record that names a former run of ours is released.
-			if r := n.s.record(); r.Holder == n.self() && (r.Phase == record.Granted || r.Phase == record.Active) && (r.HolderBoot != n.boot || r.Epoch <= n.burnt) && n.s.r.chance(0.3) {
+			if r := n.s.record(); r.Holder == n.self() && (r.Phase == record.Granted || r.Phase == record.Active) && (r.HolderBoot != n.boot || r.Epoch <= n.burnt) && n.s.r.Chance(0.3) {
 				n.s.propose(n, record.Command{Op: record.Release, Resource: resource, Epoch: r.Epoch, Member: n.self(), Boot: n.boot, Why: "of a former run"}, func(error, bool) {})
 			}
 		}
@@ -258,7 +258,7 @@ type report struct {
 
 // coordinate is the coordinator, which never dies here: it holds no right.
 func (s *Sim) coordinate() {
-	s.at(s.r.between(3*time.Millisecond, 15*time.Millisecond), s.coordinate)
+	s.at(s.r.Between(3*time.Millisecond, 15*time.Millisecond), s.coordinate)
 	r := s.record()
 	if s.outage || r.Paused {
 		return

@@ -143,7 +143,7 @@ func (n *node) startPG() {
 	d.clean = false
 	n.pg.answering = len(d.wal.recs) >= d.minimum
 	s.trace("%s: PostgreSQL %d starts as a standby at %d of timeline %d", n.name, n.pg.pm, len(d.wal.recs), d.wal.tli())
-	n.connect(s.r.between(time.Millisecond, 20*time.Millisecond))
+	n.connect(s.r.Between(time.Millisecond, 20*time.Millisecond))
 }
 
 // stopPG ends the server; WAL that was not written goes unless clean.
@@ -154,7 +154,7 @@ func (n *node) stopPG(clean bool) {
 	}
 	n.s.trace("%s: PostgreSQL %d is down", n.name, p.pm)
 	if p.primary && !clean {
-		n.truncate(n.disk.durable + n.s.r.intn(len(n.disk.wal.recs)-n.disk.durable+1))
+		n.truncate(n.disk.durable + n.s.r.Intn(len(n.disk.wal.recs)-n.disk.durable+1))
 	}
 	if clean {
 		n.disk.durable = len(n.disk.wal.recs)
@@ -185,9 +185,9 @@ func (s *Sim) closeUp(c *conn) {
 		return
 	}
 	c.closedUp = true
-	d := s.r.between(200*time.Microsecond, 3*time.Millisecond)
+	d := s.r.Between(200*time.Microsecond, 3*time.Millisecond)
 	if !s.linked(c.up, c.down) {
-		d = s.r.between(500*time.Millisecond, 2*time.Second)
+		d = s.r.Between(500*time.Millisecond, 2*time.Second)
 	}
 	s.at(d, func() { s.closeDown(c, false) })
 }
@@ -205,12 +205,12 @@ func (s *Sim) closeDown(c *conn, silent bool) {
 			n.disk.durable = len(n.disk.wal.recs) // a walreceiver flushes when it ends
 		}
 		if !silent {
-			n.connect(s.r.between(5*time.Millisecond, 100*time.Millisecond))
+			n.connect(s.r.Between(5*time.Millisecond, 100*time.Millisecond))
 		}
 	}
-	d := s.r.soon(500*time.Microsecond, 5*time.Millisecond, 100*time.Millisecond)
+	d := s.r.Soon(500*time.Microsecond, 5*time.Millisecond, 100*time.Millisecond)
 	if !s.linked(c.up, c.down) || !c.down.up || c.unseen {
-		d = s.r.between(time.Second, 2*time.Second)
+		d = s.r.Between(time.Second, 2*time.Second)
 	}
 	s.at(d, func() { s.dropSender(c) })
 }
@@ -244,7 +244,7 @@ func (n *node) connect(d time.Duration) {
 func (n *node) tryConnect() {
 	s := n.s
 	up := s.node(n.pg.conf.conninfo)
-	again := s.r.soon(20*time.Millisecond, 110*time.Millisecond, time.Second)
+	again := s.r.Soon(20*time.Millisecond, 110*time.Millisecond, time.Second)
 	if up == nil || up == n || up.pg.pm == 0 || !up.pg.answering || up.pg.closing || !s.linked(n, up) || !up.up {
 		n.connect(again)
 		return
@@ -277,7 +277,7 @@ func (n *node) tryConnect() {
 	case ok:
 		// It begins at the start of a segment, reports where it replayed to, and gets no further than the switch point.
 		c.stuck, c.sent = true, f
-		s.at(s.r.between(5*time.Millisecond, 60*time.Millisecond), func() { s.closeDown(c, false) })
+		s.at(s.r.Between(5*time.Millisecond, 60*time.Millisecond), func() { s.closeDown(c, false) })
 	default:
 		n.connect(again)
 		return
@@ -331,7 +331,7 @@ func (s *Sim) pump(c *conn) {
 	from, to := c.sent, min(up.disk.durable, c.sent+64)
 	c.sent = to
 	batch := slices.Clone(up.disk.wal.recs[from:to])
-	s.carry(c, s.r.soon(100*time.Microsecond, time.Millisecond, 20*time.Millisecond), func() {
+	s.carry(c, s.r.Soon(100*time.Microsecond, time.Millisecond, 20*time.Millisecond), func() {
 		if c.closedDown || c.down.pg.pm != c.downPM || c.down.pg.receiver != c {
 			return
 		}
@@ -357,7 +357,7 @@ func (s *Sim) pump(c *conn) {
 		if !n.pg.answering && to >= n.disk.minimum {
 			n.pg.answering = true
 		}
-		s.at(s.r.soon(200*time.Microsecond, 2*time.Millisecond, 100*time.Millisecond), func() {
+		s.at(s.r.Soon(200*time.Microsecond, 2*time.Millisecond, 100*time.Millisecond), func() {
 			if c.down.pg.pm != c.downPM || c.down.pg.receiver != c {
 				return
 			}
@@ -384,7 +384,7 @@ func (s *Sim) status(c *conn) {
 
 // reply tells the primary what the standby has flushed. It stays on its way, and counts, even if the standby goes.
 func (s *Sim) reply(c *conn, flush int) {
-	s.carry(c, s.r.soon(100*time.Microsecond, time.Millisecond, 200*time.Millisecond), func() {
+	s.carry(c, s.r.Soon(100*time.Microsecond, time.Millisecond, 200*time.Millisecond), func() {
 		if c.closedUp || c.up.pg.pm != c.upPM {
 			return
 		}
@@ -467,7 +467,7 @@ func (n *node) reload() {
 	}
 	n.pg.conf = n.disk.file
 	for _, c := range n.pg.senders {
-		s.at(s.r.soon(200*time.Microsecond, 20*time.Millisecond, 400*time.Millisecond), func() {
+		s.at(s.r.Soon(200*time.Microsecond, 20*time.Millisecond, 400*time.Millisecond), func() {
 			if n.pg.pm == pm && !c.closedUp {
 				c.cfg = n.pg.conf.ssn
 				c.setPriority()
@@ -475,7 +475,7 @@ func (n *node) reload() {
 			}
 		})
 	}
-	s.at(s.r.soon(200*time.Microsecond, 20*time.Millisecond, 600*time.Millisecond), func() {
+	s.at(s.r.Soon(200*time.Microsecond, 20*time.Millisecond, 600*time.Millisecond), func() {
 		if n.pg.pm != pm {
 			return
 		}
@@ -493,7 +493,7 @@ func (n *node) reload() {
 		s.closeDown(c, true)
 	}
 	if n.pg.conf.conninfo != "" && n.pg.receiver == nil {
-		n.connect(s.r.between(5*time.Millisecond, 40*time.Millisecond))
+		n.connect(s.r.Between(5*time.Millisecond, 40*time.Millisecond))
 	}
 }
 
@@ -508,7 +508,7 @@ func (n *node) write(k *commit) int {
 		k.at, k.r = at, r
 	}
 	pm := n.pg.pm
-	s.at(s.r.soon(200*time.Microsecond, 2*time.Millisecond, 100*time.Millisecond), func() {
+	s.at(s.r.Soon(200*time.Microsecond, 2*time.Millisecond, 100*time.Millisecond), func() {
 		if n.pg.pm != pm {
 			return
 		}

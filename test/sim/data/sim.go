@@ -8,6 +8,7 @@ import (
 
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/quorum/record"
+	"pgvrrp/test/sim/seeded"
 )
 
 const (
@@ -52,8 +53,8 @@ func (r Result) String() string {
 
 // Sim is one run.
 type Sim struct {
-	r       random
-	q       queue
+	r       seeded.Random
+	q       seeded.Queue[func()]
 	now     int64
 	o       Options
 	plant   Plant
@@ -105,7 +106,7 @@ func (p *promotion) contains(k *commit) bool {
 
 // Run plays a seed.
 func Run(seed uint64, o Options) Result {
-	s := &Sim{r: random(seed * 0x9e3779b97f4a7c15), o: o, plant: o.Plant, used: map[uint32]*promotion{}, chaos: true}
+	s := &Sim{r: seeded.Random(seed * 0x9e3779b97f4a7c15), o: o, plant: o.Plant, used: map[uint32]*promotion{}, chaos: true}
 	s.res.Seed = seed
 	if s.o.Chaos == 0 {
 		s.o.Chaos = 20 * time.Second
@@ -115,24 +116,24 @@ func Run(seed uint64, o Options) Result {
 	}
 	s.setup()
 	end := int64(s.o.Chaos + s.o.Heal)
-	for s.res.Err == nil && !s.ended && len(s.q.e) > 0 {
-		ev := s.q.pop()
-		if ev.at > end {
+	for s.res.Err == nil && !s.ended && s.q.Len() > 0 {
+		at, do := s.q.Pop()
+		if at > end {
 			s.now = end
 			s.fail("I7: %v after all faults have healed not every node streams: %s", s.o.Heal, s.why())
 			break
 		}
-		s.now = ev.at
+		s.now = at
 		if s.res.Events++; s.res.Events > 3_000_000 {
 			s.fail("the machines don't come to rest")
 		}
-		ev.fn()
+		do()
 	}
 	s.res.Epochs = s.versions[len(s.versions)-1].Epoch
 	return s.res
 }
 
-func (s *Sim) at(d time.Duration, f func()) { s.q.push(s.now+int64(d), f) }
+func (s *Sim) at(d time.Duration, f func()) { s.q.Push(s.now+int64(d), f) }
 
 func (s *Sim) tracing() bool { return s.o.Trace != nil }
 
@@ -158,7 +159,7 @@ func (s *Sim) setup() {
 		n.joined = n.self().Incarnation
 		s.nodes = append(s.nodes, n)
 	}
-	first := s.nodes[s.r.intn(3)]
+	first := s.nodes[s.r.Intn(3)]
 	for range 5 {
 		s.ids++
 		first.disk.wal.add(rec{1, s.ids})
@@ -168,7 +169,7 @@ func (s *Sim) setup() {
 		if n == first {
 			continue
 		}
-		if s.r.chance(0.5) {
+		if s.r.Chance(0.5) {
 			n.disk.none = true
 			continue
 		}
@@ -179,13 +180,13 @@ func (s *Sim) setup() {
 	first.startPG()
 	first.pg.primary, first.pg.answering, first.pg.ready = true, true, true
 	for _, n := range s.nodes {
-		if n != first && !n.disk.none && s.r.chance(0.5) {
+		if n != first && !n.disk.none && s.r.Chance(0.5) {
 			n.disk.file.conninfo = first.name
 			n.disk.synced = n.disk.file
 			n.startPG()
 		}
 	}
-	syncNum, copies := pick(&s.r, 2, 2, 2, 1), pick(&s.r, 1, 1, 1, 2)
+	syncNum, copies := seeded.Pick(&s.r, 2, 2, 2, 1), seeded.Pick(&s.r, 1, 1, 1, 2)
 	s.index = 1
 	err := s.state.Apply(1, record.Command{Op: record.Init, Resource: resource, Kind: record.PostgreSQL, SystemID: system, Rule: record.Rule{Holder: first.self()},
 		SyncNum: syncNum, MinCopies: copies})
@@ -199,7 +200,7 @@ func (s *Sim) setup() {
 	}
 	s.at(10*time.Millisecond, s.coordinate)
 	for _, n := range s.nodes {
-		s.at(s.r.between(0, 20*time.Millisecond), n.client)
+		s.at(s.r.Between(0, 20*time.Millisecond), n.client)
 	}
 	s.schedule()
 }
@@ -220,9 +221,9 @@ func (s *Sim) record() *record.Resource { return s.versions[len(s.versions)-1] }
 // client keeps commits coming on whatever runs as a primary.
 func (n *node) client() {
 	s := n.s
-	every := s.r.between(2*time.Millisecond, 30*time.Millisecond)
-	if s.r.chance(0.02) {
-		every = s.r.between(0, 3*time.Second) // a quiet time
+	every := s.r.Between(2*time.Millisecond, 30*time.Millisecond)
+	if s.r.Chance(0.02) {
+		every = s.r.Between(0, 3*time.Second) // a quiet time
 	}
 	s.at(every, n.client)
 	if !n.up || n.pg.pm == 0 || !n.pg.primary || !n.pg.answering || n.pg.closing || len(n.pg.waiting) > 20 {
