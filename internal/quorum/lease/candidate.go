@@ -29,7 +29,8 @@ type Candidate struct {
 	promise  uint64 // no lease of a lower epoch is acknowledged any more
 	promised uint64 // the part of it that is on disk
 	storing  bool
-	peerAt   time.Duration // the last lease acknowledged
+	peer     uint64        // the epoch of the last lease acknowledged in this run
+	peerAt   time.Duration // of that
 	peerWait time.Duration
 	longest  time.Duration
 	holding  bool // longest is being stored
@@ -90,6 +91,9 @@ func (c *Candidate) Step(now time.Duration, ev Event) []Action {
 		if c.rec == nil || ev.Record.Index > c.rec.Index {
 			c.rec = ev.Record
 		}
+		if c.released(c.peer) {
+			c.peerWait = 0 // its holder had nothing running any more when it released
+		}
 	case Eligible:
 		if c.eligible != ev.On || c.why != ev.Reason || c.priority != ev.Priority {
 			c.next, c.told = now, 0 // tell it at once
@@ -130,7 +134,7 @@ func (c *Candidate) stored(now time.Duration, ev Event) {
 
 // peerRenew lets a frozen holder live on, unless a higher epoch is known here.
 func (c *Candidate) peerRenew(now time.Duration, from string, m *Message) {
-	if m.Epoch < c.promise || c.rec == nil || m.Epoch < c.rec.Epoch || from == c.o.Self.Node {
+	if m.Epoch < c.promise || c.rec == nil || m.Epoch < c.rec.Epoch || c.released(m.Epoch) || from == c.o.Self.Node {
 		return // our own lease ends with Idle, and needs no waiting for
 	}
 	if m.Hold > c.longest {
@@ -144,8 +148,13 @@ func (c *Candidate) peerRenew(now time.Duration, from string, m *Message) {
 	if until := c.peerAt + c.peerWait; until > now+wait {
 		wait = until - now
 	}
-	c.peerAt, c.peerWait = now, wait
+	c.peer, c.peerAt, c.peerWait = max(c.peer, m.Epoch), now, wait
 	c.out.send(from, Message{Kind: PeerOK, Resource: c.o.Resource, Epoch: m.Epoch, Seq: m.Seq, Boot: m.Boot})
+}
+
+// released reports whether the epoch ended by its holder's own word.
+func (c *Candidate) released(epoch uint64) bool {
+	return c.rec != nil && c.rec.Phase == record.Released && c.rec.Epoch == epoch
 }
 
 // pledge answers an election: from now on no lease of a lower epoch is acknowledged.

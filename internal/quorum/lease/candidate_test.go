@@ -132,6 +132,42 @@ func TestCandidatePledgeWaitsAfterAPeerAck(t *testing.T) {
 	}
 }
 
+// TestCandidatePledgesAfterARelease: a holder that released has nothing running any more, so its lease need not run out.
+func TestCandidatePledgesAfterARelease(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		record record.Resource
+		waits  bool
+	}{
+		{"the epoch acknowledged", in(active(4, 3, n1, n2), record.Released), false},
+		{"another one, by an operator's word", in(active(4, 4, n1, n2), record.Released), true},
+		{"none: it is active", active(4, 3, n1, n2), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTestCandidate()
+			c.Step(t0, heardFrom("n1", peerRenewal(3)))
+			c.Step(t0+ms, knows(tt.record))
+			if a := c.Step(t0+2*ms, heardFrom("n1", peerRenewal(3))); sends(a, PeerOK) != (tt.record.Phase == record.Active) {
+				t.Errorf("a late renewal: got %+v", a)
+			}
+			electing := in(active(5, tt.record.Epoch+1, n1, n2), record.Electing)
+			c.Step(t0+3*ms, knows(electing))
+			a := c.Step(t0+4*ms, Event{Kind: Stored, What: Promise, Epoch: electing.Epoch})
+			if pledges := sends(a, Report) && sent(t, a, Report).Epoch == electing.Epoch; pledges == tt.waits {
+				t.Errorf("got a pledge at once: %t, want %t", pledges, !tt.waits)
+			}
+		})
+	}
+	// The wait after a start is for a lease of which nothing is known any more.
+	c := NewCandidate(CandidateOptions{Resource: "r", Self: n2, Boot: 7, Params: params, Hold: params.Hold(), Start: t0, Longest: params.Hold()})
+	c.Step(t0, knows(in(active(3, 3, n1, n2), record.Released)))
+	c.Step(t0, knows(electing4))
+	a := c.Step(t0+ms, Event{Kind: Stored, What: Promise, Epoch: 4})
+	if sends(a, Report) && sent(t, a, Report).Epoch == 4 {
+		t.Error("pledges at once after a start")
+	}
+}
+
 func TestCandidatePledgeWaitsAfterAStart(t *testing.T) {
 	c := NewCandidate(CandidateOptions{Resource: "r", Self: n2, Boot: 7, Params: params, Hold: params.Hold(), Start: t0, Longest: 2200 * ms})
 	c.Step(t0, knows(electing4))
