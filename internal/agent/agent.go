@@ -599,7 +599,7 @@ var phases = [...]core.Phase{core.Released, core.Electing, core.Granted, core.Ac
 func viewOf(r control.Resource) core.View {
 	v := core.View{
 		SystemID: r.SystemID, Epoch: r.Epoch, Holder: r.Holder, Mine: r.Mine, Live: r.Live, Deadline: time.Duration(r.Deadline), Timeline: r.Timeline,
-		Rule: core.Rule{Holder: r.Rule.Holder, S: r.Rule.S, Version: r.Rule.Version}, Paused: r.Paused, SyncNum: r.SyncNum, MinCopies: r.MinCopies,
+		Rule: core.Rule{Holder: r.Rule.Holder, S: r.Rule.S, Version: r.Rule.Version, Gone: r.Rule.Gone}, Paused: r.Paused, SyncNum: r.SyncNum, MinCopies: r.MinCopies,
 	}
 	for _, p := range phases {
 		if p.String() == r.Phase {

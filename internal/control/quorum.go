@@ -79,6 +79,8 @@ type Rule struct {
 	Holder  string   `json:"holder,omitempty"`
 	S       []string `json:"s"`
 	Version uint64   `json:"version"`
+	// Gone are those of them who are named with a state directory that they have lost since: what has their name now does not count.
+	Gone []string `json:"gone,omitempty"`
 }
 
 // Timeline is one line of a resource's ledger.

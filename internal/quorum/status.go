@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/quorum/raftlog"
 	"pgvrrp/internal/quorum/record"
 )
 
@@ -189,6 +190,7 @@ func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {
 		for _, s := range rec.Rule.S {
 			x.Rule.S = append(x.Rule.S, s.Node)
 		}
+		x.Rule.Gone = m.gone(rec.Rule)
 		for _, t := range rec.Ledger {
 			x.Ledger = append(x.Ledger, control.Timeline(t))
 		}
@@ -210,6 +212,19 @@ func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {
 		x.Missing = r.coordinator.Missing(now)
 	}
 	return x, x.Phase != record.Active.String() || x.Mine && !x.Live
+}
+
+// gone are the nodes of a rule that are in the membership with another state directory than the rule means.
+func (m *member) gone(r record.Rule) (nodes []string) {
+	members := m.log.Members()
+	for _, x := range r.Members() {
+		if slices.ContainsFunc(members, func(v raftlog.Member) bool {
+			return v.ID == x.Node && v.Incarnation != "" && v.Incarnation != x.Incarnation
+		}) {
+			nodes = append(nodes, x.Node)
+		}
+	}
+	return nodes
 }
 
 // missing asks the leader what a resource waits for, or says what the log itself does.

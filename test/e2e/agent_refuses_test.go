@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"pgvrrp/test/lab"
 )
@@ -133,6 +134,20 @@ func TestAgentRefuses(t *testing.T) {
 		run(t, h, "chown", "postgres:", data)
 		on()
 		s.whole()
+	})
+	s.step("vrrpd's state is lost", func(t *testing.T) {
+		holder := s.l.Host(s.whole())
+		before := status(t, holder).Quorum.Resources[0].Rule.Version
+		stop(t, h, "vrrpd", endTime)
+		run(t, h, "sh", "-c", "rm -rf "+quorumState+"/*")
+		spawn(t, h, "vrrpd", lab.Command{Argv: vrrpdRun()})
+		began := time.Now()
+		eventually(t, longPatience, "a new rule names it, by its new directory", func() (bool, string) {
+			r := status(t, holder).Quorum.Resources[0].Rule
+			return r.Version > before && len(r.Gone) == 0 && slices.Contains(r.S, victim), fmt.Sprintf("%+v", r)
+		})
+		s.whole()
+		t.Logf("in the rule again, as a new voter, after %s", time.Since(began).Round(time.Millisecond))
 	})
 	s.step("a full disk in the middle of a copy", func(t *testing.T) {
 		off()
