@@ -584,14 +584,18 @@ func (s Settings) options() []pair {
 // Upstream is the primary_conninfo of a standby that streams from host. libpq rounds connect_timeout=1 up to 2 s.
 func (s Settings) Upstream(host string) string {
 	p := append(s.base(host, s.Node), pair{"connect_timeout", "2"})
-	defaults := []pair{{"keepalives_idle", "1"}, {"keepalives_interval", "1"}, {"keepalives_count", "2"}, {"tcp_user_timeout", "1500"}}
+	return formatConninfo(s.withOptions(p, pair{"keepalives_idle", "1"}, pair{"keepalives_interval", "1"}, pair{"keepalives_count", "2"}, pair{"tcp_user_timeout", "1500"}))
+}
+
+// withOptions adds the user's options, and the defaults that they don't replace.
+func (s Settings) withOptions(p []pair, defaults ...pair) []pair {
 	own := s.options()
 	for _, d := range defaults {
 		if !slices.ContainsFunc(own, func(o pair) bool { return o.key == d.key }) {
 			p = append(p, d)
 		}
 	}
-	return formatConninfo(append(p, own...))
+	return append(p, own...)
 }
 
 // Target is Upstream for quorum mode: node streams from the server at host and port, by the slot that is kept there for it.
@@ -610,13 +614,14 @@ func (s Settings) Target(node, host string, port int) postgres.Target {
 	return t
 }
 
-// Source is the connection string of pg_basebackup and, with dbname, of pg_rewind.
+// Source is the connection string of pg_basebackup and, with dbname, of pg_rewind. A source that falls silent is given up after
+// some 10 s: without that both would wait for hours, and the node with them.
 func (s Settings) Source(host, dbname string) string {
 	p := append(s.base(host, helper), pair{"connect_timeout", "5"})
 	if dbname != "" {
 		p = append(p, pair{"dbname", dbname})
 	}
-	return formatConninfo(append(p, s.options()...))
+	return formatConninfo(s.withOptions(p, pair{"keepalives_idle", "4"}, pair{"keepalives_interval", "2"}, pair{"keepalives_count", "3"}, pair{"tcp_user_timeout", "10000"}))
 }
 
 // Question is the connection string of a probe of host: without what only libpq understands.

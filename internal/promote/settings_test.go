@@ -85,7 +85,7 @@ streaming = "40s"
 	for name, pair := range map[string][2]string{
 		"upstream": {got.Upstream("h"), "host=h port=6432 user=repl application_name=n2 passfile=/srv/.pgpass connect_timeout=2 keepalives_interval=1 keepalives_count=2 tcp_user_timeout=1500 sslmode=verify-full sslrootcert='/srv/my ca.crt' keepalives_idle=3"},
 		"question": {got.Question("h"), "host=h port=6432 user=repl application_name=pgnotify passfile=/srv/.pgpass sslmode=verify-full sslrootcert='/srv/my ca.crt'"},
-		"source":   {got.Source("h", "postgres"), "host=h port=6432 user=repl application_name=pgnotify passfile=/srv/.pgpass connect_timeout=5 dbname=postgres sslmode=verify-full sslrootcert='/srv/my ca.crt' keepalives_idle=3"},
+		"source":   {got.Source("h", "postgres"), "host=h port=6432 user=repl application_name=pgnotify passfile=/srv/.pgpass connect_timeout=5 dbname=postgres keepalives_interval=2 keepalives_count=3 tcp_user_timeout=10000 sslmode=verify-full sslrootcert='/srv/my ca.crt' keepalives_idle=3"},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, pair[0], pair[1])

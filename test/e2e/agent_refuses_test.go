@@ -177,19 +177,23 @@ func TestAgentRefuses(t *testing.T) {
 		on()
 		s.whole()
 	})
+	runs := func(t *testing.T, program string) {
+		t.Helper()
+		eventually(t, longPatience, program+" runs", func() (bool, string) {
+			list, err := h.Processes()
+			return slices.ContainsFunc(list, func(p lab.Process) bool { return p.Name == program }), fmt.Sprintf("%v\n%s", err, tail(logOf(t, h.Proc("agent")), 30))
+		})
+	}
 	s.step("a rewind that loses its power", func(t *testing.T) {
 		off()
-		// Rows that nobody else has, on a timeline of its own.
+		// Rows that nobody else has.
 		asPostgres(fmt.Sprintf(`cd %[1]s && rm -f standby.signal && cp -p postgresql.auto.conf ../auto && : >postgresql.auto.conf
 			%[2]s/pg_ctl -D . -w -o "-c synchronous_standby_names='' -c primary_conninfo='' -c port=6000" -l ../ghost.log start >/dev/null
 			%[2]s/psql -qX -p 6000 -c "CREATE TABLE ghost AS SELECT g, repeat('x', 500) AS t FROM generate_series(1, 100000) g" postgres
 			%[2]s/pg_ctl -D . -w -m fast stop >/dev/null; mv ../auto postgresql.auto.conf`, data, s.pg.BinDir))
 		// Power goes at the first sight of pg_rewind, before its end.
 		on()
-		eventually(t, longPatience, "pg_rewind runs", func() (bool, string) {
-			list, err := h.Processes()
-			return slices.ContainsFunc(list, func(p lab.Process) bool { return p.Name == "pg_rewind" }), fmt.Sprintf("%v\n%s", err, tail(logOf(t, h.Proc("agent")), 30))
-		})
+		runs(t, "pg_rewind")
 		if _, err := h.PowerLoss(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
@@ -207,4 +211,37 @@ func TestAgentRefuses(t *testing.T) {
 	if now := s.whole(); now != holder {
 		t.Errorf("the holder is %s and was %s: what a standby refuses is no reason to move", now, holder)
 	}
+	s.step("a rewind whose source loses its power", func(t *testing.T) {
+		h = s.l.Host(holder)
+		if err := s.l.Isolate([]string{holder}); err != nil {
+			t.Fatal(err)
+		}
+		source := s.whole(holder)
+		for name, sql := range map[string]string{
+			holder: "SET synchronous_commit = local; CREATE TABLE alone AS SELECT 1",
+			source: "CREATE TABLE bulk AS SELECT g, repeat('x', 1000) AS t FROM generate_series(1, 300000) g", // so that it takes a moment
+		} {
+			if _, err := s.pg.SQL(within(t, patience), name, sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.l.Heal(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, longPatience, "pg_rewind copies", func() (bool, string) {
+			said := logOf(t, h.Proc("agent"))
+			return strings.Contains(said, "pg_rewind: need to copy"), tail(said, 30)
+		})
+		if _, err := s.l.Host(source).PowerLoss(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		now := s.whole(source)
+		t.Logf("with %s instead of %s it is whole after %s", now, source, time.Since(began).Round(time.Millisecond))
+		if err := s.l.Host(source).Boot(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		s.start(s.l.Host(source))
+		s.whole()
+	})
 }
