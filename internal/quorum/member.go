@@ -608,12 +608,14 @@ func (m *member) received(now time.Duration, d datagram) {
 			m.stand(now, r, ev)
 		}
 	case lease.Push:
-		var rec record.Resource
-		if err := json.Unmarshal(msg.Record, &rec); err != nil || rec.Name != r.name {
+		var p pushed
+		if err := json.Unmarshal(msg.Record, &p); err != nil || p.Name != r.name {
 			m.lg.Debug("pushed record", "peer", d.from, "error", err)
 			return
 		}
-		m.known(now, &rec)
+		if rec, ok := p.whole(r.rec); ok {
+			m.known(now, rec)
+		}
 	}
 }
 
@@ -640,7 +642,7 @@ func (m *member) push(now time.Duration, r *machines) {
 	if r.rec.Phase == record.Electing || r.rec.Phase == record.Granted {
 		m.pushAt = now + m.n.params.Every()/2
 	}
-	b, err := json.Marshal(r.rec)
+	b, err := json.Marshal(shorten(r.rec))
 	if err != nil {
 		m.lg.Error("push a record", "error", err)
 		return

@@ -39,6 +39,7 @@ type answer struct {
 // The limits of a connection.
 const (
 	callLimit = 64 << 10
+	ansLimit  = 4 << 20 // a record grows by a line with each promotion
 	callIdle  = 30 * time.Second
 	callTime  = 2 * time.Second
 )
@@ -305,7 +306,7 @@ func (p *caller) ask(ctx context.Context, n *link.Network, id string, q call) (_
 			p.conn = nil
 			return answer{}, &unsaid{err}
 		}
-		p.in = bufio.NewReaderSize(p.conn, 4096)
+		p.in = bufio.NewReader(p.conn)
 	}
 	defer func() {
 		if err != nil {
@@ -328,7 +329,7 @@ func (p *caller) ask(ctx context.Context, n *link.Network, id string, q call) (_
 	if _, err = p.conn.Write(append(b, '\n')); err != nil {
 		return answer{}, err
 	}
-	line, err := p.in.ReadSlice('\n')
+	line, err := readLine(p.in, ansLimit)
 	if err != nil {
 		return answer{}, err
 	}
@@ -338,6 +339,20 @@ func (p *caller) ask(ctx context.Context, n *link.Network, id string, q call) (_
 	}
 	p.used = time.Now()
 	return a, nil
+}
+
+// readLine reads a line of at most limit bytes.
+func readLine(in *bufio.Reader, limit int) ([]byte, error) {
+	for line := []byte(nil); ; {
+		part, err := in.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > limit:
+			return nil, fmt.Errorf("a line of more than %d bytes", limit)
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return line, err
+		}
+	}
 }
 
 func (p *caller) close() {
