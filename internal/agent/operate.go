@@ -334,7 +334,7 @@ func (a *Agent) unready(ctx context.Context) (bad, restart []string) {
 	for _, f := range a.findings(ctx) {
 		switch {
 		case f.Severity != postgres.Fault:
-		case strings.Contains(f.Problem, "restart") || strings.Contains(f.Fix, "and restart"):
+		case f.Waits:
 			restart = append(restart, f.String())
 		default:
 			bad = append(bad, f.String())

@@ -31,6 +31,11 @@ type Finding struct {
 	Subject  string // a setting, a file, a role, a file system
 	Problem  string
 	Fix      string // what to do about it, a whole sentence
+	Waits    bool   // it is put right in the files already, and a restart is all that is missing
+}
+
+func found(sev Severity, subject, problem, fix string) Finding {
+	return Finding{Severity: sev, Subject: subject, Problem: problem, Fix: fix}
 }
 
 // String prints "fault: full_page_writes: it is off. Set full_page_writes = on."
@@ -53,12 +58,12 @@ func (d *Driver) Doctor(ctx context.Context, nodes int) []Finding {
 	defer cancel()
 	all := d.s.examineFiles()
 	err := d.look.use(ctx, func(q context.Context, conn *pgx.Conn) error {
-		found, err := d.s.examineServer(q, conn, nodes)
-		all = append(all, found...)
+		more, err := d.s.examineServer(q, conn, nodes, all)
+		all = append(all, more...)
 		return err
 	})
 	if err != nil {
-		all = append(all, Finding{Fault, "server", "it does not answer: " + err.Error(), "Start PostgreSQL, or see its log, then ask again."})
+		all = append(all, found(Fault, "server", "it does not answer: "+err.Error(), "Start PostgreSQL, or see its log, then ask again."))
 	}
 	rank := []Severity{Fault, Warning, Note}
 	slices.SortStableFunc(all, func(a, b Finding) int { return slices.Index(rank, a.Severity) - slices.Index(rank, b.Severity) })
@@ -69,7 +74,7 @@ func (d *Driver) Doctor(ctx context.Context, nodes int) []Finding {
 func (s *Server) examineFiles() []Finding {
 	var all []Finding
 	if err := s.winsError(); err != nil {
-		f := Finding{Fault, includeName, err.Error(), "See the message."}
+		f := found(Fault, includeName, err.Error(), "See the message.")
 		var include *IncludeError
 		var override *OverrideError
 		switch {
@@ -82,14 +87,14 @@ func (s *Server) examineFiles() []Finding {
 		all = append(all, f)
 	}
 	if s.RewindIncomplete() {
-		all = append(all, Finding{Fault, s.cfg.DataDir, ErrRewindIncomplete.Error(), "Let it be cloned; the data directory must not be started."})
+		all = append(all, found(Fault, s.cfg.DataDir, ErrRewindIncomplete.Error(), "Let it be cloned; the data directory must not be started."))
 	}
 	c, err := s.Control()
 	if err != nil {
-		all = append(all, Finding{Fault, "global/pg_control", err.Error(), "Clone the data directory from the primary."})
+		all = append(all, found(Fault, "global/pg_control", err.Error(), "Clone the data directory from the primary."))
 	} else if !c.Rewindable() {
-		all = append(all, Finding{Fault, "wal_log_hints", "it is off, and there are no data checksums, so that pg_rewind cannot work and every failover ends in a full copy",
-			"Set wal_log_hints = on and restart, or turn on checksums by pg_checksums --enable with the server down."})
+		all = append(all, found(Fault, "wal_log_hints", "it is off, and there are no data checksums, so that pg_rewind cannot work and every failover ends in a full copy",
+			"Set wal_log_hints = on and restart, or turn on checksums by pg_checksums --enable with the server down."))
 	}
 	for _, place := range []struct{ name, dir string }{{"data directory", s.cfg.DataDir}, {"pg_wal", filepath.Join(s.cfg.DataDir, "pg_wal")}} {
 		all = append(all, examineDisk(place.name, place.dir)...)
@@ -100,7 +105,7 @@ func (s *Server) examineFiles() []Finding {
 func examineDisk(name, dir string) []Finding {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
-		return []Finding{{Fault, name, fmt.Sprintf("ask for free space of %s: %v", dir, err), "Make it readable to the agent."}}
+		return []Finding{found(Fault, name, fmt.Sprintf("ask for free space of %s: %v", dir, err), "Make it readable to the agent.")}
 	}
 	if fs.Blocks == 0 || fs.Bsize <= 0 {
 		return nil
@@ -123,44 +128,56 @@ func judgeDisk(name, dir string, free, total uint64) []Finding {
 	return []Finding{f}
 }
 
-// examineServer asks a server that answers.
-func (s *Server) examineServer(ctx context.Context, conn *pgx.Conn, nodes int) ([]Finding, error) {
-	settings := map[string]string{}
+// examineServer asks a server that answers, and marks what of the files' findings waits for a restart alone.
+func (s *Server) examineServer(ctx context.Context, conn *pgx.Conn, nodes int, files []Finding) ([]Finding, error) {
+	settings, next := map[string]string{}, map[string]string{} // now, and after a restart
 	var waiting []string
 	rows, err := conn.Query(ctx, `
 SELECT name, CASE WHEN source = 'client' THEN coalesce((SELECT f.setting FROM pg_file_settings AS f WHERE f.name = s.name AND f.applied ORDER BY seqno DESC LIMIT 1), boot_val)
-                  ELSE setting END, pending_restart
+                  ELSE setting END, pending_restart,
+       CASE WHEN pending_restart THEN coalesce((SELECT f.setting FROM pg_file_settings AS f WHERE f.name = s.name ORDER BY seqno DESC LIMIT 1), boot_val) END
 FROM pg_settings AS s WHERE setting IS NOT NULL ORDER BY name`)
 	if err != nil {
 		return nil, err
 	}
 	var name, value string
+	var later *string
 	var restart bool
-	if _, err := pgx.ForEachRow(rows, []any{&name, &value, &restart}, func() error {
-		settings[name] = value
+	if _, err := pgx.ForEachRow(rows, []any{&name, &value, &restart, &later}, func() error {
+		settings[name], next[name] = value, value
 		if restart {
 			waiting = append(waiting, name)
+		}
+		if later != nil {
+			next[name] = *later
 		}
 		return nil
 	}); err != nil {
 		return nil, err
 	}
 	all := judgeSettings(settings, nodes)
+	stays := judgeSettings(next, nodes)
+	for k := range all {
+		all[k].Waits = !slices.ContainsFunc(stays, func(f Finding) bool { return f.Subject == all[k].Subject })
+	}
+	for k := range files {
+		files[k].Waits = files[k].Subject == "wal_log_hints" && next["wal_log_hints"] == "on"
+	}
 	if len(waiting) > 0 {
-		all = append(all, Finding{Note, strings.Join(waiting, ", "), "changed, and in effect only after a restart", "Restart the server by a planned switchover when it suits."})
+		all = append(all, found(Note, strings.Join(waiting, ", "), "changed, and in effect only after a restart", "Restart the server by a planned switchover when it suits."))
 	}
 	if text := s.fileErrors(conn); text != "" {
-		all = append(all, Finding{Fault, "configuration files", "they hold mistakes, so that no reload changes anything" + text, "Mend the lines named."})
+		all = append(all, found(Fault, "configuration files", "they hold mistakes, so that no reload changes anything"+text, "Mend the lines named."))
 	}
 	var super bool
 	if err := conn.QueryRow(ctx, "SELECT current_setting('is_superuser') = 'on'").Scan(&super); err != nil {
 		return all, err
 	}
 	if !super {
-		all = append(all, Finding{Fault, "role of the agent", "it is no superuser", "Let the agent log in as the bootstrap superuser over the Unix socket (peer authentication)."})
+		all = append(all, found(Fault, "role of the agent", "it is no superuser", "Let the agent log in as the bootstrap superuser over the Unix socket (peer authentication)."))
 	}
-	found, err := overriders(ctx, conn)
-	all = append(all, found...)
+	more, err := overriders(ctx, conn)
+	all = append(all, more...)
 	if err != nil {
 		return all, err
 	}
@@ -197,8 +214,8 @@ WHERE c.setting LIKE 'synchronous\_commit=%' ORDER BY 1, 2`)
 		default:
 			who, fix = "role "+role+" in database "+db, "ALTER ROLE "+role+" IN DATABASE "+db
 		}
-		all = append(all, Finding{Warning, who, "its synchronous_commit is " + value + ", so that its acknowledged commits can be lost by a failover",
-			"Run: " + fix + " RESET synchronous_commit, or take the loss."})
+		all = append(all, found(Warning, who, "its synchronous_commit is "+value+", so that its acknowledged commits can be lost by a failover",
+			"Run: "+fix+" RESET synchronous_commit, or take the loss."))
 		return nil
 	})
 	return all, err
@@ -219,11 +236,11 @@ func judgeNames(v PrimaryView) []Finding {
 		case w.State != "streaming" && w.State != "catchup":
 			continue
 		case strings.EqualFold(w.Name, HoldName):
-			all = append(all, Finding{Fault, "walsender " + strconv.Itoa(w.PID), "its standby calls itself " + w.Name + ", the name that nobody may have",
-				"Give that standby its node's name as application_name."})
+			all = append(all, found(Fault, "walsender "+strconv.Itoa(w.PID), "its standby calls itself "+w.Name+", the name that nobody may have",
+				"Give that standby its node's name as application_name."))
 		case seen[key] != 0:
-			all = append(all, Finding{Fault, "standby " + w.Name, fmt.Sprintf("walsenders %d and %d serve this one name, so that one standby could count as two", seen[key], w.PID),
-				"Give each node its own application_name, and end the other program that streams under it."})
+			all = append(all, found(Fault, "standby "+w.Name, fmt.Sprintf("walsenders %d and %d serve this one name, so that one standby could count as two", seen[key], w.PID),
+				"Give each node its own application_name, and end the other program that streams under it."))
 		}
 		seen[key] = w.PID
 	}
@@ -235,7 +252,7 @@ func judgeSettings(set map[string]string, nodes int) []Finding {
 	var all []Finding
 	add := func(sev Severity, name, problem, fix string) {
 		if _, ok := set[name]; ok {
-			all = append(all, Finding{sev, name, problem, fix})
+			all = append(all, found(sev, name, problem, fix))
 		}
 	}
 	num := func(name string) int64 {
