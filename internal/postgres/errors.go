@@ -3,9 +3,11 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 var (
@@ -22,6 +24,24 @@ var (
 	// ErrRewindIncomplete means that the data directory is a mixture and must be cloned anew.
 	ErrRewindIncomplete = errors.New("an earlier pg_rewind failed half way, the data directory must be cloned anew")
 )
+
+// SQLState is the code of the answer by which a server refused; "" if it did not answer.
+func SQLState(err error) string {
+	var state interface{ SQLState() string }
+	if errors.As(err, &state) {
+		return state.SQLState()
+	}
+	return ""
+}
+
+// StartsOrStops reports whether a server that answers with this code will take sessions, or be gone, in a moment: admin_shutdown,
+// crash_shutdown, cannot_connect_now (PostgreSQL's manual, appendix A).
+func StartsOrStops(code string) bool { return code == "57P01" || code == "57P02" || code == "57P03" }
+
+// HungUp reports whether a server ended a connection without a word.
+func HungUp(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
 
 // IncludeError says that the server does not take our settings from our include file, and what to do.
 type IncludeError struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -229,19 +228,13 @@ func (s *Server) Facts(ctx context.Context) (Facts, error) {
 	return f, nil
 }
 
-// passing reports whether it is the beginning or the end of a server that keeps it from taking a session: it says so (57P01 to
-// 57P03), does not listen yet, or hung up.
+// passing reports whether it is the beginning or the end of a server that keeps it from taking a session: it says so, does not
+// listen yet, or hung up.
 func passing(err error) bool {
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) {
-		return pe.Code == "57P01" || pe.Code == "57P02" || pe.Code == "57P03" // admin_shutdown, crash_shutdown, cannot_connect_now
+	if code := SQLState(err); code != "" {
+		return StartsOrStops(code)
 	}
-	for _, e := range []error{fs.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return HungUp(err) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // ask fills in what SQL knows.

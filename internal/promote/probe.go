@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -79,20 +78,17 @@ func dialed(err error) (Reach, string) {
 // silent may be a primary in a moment: ask again. Whatever else it says (password, pg_hba.conf, too many clients, not
 // PostgreSQL at all) leaves its role unknown.
 func asked(err error) (Reach, string) {
-	var state interface{ SQLState() string }
-	if errors.As(err, &state) {
-		switch state.SQLState() {
-		case "57P01", "57P02", "57P03":
-			return Undecided, "the server starts or stops: " + err.Error()
-		}
-		return CantTell, err.Error()
-	}
+	code := postgres.SQLState(err)
 	switch {
+	case postgres.StartsOrStops(code):
+		return Undecided, "the server starts or stops: " + err.Error()
+	case code != "":
+		return CantTell, err.Error()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return Unreachable, "connection refused"
 	case errors.Is(err, context.Canceled):
 		return CantTell, "the question was cancelled"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case postgres.HungUp(err):
 		return Undecided, "the server hung up"
 	case isTimeout(err):
 		return Undecided, "connected, but the server does not answer"

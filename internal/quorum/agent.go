@@ -9,7 +9,6 @@ import (
 
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/quorum/lease"
-	"pgvrrp/internal/quorum/raftlog"
 	"pgvrrp/internal/quorum/record"
 )
 
@@ -114,12 +113,12 @@ func (n *Node) SetRule(ctx context.Context, q control.RuleRequest) error {
 		return err
 	}
 	c := record.Command{Op: record.SetRule, Resource: q.Resource, Epoch: q.Epoch, Member: m.self(), Boot: n.boot, Ver: q.Version, TLI: q.TLI, SwitchLSN: q.SwitchLSN, Parent: q.Parent}
+	incarnations := m.incarnations()
 	for _, name := range q.S {
-		k := slices.IndexFunc(m.log.Members(), func(v raftlog.Member) bool { return v.ID == name && v.Incarnation != "" })
-		if k < 0 {
+		if incarnations[name] == "" {
 			return fmt.Errorf("set the rule of %s: %s is not a member of the quorum", q.Resource, name)
 		}
-		c.S = append(c.S, record.Member{Node: name, Incarnation: m.log.Members()[k].Incarnation})
+		c.S = append(c.S, record.Member{Node: name, Incarnation: incarnations[name]})
 	}
 	if err := m.ask(func(now time.Duration) error {
 		if !r.holder.Live(now) {

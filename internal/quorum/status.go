@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"pgvrrp/internal/control"
-	"pgvrrp/internal/quorum/raftlog"
 	"pgvrrp/internal/quorum/record"
 )
 
@@ -216,15 +215,24 @@ func (m *member) view(now time.Duration, r *machines) (control.Resource, bool) {
 
 // gone are the nodes of a rule that are in the membership with another state directory than the rule means.
 func (m *member) gone(r record.Rule) (nodes []string) {
-	members := m.log.Members()
+	incarnations := m.incarnations()
 	for _, x := range r.Members() {
-		if slices.ContainsFunc(members, func(v raftlog.Member) bool {
-			return v.ID == x.Node && v.Incarnation != "" && v.Incarnation != x.Incarnation
-		}) {
+		if is := incarnations[x.Node]; is != "" && is != x.Incarnation {
 			nodes = append(nodes, x.Node)
 		}
 	}
 	return nodes
+}
+
+// incarnations are the state directories of the membership, by the voter.
+func (m *member) incarnations() map[string]string {
+	all := map[string]string{}
+	for _, v := range m.log.Members() {
+		if v.Incarnation != "" {
+			all[v.ID] = v.Incarnation
+		}
+	}
+	return all
 }
 
 // missing asks the leader what a resource waits for, or says what the log itself does.

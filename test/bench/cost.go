@@ -155,8 +155,7 @@ func cost(ctx context.Context, s settings) error {
 			fmt.Printf("  %9s %8s  %-11s %10.2f %10.2f\n", "", "", "ratio", ratio(0), ratio(1))
 		}
 	}
-	after := lab.ReadLoad()
-	fmt.Printf("  %s, %.1f %% of the time some task waited for a processor\n", after, after.StalledSince(before))
+	fmt.Printf("  %s\n", sinceLoad(before))
 	return nil
 }
 

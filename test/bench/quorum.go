@@ -67,9 +67,7 @@ func quorum(ctx context.Context, s settings) error {
 			}
 			all = append(all, ms)
 		}
-		after := lab.ReadLoad()
-		fmt.Printf("  %s, %d runs, in ms\n    %s  (target: %s); %s, %.1f %% of the time some task waited for a processor\n",
-			b.name, runs, all, b.target, after, after.StalledSince(before))
+		fmt.Printf("  %s, %d runs, in ms\n    %s  (target: %s); %s\n", b.name, runs, all, b.target, sinceLoad(before))
 	}
 	if err := c.witnessCost(ctx, s.orSeconds(20)); err != nil {
 		return fmt.Errorf("cost of a witness: %w", err)
@@ -380,8 +378,7 @@ func (c *council) witnessCost(ctx context.Context, seconds int) error {
 		}
 		fmt.Printf("    %s, %s: RSS %.1f MiB, cpu %.2f %%\n", name, role, float64(rss)/1024, 100*(cpu-from[name]).Seconds()/float64(seconds))
 	}
-	after := lab.ReadLoad()
-	fmt.Printf("    %s, %.1f %% of the time some task waited for a processor\n", after, after.StalledSince(before))
+	fmt.Printf("    %s\n", sinceLoad(before))
 	return nil
 }
 

@@ -16,51 +16,48 @@ const (
 	reloadInstances = 500
 )
 
-// inTurn measures three times of each router, one router after the other, as often as runs says, with a capture of the LAN.
-func (b *bed) inTurn(ctx context.Context, runs int, measure func(context.Context, *lab.Capture, router) ([3]float64, error)) (map[string]*[3]series, error) {
+// inTurn measures three times of each router, one router after the other, as often as runs says, on a bed with a capture of the LAN, and has
+// them told.
+func inTurn(ctx context.Context, s settings, measure func(*bed, context.Context, *lab.Capture, router) ([3]float64, error), tell func(runs int, got map[string]*[3]series)) error {
+	b, err := newBed(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer b.l.Close()
 	capture, err := b.l.Capture(lab.CaptureOptions{})
 	if err != nil {
-		return nil, err
+		return err
 	}
+	before, runs := lab.ReadLoad(), s.orRuns(3)
 	got := map[string]*[3]series{}
+	for _, r := range routers() {
+		got[r.name] = new([3]series)
+	}
 	for n := range runs {
 		for _, r := range routers() {
-			ms, err := measure(ctx, capture, r)
+			ms, err := measure(b, ctx, capture, r)
 			if err != nil {
-				return nil, fmt.Errorf("%s, run %d: %w", r.name, n+1, err)
-			}
-			if got[r.name] == nil {
-				got[r.name] = new([3]series)
+				return fmt.Errorf("%s, run %d: %w", r.name, n+1, err)
 			}
 			for k := range ms {
 				got[r.name][k] = append(got[r.name][k], ms[k])
 			}
 		}
 	}
-	return got, nil
+	tell(runs, got)
+	fmt.Printf("  %s\n", sinceLoad(before))
+	return nil
 }
 
 // mass has a master of a thousand addresses die in silence, and measures when the backup has told the LAN of every one of them.
 func mass(ctx context.Context, s settings) error {
-	b, err := newBed(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer b.l.Close()
-	runs := s.orRuns(3)
-	before := lab.ReadLoad()
-	got, err := b.inTurn(ctx, runs, b.massOf)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("  %d addresses over %d interfaces, five gratuitous ARPs each, %d runs, ms after the death of the master, of which its Master_Down_Interval is %.0f  (target: last <= keepalived's)\n",
-		massInstances, sides, runs, massMasterDown.Seconds()*1000)
-	for _, r := range routers() {
-		fmt.Printf("  %-11s first address announced %s\n  %-11s every address once      %s\n  %-11s last gratuitous ARP     %s\n", r.name, got[r.name][0], "", got[r.name][1], "", got[r.name][2])
-	}
-	after := lab.ReadLoad()
-	fmt.Printf("  %s, %.1f %% of the time some task waited for a processor\n", after, after.StalledSince(before))
-	return nil
+	return inTurn(ctx, s, (*bed).massOf, func(runs int, got map[string]*[3]series) {
+		fmt.Printf("  %d addresses over %d interfaces, five gratuitous ARPs each, %d runs, ms after the death of the master, of which its Master_Down_Interval is %.0f  (target: last <= keepalived's)\n",
+			massInstances, sides, runs, massMasterDown.Seconds()*1000)
+		for _, r := range routers() {
+			fmt.Printf("  %-11s first address announced %s\n  %-11s every address once      %s\n  %-11s last gratuitous ARP     %s\n", r.name, got[r.name][0], "", got[r.name][1], "", got[r.name][2])
+		}
+	})
 }
 
 // massMasterDown is how long a backup of priority 100 waits at one advert a second.
@@ -112,25 +109,13 @@ func (b *bed) massOf(ctx context.Context, capture *lab.Capture, r router) (ms [3
 // reload changes the priority of 500 masters by a reload, and measures when the last of them says so on the wire, and how long any
 // of them was silent meanwhile; and then reloads the same file.
 func reload(ctx context.Context, s settings) error {
-	b, err := newBed(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer b.l.Close()
-	runs := s.orRuns(3)
-	before := lab.ReadLoad()
-	got, err := b.inTurn(ctx, runs, b.reloadOf)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("  %d instances at 0.1 s over %d interfaces, %d runs, in ms\n", reloadInstances, sides, runs)
-	for _, r := range routers() {
-		fmt.Printf("  %-11s SIGHUP -> every instance advertises its new priority %s\n  %-11s longest silence of an instance meanwhile              %s\n  %-11s the same at the reload of a file that did not change  %s\n",
-			r.name, got[r.name][0], "", got[r.name][1], "", got[r.name][2])
-	}
-	after := lab.ReadLoad()
-	fmt.Printf("  %s, %.1f %% of the time some task waited for a processor\n", after, after.StalledSince(before))
-	return nil
+	return inTurn(ctx, s, (*bed).reloadOf, func(runs int, got map[string]*[3]series) {
+		fmt.Printf("  %d instances at 0.1 s over %d interfaces, %d runs, in ms\n", reloadInstances, sides, runs)
+		for _, r := range routers() {
+			fmt.Printf("  %-11s SIGHUP -> every instance advertises its new priority %s\n  %-11s longest silence of an instance meanwhile              %s\n  %-11s the same at the reload of a file that did not change  %s\n",
+				r.name, got[r.name][0], "", got[r.name][1], "", got[r.name][2])
+		}
+	})
 }
 
 func (b *bed) reloadOf(ctx context.Context, capture *lab.Capture, r router) (ms [3]float64, err error) {

@@ -64,8 +64,7 @@ func takeover(ctx context.Context, s settings) error {
 		fmt.Printf("  %-11s %s\n", r.name, late[r.name])
 	}
 	ours, theirs := late["vrrpd"].at(0.5), late["keepalived"].at(0.5)
-	after := lab.ReadLoad()
-	fmt.Printf("  median vrrpd/keepalived %.2f; %s, %.1f %% of the time some task waited for a processor\n", ours/theirs, after, after.StalledSince(before))
+	fmt.Printf("  median vrrpd/keepalived %.2f; %s\n", ours/theirs, sinceLoad(before))
 	return nil
 }
 

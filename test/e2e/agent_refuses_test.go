@@ -177,13 +177,6 @@ func TestAgentRefuses(t *testing.T) {
 		on()
 		s.whole()
 	})
-	runs := func(t *testing.T, program string) {
-		t.Helper()
-		eventually(t, longPatience, program+" runs", func() (bool, string) {
-			list, err := h.Processes()
-			return slices.ContainsFunc(list, func(p lab.Process) bool { return p.Name == program }), fmt.Sprintf("%v\n%s", err, tail(logOf(t, h.Proc("agent")), 30))
-		})
-	}
 	s.step("a rewind that loses its power", func(t *testing.T) {
 		off()
 		// Rows that nobody else has.
@@ -193,7 +186,10 @@ func TestAgentRefuses(t *testing.T) {
 			%[2]s/pg_ctl -D . -w -m fast stop >/dev/null; mv ../auto postgresql.auto.conf`, data, s.pg.BinDir))
 		// Power goes at the first sight of pg_rewind, before its end.
 		on()
-		runs(t, "pg_rewind")
+		eventually(t, longPatience, "pg_rewind runs", func() (bool, string) {
+			list, err := h.Processes()
+			return slices.ContainsFunc(list, func(p lab.Process) bool { return p.Name == "pg_rewind" }), fmt.Sprintf("%v\n%s", err, tail(logOf(t, h.Proc("agent")), 30))
+		})
 		if _, err := h.PowerLoss(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
