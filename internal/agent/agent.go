@@ -319,10 +319,9 @@ func (a *Agent) until(ctx context.Context, cond func() (done bool, err error)) e
 	}
 }
 
-// upkeepEvery is how often slots and history files are looked after, tellEvery how often the others hear of us at least.
+// upkeepEvery is how often slots and history files are looked after.
 const (
 	upkeepEvery = 2 * time.Second
-	tellEvery   = time.Second
 	parkedTime  = 2 * time.Second  // after that an address that was taken off for a stop that never came returns
 	hungTime    = 20 * time.Second // a server that lives and takes no session so long is stopped
 )
@@ -365,7 +364,7 @@ func (a *Agent) turn() error {
 	a.unpark(now)
 	a.unhang(now)
 	wake := a.core.Wake()
-	if next := min(now+tellEvery, wake); next > now {
+	if next := min(now+core.TellEvery, wake); next > now {
 		a.timer.Reset(next - now)
 	} else {
 		a.timer.Reset(time.Microsecond)
@@ -684,7 +683,7 @@ func (a *Agent) upkeep(now time.Duration) {
 	a.upkeepAt = now + upkeepEvery
 	u := Upkeep{Peers: a.known.peers(), Flushed: map[string]uint64{}}
 	for n, s := range a.last {
-		if s.At+3*tellEvery > now && s.TLI == a.server.Pos.TLI && slices.Contains(u.Peers, n) {
+		if s.At+3*core.TellEvery > now && s.TLI == a.server.Pos.TLI && slices.Contains(u.Peers, n) {
 			u.Flushed[n] = s.lsn()
 		}
 	}

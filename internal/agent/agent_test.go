@@ -644,7 +644,7 @@ func TestAddressGoesAndReturns(t *testing.T) {
 			t.Error("a stop that failed: want an error")
 		}
 		parks()
-		time.Sleep(parkedTime + 2*tellEvery)
+		time.Sleep(parkedTime + 2*core.TellEvery)
 		if got, want := parks(), []string{"park 3 false"}; !slices.Equal(got, want) {
 			t.Errorf("after a stop that failed: got %q, want %q", got, want)
 		}

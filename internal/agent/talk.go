@@ -103,7 +103,7 @@ func roleOf(s *core.Server, looked bool) string {
 	return "primary"
 }
 
-// gossip tells the others of this node: each second, and at once when something has changed that they may act on.
+// gossip tells the others of this node: each TellEvery, and at once when something has changed that they may act on.
 func (a *Agent) gossip(now time.Duration) {
 	if !a.connected || !a.looked {
 		return
@@ -113,7 +113,7 @@ func (a *Agent) gossip(now time.Duration) {
 	if !changed && now < a.tellAt {
 		return
 	}
-	a.told, a.tellAt = a.state(), now+tellEvery
+	a.told, a.tellAt = a.state(), now+core.TellEvery
 	state := a.told
 	for _, p := range a.known.peers() {
 		a.send(p, message{Kind: kindState, State: &state, Want: a.fresh})
@@ -154,6 +154,7 @@ func (a *Agent) receive(from, text string) {
 			m.State.Node, m.State.At = from, a.o.Now()
 			a.last[from] = *m.State
 			a.o.Family.tell(from, m.State.Port)
+			a.step(core.Heard{Node: from})
 		}
 		if m.Want && a.looked {
 			state := a.state()
@@ -192,7 +193,7 @@ func (a *Agent) awaitWord(ctx context.Context, node string) {
 	began := a.o.Now()
 	_ = a.until(wctx, func() (bool, error) { // in time or not, it is looked at now
 		s, there := a.last[node]
-		return !there || s.At+3*tellEvery < began || s.Role != "standby" || a.resource.Holder != node || a.resource.Phase != core.Granted.String(), nil
+		return !there || s.At+3*core.TellEvery < began || s.Role != "standby" || a.resource.Holder != node || a.resource.Phase != core.Granted.String(), nil
 	})
 }
 

@@ -112,7 +112,7 @@ func (a *Agent) switchover(to string) {
 	if to == "" {
 		best := uint64(0)
 		for _, n := range a.rule.S {
-			if p := a.peer(n); p != nil && p.streams && !p.leaving && p.has >= best {
+			if p := a.peer(n); p != nil && p.streams && !a.lost(n) && p.has >= best {
 				to, best = n, p.has
 			}
 		}
@@ -125,6 +125,8 @@ func (a *Agent) switchover(to string) {
 		refuse(to + " does not have all commits: it is not in the rule")
 	case !p.streams:
 		refuse(to + " does not stream")
+	case a.lost(to):
+		refuse(to + " lags, leaves the rule, or its agent is not heard")
 	default:
 		a.change = change{to: to, epoch: a.view.Epoch, step: changeCheckpoint, since: a.now}
 		a.say("switchover to %s: checkpoint first", to)

@@ -23,6 +23,7 @@ type Times struct {
 	First    time.Duration // how long a new holder waits for its first standby
 	Gone     time.Duration // without a stream a standby is lost
 	Stalled  time.Duration // without progress, too
+	Silent   time.Duration // without a word of its agent, too: it could neither take over nor keep a holder that has lost the voters
 	Settle   time.Duration // so long a standby must stream before it may enter S
 	Grow     time.Duration // so long it may take to enter S while commits wait for it
 	Copies   time.Duration // how long it waits for as many as min_copies asks for
@@ -38,10 +39,13 @@ type Times struct {
 	Orphan   time.Duration // without any view a primary is put on hold
 }
 
+// TellEvery is how often an agent tells the others of its node at least.
+const TellEvery = 500 * time.Millisecond
+
 // Defaults are the times that the design names; a lost standby is out within 300 ms.
 func Defaults() Times {
 	return Times{
-		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 200 * time.Millisecond, Settle: 50 * time.Millisecond,
+		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 200 * time.Millisecond, Silent: 3 * TellEvery, Settle: 50 * time.Millisecond,
 		Grow: 300 * time.Millisecond, Activate: 5 * time.Second, Retry: 100 * time.Millisecond, Ask: 10 * time.Millisecond, Stuck: 10 * time.Second,
 		Flap: time.Second, FlapMax: time.Minute, Forget: 2 * time.Minute, Renew: 10 * time.Second, Switch: time.Second, Orphan: 500 * time.Millisecond,
 	}
@@ -178,9 +182,14 @@ func (a *Agent) Step(now time.Duration, ev Event) []Action {
 		} else if p != nil {
 			p.leaving, p.asked = ev.On, ev.On
 		}
+	case Heard:
+		if p := a.peer(ev.Node); p != nil {
+			p.heard = now
+		}
 	case Attached:
 		a.reported = fence{}
 		a.verdict = Action{}
+		a.hearAgain()
 	}
 	a.plan()
 	a.judge()

@@ -15,6 +15,7 @@ type rig struct {
 	now  time.Duration
 	srv  Server
 	view View
+	mute []string // agents that say nothing any more
 	todo []Action
 	log  []string
 }
@@ -27,6 +28,10 @@ func newRig(t *testing.T, m Marks) *rig {
 // give delivers an event and returns what the agent asks for.
 func (r *rig) give(ev Event) []Action {
 	r.now += time.Millisecond
+	return r.deliver(ev)
+}
+
+func (r *rig) deliver(ev Event) []Action {
 	var out []Action
 	for _, x := range r.a.Step(r.now, ev) {
 		if x.Kind != Say && x.Kind != Eligible {
@@ -89,9 +94,14 @@ func (r *rig) wantNot(k Kind) {
 	}
 }
 
-// pass lets time go, with looks at the server in between.
+// pass lets time go, with looks at the server and words of the other agents in between.
 func (r *rig) pass(d time.Duration) {
 	for end := r.now + d; r.now < end; r.now += 20 * time.Millisecond {
+		for _, n := range []string{"n2", "n3"} {
+			if !slices.Contains(r.mute, n) {
+				r.deliver(Heard{Node: n})
+			}
+		}
 		r.look()
 	}
 }
@@ -882,4 +892,49 @@ func TestPendingPromotionIsStopped(t *testing.T) {
 		r.pass(100 * time.Millisecond)
 		r.wantNot(Stop)
 	})
+}
+
+// A standby whose agent and vrrpd have died streams on. It could neither be promoted nor answer a holder that has lost the voters.
+func TestUnheardStandbyLeavesTheRule(t *testing.T) {
+	r := holder(t, "n2", "n3")
+	r.mute = []string{"n3"}
+	r.pass(1200 * time.Millisecond)
+	r.end(PersistMark, Result{}, nil)
+	r.pass(150 * time.Millisecond)
+	r.wantNot(SetRule)
+	r.pass(300 * time.Millisecond)
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n2"}) {
+		t.Fatalf("got %v, want n3 out of the rule", x)
+	}
+	r.end(SetRule, Result{}, nil)
+	r.want(WriteSSN)
+	r.srv.SSN = SSN{Names: []string{"n2"}}.String()
+	r.end(WriteSSN, Result{}, nil)
+	r.end(Nudge, Result{}, nil)
+	r.pass(time.Second)
+	if text := strings.Join(r.a.Explain(), "; "); !strings.Contains(text, "n3 is out of the rule: it streams, but its agent is not heard") {
+		t.Errorf("explain says %q", text)
+	}
+	r.wantNot(SetRule)
+
+	r.mute = nil
+	r.todo = nil
+	r.pass(200 * time.Millisecond)
+	if x := r.want(WriteSSN); !strings.HasPrefix(x.SSN.String(), "FIRST 2 (n3") {
+		t.Fatalf("got %v, want n3 on its way into the rule", x)
+	}
+}
+
+// After a time in which this process or machine was stopped, the first event may be one that tells nothing of the standbys.
+func TestNobodyIsLostWhileAsleep(t *testing.T) {
+	r := holder(t, "n2", "n3")
+	r.pass(time.Second)
+	r.mute = []string{"n2", "n3"}
+	r.now += 10 * time.Second
+	r.give(Lease{Epoch: 5, Deadline: r.now + time.Hour})
+	r.wantNot(SetRule)
+	r.look()
+	r.end(PersistMark, Result{}, nil)
+	r.pass(time.Second)
+	r.wantNot(SetRule)
 }

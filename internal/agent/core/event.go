@@ -42,7 +42,7 @@ func (r Rule) there() []string {
 	return slices.DeleteFunc(slices.Clone(r.S), func(n string) bool { return slices.Contains(r.Gone, n) })
 }
 
-// Event is something that happened: a View, Lease, *Server, Done, Wish, Leaving, Attached or Tick.
+// Event is something that happened: a View, Lease, *Server, Done, Wish, Leaving, Heard, Attached or Tick.
 type Event interface{ event() }
 
 // View is the resource as vrrpd on this node sees it. Views come in the order of the log; none goes back.
@@ -173,6 +173,11 @@ type Leaving struct {
 	Why  string
 }
 
+// Heard says that another node's agent has said something, as it does at least each TellEvery.
+type Heard struct {
+	Node string
+}
+
 // Attached says that the connection to vrrpd is new, and that it has forgotten what we reported.
 type Attached struct{}
 
@@ -185,6 +190,7 @@ func (*Server) event()  {}
 func (Done) event()     {}
 func (Wish) event()     {}
 func (Leaving) event()  {}
+func (Heard) event()    {}
 func (Attached) event() {}
 func (Tick) event()     {}
 

@@ -90,11 +90,15 @@ func (a *Agent) explainRule() []string {
 			out = append(out, p.name+" leaves the rule")
 		case slices.Contains(a.rule.S, p.name) && !p.streams:
 			out = append(out, p.name+" is in the rule and does not stream")
+		case slices.Contains(a.rule.S, p.name) && a.unheard(p):
+			out = append(out, p.name+" is in the rule, and its agent is not heard")
 		case slices.Contains(a.rule.S, p.name):
 		case p.leaving:
 			out = append(out, p.name+" is out of the rule: it is in maintenance")
 		case !p.streams:
 			out = append(out, p.name+" is out of the rule: it does not stream from here")
+		case a.unheard(p):
+			out = append(out, p.name+" is out of the rule: it streams, but its agent is not heard")
 		case a.grow.name == p.name:
 			out = append(out, p.name+" is on its way into the rule")
 		case len(a.rule.S) >= a.syncNum():

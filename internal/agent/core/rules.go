@@ -13,6 +13,7 @@ type peer struct {
 	since   time.Duration // of streams
 	has     uint64
 	moved   time.Duration // when it last moved on, or had nothing to wait for
+	heard   time.Duration // its agent, or when we could not have heard it
 	losses  []time.Duration
 	leaving bool
 	asked   bool // and waits for an answer
@@ -38,7 +39,11 @@ func (a *Agent) watch() {
 		for k := range a.peers {
 			a.peers[k].streams, a.peers[k].since, a.peers[k].moved = false, a.now, a.now
 		}
+		a.hearAgain()
 		return
+	}
+	for k := range a.peers { // what was said while nobody looked may still wait for us
+		a.peers[k].heard = min(a.now, a.peers[k].heard+max(0, gap-a.t.Gone))
 	}
 	for k := range a.peers {
 		p := &a.peers[k]
@@ -62,11 +67,32 @@ func (a *Agent) watch() {
 	a.insert = a.srv.Insert
 }
 
+// hearAgain has all that could not be heard for a while heard just now.
+func (a *Agent) hearAgain() {
+	for k := range a.peers {
+		a.peers[k].heard = a.now
+	}
+}
+
+// unheard reports whether the agent of a standby is gone, though its server may stream on.
+func (a *Agent) unheard(p *peer) bool {
+	due := p.heard + a.t.Silent
+	a.at(due)
+	return a.now >= due && !a.blind()
+}
+
+// blind reports whether nobody has looked at the standbys lately, because this process, the machine or the server was stopped or slow.
+// Then no time that has passed is a standby's fault.
+func (a *Agent) blind() bool { return a.now > a.lookAt+a.t.Gone }
+
 // lost reports whether a member of S is to go.
 func (a *Agent) lost(name string) bool {
 	p := a.peer(name)
-	if p == nil || p.leaving || p.let || slices.Contains(a.rule.Gone, name) {
+	if p == nil || p.leaving || p.let || slices.Contains(a.rule.Gone, name) || a.unheard(p) {
 		return true
+	}
+	if a.blind() {
+		return false
 	}
 	if !p.streams {
 		a.at(p.since + a.t.Gone)
@@ -248,7 +274,11 @@ func (a *Agent) want() (s []string, same bool) {
 			if p := a.peer(n); p != nil && !p.leaving && !p.let && !slices.Contains(s, n) && a.slot(SetRule).act.ID == 0 && a.lost(n) {
 				if k := len(p.losses); k == 0 || a.now > p.losses[k-1]+a.t.Stalled {
 					p.losses = append(p.losses, a.now)
-					a.say("%s is lost: out of the rule", n)
+					why := "lost"
+					if p.streams && a.unheard(p) {
+						why = "not heard, though it streams"
+					}
+					a.say("%s is %s: out of the rule", n, why)
 				}
 			}
 		}
@@ -350,7 +380,7 @@ func (a *Agent) startGrow() bool {
 	var best *peer
 	for k := range a.peers {
 		p := &a.peers[k]
-		if !p.streams || p.leaving || slices.Contains(a.rule.S, p.name) || p.has < a.grant.end {
+		if !p.streams || p.leaving || a.unheard(p) || slices.Contains(a.rule.S, p.name) || p.has < a.grant.end {
 			continue
 		}
 		if until := max(p.since+a.t.Settle, a.damped(p)); a.now < until {

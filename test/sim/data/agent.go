@@ -80,6 +80,18 @@ func (n *node) startAgent() {
 	n.report = report{}
 	s.at(s.r.Between(time.Millisecond, 20*time.Millisecond), n.ofRun(n.poll))
 	s.at(s.r.Between(time.Millisecond, 30*time.Millisecond), n.ofRun(n.show))
+	n.gossip()
+}
+
+// gossip tells the other agents again and again that this one lives.
+func (n *node) gossip() {
+	s := n.s
+	for _, x := range s.nodes {
+		if x != n && n.vrrpd && x.vrrpd && s.linked(n, x) && n.pausedUntil <= s.now {
+			s.at(time.Millisecond, x.ofRun(func() { x.event(core.Heard{Node: n.name}) }))
+		}
+	}
+	s.at(core.TellEvery, n.ofRun(n.gossip))
 }
 
 // ofRun is f unless the agent has ended meanwhile.
