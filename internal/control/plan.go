@@ -42,7 +42,7 @@ const (
 // PlanStep is one thing that a reload would do.
 type PlanStep struct {
 	Action   string   `json:"action"`
-	Kind     string   `json:"kind"` // instance, address, hook, script, track_file, track_process, fifo, sync_group, global_defs, quorum …
+	Kind     string   `json:"kind"` // instance, address, vmac, hook, script, track_file, track_process, fifo, sync_group, global_defs, quorum …
 	Name     string   `json:"name"`
 	Keywords []string `json:"keywords,omitempty"` // what differs
 	Text     string   `json:"text,omitempty"`

@@ -10,6 +10,7 @@ import (
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/notify"
+	"pgvrrp/internal/system"
 	"pgvrrp/internal/track"
 )
 
@@ -133,6 +134,17 @@ func (d *difference) steps(states map[string]string) []control.PlanStep {
 		p.add(control.PlanChange, "global_defs", "", "", now...)
 	}
 	d.programSteps(p)
+	had, wants := macvlansOf(d.running), macvlansOf(d.next)
+	for _, v := range wants {
+		k := slices.IndexFunc(had, func(o system.Macvlan) bool { return o.Name == v.Name })
+		text := fmt.Sprintf("%s over %s", v.MAC, v.Parent)
+		switch {
+		case k < 0:
+			p.add(control.PlanAdd, "vmac", v.Name, text)
+		case !sameMacvlan(had[k], v):
+			p.add(control.PlanChange, "vmac", v.Name, text)
+		}
+	}
 	for _, k := range d.keep {
 		if words := k.was.Changes(&k.is); len(words) > 0 {
 			p.add(control.PlanChange, "instance", k.is.Name, consequence(&k, states[k.is.Name]), words...)
@@ -161,6 +173,11 @@ func (d *difference) steps(states map[string]string) []control.PlanStep {
 		p.hooks(c.Hooks, "instance", c.Name, state, "unless it starts in FAULT")
 	}
 	d.groupSteps(p)
+	for _, v := range had {
+		if !slices.ContainsFunc(wants, func(o system.Macvlan) bool { return o.Name == v.Name }) {
+			p.add(control.PlanRemove, "vmac", v.Name, "")
+		}
+	}
 	if !d.running.Quorum.Equal(d.next.Quorum) {
 		p.add(control.PlanChange, "quorum", "", "")
 	}

@@ -99,6 +99,13 @@ func TestPlanSteps(t *testing.T) {
 			"add instance VI_1: virtual_router_id 1 on eth0, priority 100",
 			"run hook VI_1: notify_backup of instance VI_1: /bin/back, unless it starts in FAULT",
 			"run hook VI_1: notify of instance VI_1: /bin/any, unless it starts in FAULT", "unchanged VI_2"}},
+		{"an interface with the virtual MAC address", one, vi(1, "192.0.2.1/24", "use_vmac") + two, []string{
+			"add vmac vrrp.1: 00:00:5e:00:01:01 over eth0",
+			"remove instance VI_1: it gives its addresses away; under its name comes another virtual router",
+			"add instance VI_1: virtual_router_id 1 on eth0, priority 100",
+			"add instance VI_2: virtual_router_id 2 on eth0, priority 100"}},
+		{"the interface goes with its instance", vi(1, "192.0.2.1/24", "use_vmac") + two, two, []string{
+			"remove instance VI_1: it gives its addresses away", "remove vmac vrrp.1", "unchanged VI_2"}},
 		{"another virtual router", one, strings.Replace(one, "virtual_router_id 1", "virtual_router_id 9", 1), []string{
 			"remove instance VI_1: it gives its addresses away; under its name comes another virtual router",
 			"add instance VI_1: virtual_router_id 9 on eth0, priority 100"}},

@@ -107,6 +107,22 @@ func vmacsOf(c *conf.Instance) (all []system.Macvlan) {
 	return all
 }
 
+// macvlansOf are all VMACs of a configuration, each once.
+func macvlansOf(config *conf.Config) (all []system.Macvlan) {
+	for k := range config.Instances {
+		for _, v := range vmacsOf(&config.Instances[k]) {
+			if !slices.ContainsFunc(all, func(o system.Macvlan) bool { return o.Name == v.Name }) {
+				all = append(all, v)
+			}
+		}
+	}
+	return all
+}
+
+func sameMacvlan(a, b system.Macvlan) bool {
+	return a.Name == b.Name && a.Parent == b.Parent && a.MAC.String() == b.MAC.String() && a.Group == b.Group
+}
+
 // sameVMAC says whether two instances send and receive by the same interface.
 func sameVMAC(a, b *conf.Instance) bool {
 	return a.VMAC.Use == b.VMAC.Use && a.VMAC.Name == b.VMAC.Name && a.VMAC.MAC.String() == b.VMAC.MAC.String() &&
@@ -341,7 +357,7 @@ func (p *premises) made(v system.Macvlan) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was, ok := p.vmacs[v.Name]
-	return ok && was.Parent == v.Parent && was.MAC.String() == v.MAC.String() && was.Group == v.Group
+	return ok && sameMacvlan(was, v)
 }
 
 // sweepPremises removes what a former run left.
