@@ -464,8 +464,8 @@ func (r *cell) judge(ctx context.Context) {
 	d := r.load
 	for n, reader := range d.readers {
 		rep := reader.Stop()
-		if slices.Contains(r.hit, n) || r.c.Want == Away && n == r.roles[Primary] {
-			continue // the primary without the majority restarts as a standby
+		if slices.Contains(r.hit, n) || r.c.Want != GoesOn && n == r.roles[Primary] {
+			continue // the primary without the majority restarts as a standby, unless the next epoch is its own
 		}
 		for _, f := range rep.Failures {
 			r.wrong("SELECT on %s failed at %s until %s: %s", n, f.At.Format("15:04:05.000"), f.Back.Format("15:04:05.000"), f.Err)
