@@ -36,19 +36,33 @@ type move struct {
 // host: one that could not be started is not among the first.
 func differ(running *conf.Config, instances []conf.Instance, next *conf.Config, wanted []conf.Instance) difference {
 	d := difference{running: running, next: next}
-	fresh := slices.Clone(wanted)
-	for _, was := range instances {
-		k := slices.IndexFunc(fresh, func(c conf.Instance) bool { return becomes(&was, &c) })
-		if k < 0 {
-			d.gone = append(d.gone, was)
+	place, stays := placesOf(wanted), make([]bool, len(wanted))
+	for k := range instances {
+		was := &instances[k]
+		n, there := place[was.Name]
+		if !there || !becomes(was, &wanted[n]) {
+			d.gone = append(d.gone, *was)
 			continue
 		}
-		d.keep = append(d.keep, kept{was, fresh[k]})
-		fresh = slices.Delete(fresh, k, k+1)
+		d.keep = append(d.keep, kept{*was, wanted[n]})
+		stays[n] = true
 	}
-	d.fresh = fresh
+	for k := range wanted {
+		if !stays[k] {
+			d.fresh = append(d.fresh, wanted[k])
+		}
+	}
 	d.moves = d.findMoves()
 	return d
+}
+
+// placesOf says where each instance stands, by its name.
+func placesOf(instances []conf.Instance) map[string]int {
+	place := make(map[string]int, len(instances))
+	for k := range instances {
+		place[instances[k].Name] = k
+	}
+	return place
 }
 
 // becomes says whether next is the virtual router was under the same name, so that it may be put in force without a stop.

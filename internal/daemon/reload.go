@@ -134,7 +134,8 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 		keep = append(keep, u)
 	}
 	d.groups.configure(d, config, keep)
-	slices.SortStableFunc(keep, func(a, b *unit) int { return order(config, a) - order(config, b) })
+	place := placesOf(config.Instances)
+	slices.SortStableFunc(keep, func(a, b *unit) int { return place[a.config.Name] - place[b.config.Name] })
 	d.mu.Lock()
 	d.units, d.config = keep, config
 	d.mu.Unlock()
@@ -174,9 +175,4 @@ func (d *Daemon) declare(config *conf.Config) {
 	if err := d.addresses.Declare(sets...); err != nil {
 		d.log.Warn("list of addresses for cleanup not written", "error", err)
 	}
-}
-
-// order is where a unit stands in the file.
-func order(config *conf.Config, u *unit) int {
-	return slices.IndexFunc(config.Instances, func(c conf.Instance) bool { return c.Name == u.config.Name })
 }
