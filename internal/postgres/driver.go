@@ -39,7 +39,7 @@ func NewDriver(s *Server) *Driver {
 	return &Driver{
 		s:     s,
 		act:   newSession(s, "local"),
-		look:  newSession(s, "local"),
+		look:  newLookSession(s),
 		probe: newSession(s, "on"),
 		ident: &identSession{s: s, turn: make(chan struct{}, 1)},
 	}
@@ -74,6 +74,7 @@ type session struct {
 	s      *Server
 	commit string // synchronous_commit
 	turn   chan struct{}
+	looks  bool // nothing but questions is asked: they may be asked twice
 	conn   *pgx.Conn
 }
 
@@ -81,8 +82,15 @@ func newSession(s *Server, commit string) *session {
 	return &session{s: s, commit: commit, turn: make(chan struct{}, 1)}
 }
 
-// use runs f with the session, which answered a moment ago. While f runs and does not see the connection lost, the server has not restarted, not even
-// after a crash of one of its processes. Queries of f get a context of their own, see patient.
+func newLookSession(s *Server) *session {
+	x := newSession(s, "local")
+	x.looks = true
+	return x
+}
+
+// use runs f with the session, which answered a moment ago; one that only looks is not asked first whether it lives, and f runs again in a new one
+// if it does not. While f runs and does not see the connection lost, the server has not restarted, not even after a crash of one of its processes.
+// Queries of f get a context of their own, see patient.
 func (x *session) use(ctx context.Context, f func(q context.Context, conn *pgx.Conn) error) error {
 	select {
 	case x.turn <- struct{}{}:
@@ -90,12 +98,23 @@ func (x *session) use(ctx context.Context, f func(q context.Context, conn *pgx.C
 	case <-ctx.Done():
 		return fmt.Errorf("wait for our session: %w", context.Cause(ctx))
 	}
+	if x.looks && x.conn != nil {
+		err := x.run(ctx, f)
+		if !errors.Is(err, errLost) || ctx.Err() != nil {
+			return err
+		}
+		x.drop()
+	}
 	if err := x.open(ctx); err != nil {
 		if refused(err) {
 			return err
 		}
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
+	return x.run(ctx, f)
+}
+
+func (x *session) run(ctx context.Context, f func(q context.Context, conn *pgx.Conn) error) error {
 	q, done := patient(ctx)
 	defer done()
 	err := f(q, x.conn)

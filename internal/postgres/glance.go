@@ -26,7 +26,7 @@ type Glance struct {
 // errPromoted says that recovery ended between two questions.
 var errPromoted = errors.New("it has just been promoted")
 
-// Glance looks at the server over sessions that stay: one round trip on a primary, three on a standby. Of a server that is down, or does not answer
+// Glance looks at the server over sessions that stay: one round trip on a primary, four on a standby. Of a server that is down, or does not answer
 // within ctx, it tells what the files say; the error then is why it did not answer, and ErrNotRunning if it is down.
 func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 	ctx, cancel := withDefaultTimeout(ctx, queryTimeout)
