@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,8 +125,21 @@ func overhead(ctx context.Context, s settings) (err error) {
 	if err := t.pgbenchInit(ctx); err != nil {
 		return err
 	}
+	counts := []int{1, overheadClients} // one leaves the processors idle while it waits for a commit, eight don't
+	if s.clients != 0 {
+		counts = []int{s.clients}
+	}
+	for _, clients := range counts {
+		if err := t.overheadOf(ctx, s, clients); err != nil {
+			return fmt.Errorf("%d clients: %w", clients, err)
+		}
+	}
+	fmt.Println("    all five hosts and pgbench share this machine's processors: on machines of their own, only the primary's own daemons take from it")
+	return nil
+}
+
+func (t *trio) overheadOf(ctx context.Context, s settings, clients int) error {
 	seconds, pairs := s.orSeconds(8), s.orRuns(7)
-	clients := cmp.Or(s.clients, overheadClients)
 	if _, _, err := t.load(ctx, clients, 3); err != nil { // what is read for the first time
 		return err
 	}
@@ -192,7 +204,7 @@ func overhead(ctx context.Context, s settings) (err error) {
 	for _, what := range slices.Sorted(maps.Keys(used)) {
 		fmt.Printf(" %s %.1f", what, 100*used[what].Seconds()/float64(seconds*pairs))
 	}
-	fmt.Println("\n    all five hosts and pgbench share this machine's processors: on machines of their own, only the primary's own daemons take from it")
+	fmt.Println()
 	return nil
 }
 

@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string) error {
 	instances := flags.String("instances", "1,100,250,1000", "numbers of vrrp_instances for the cost, each at 1 and at 0.1 s")
 	flags.IntVar(&s.seconds, "seconds", 0, "how long one thing is measured (default 10 for cost, 15 for spacing, 60 for load, 8 for overhead)")
 	flags.DurationVar(&s.load, "load", 0, "how long leases are watched beside busy loops and pgbench (default as -seconds says, else 60s; 600s is the whole)")
-	flags.IntVar(&s.clients, "clients", 0, "of pgbench in overhead (default 8)")
+	flags.IntVar(&s.clients, "clients", 0, "of pgbench in overhead (default: 1, then 8)")
 	flags.Uint64Var(&s.seed, "seed", 0, "of soak (default: another one each time)")
 	flags.StringVar(&s.part, "part", "", "of agent: only what has this text in its name")
 	flags.StringVar(&s.etc, "etc", "etc", "directory of the sample configurations")
