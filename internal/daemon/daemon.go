@@ -330,8 +330,12 @@ func (d *Daemon) poke() {
 	}
 }
 
-// guardEvery is how often it is looked whether the guard still stands: a firewall's reload may flush all tables.
-const guardEvery = time.Second
+// guardEvery is how often it is looked whether the guard still stands: a firewall's reload may flush all tables. Without one, and when
+// nothing has happened lately, restEvery is enough.
+const (
+	guardEvery = time.Second
+	restEvery  = 5 * time.Second
+)
 
 // trimEvery is how often a witness gives back what it used once.
 const trimEvery = 10 * time.Second
@@ -400,6 +404,11 @@ func (d *Daemon) witness(ctx context.Context) error {
 
 // run is the main task: the others hang below it. Instances stop first, while sockets and hooks still work.
 func (d *Daemon) run(ctx context.Context) error {
+	if d.grants == nil {
+		// One advert after the other is no work for two processors, and to wake a second one costs as much as to send it. Whatever waits
+		// in the kernel lets the others go on.
+		runtime.GOMAXPROCS(1)
+	}
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	tasks, base := errgroup.WithContext(base)
@@ -474,6 +483,7 @@ func (d *Daemon) run(ctx context.Context) error {
 				continue
 			}
 			d.reloaded(base, c)
+			look.Reset(guardEvery)
 		case <-d.wake:
 			d.refresh(base)
 		case now := <-look.C:
@@ -485,6 +495,11 @@ func (d *Daemon) run(ctx context.Context) error {
 			d.premises.look()
 			if d.grants != nil {
 				d.grants.look()
+			}
+			if d.grants != nil || d.premises.guarded() || !tidy.done() {
+				look.Reset(guardEvery)
+			} else {
+				look.Reset(restEvery)
 			}
 		case <-watchdog.C:
 			d.feed()

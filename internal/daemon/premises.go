@@ -217,6 +217,13 @@ func (p *premises) filterBy(rules system.FilterRules) {
 	}
 }
 
+// guarded reports whether there is a filter.
+func (p *premises) guarded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.rules.Closed)+len(p.rules.Quiet) > 0
+}
+
 // look sees whether the filter still stands.
 func (p *premises) look() {
 	again, err := p.filter.Look()

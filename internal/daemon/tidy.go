@@ -12,6 +12,9 @@ type tidy struct {
 	since  time.Time // of the last event; zero: it is tidy
 }
 
+// done reports whether nothing has happened since memory was given back.
+func (t *tidy) done() bool { return t.since.IsZero() }
+
 // due is asked now and then, with the number of events so far.
 func (t *tidy) due(now time.Time, events uint64) bool {
 	if events != t.events {
