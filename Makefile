@@ -79,8 +79,9 @@ test-netns: build ## real kernel in network namespaces
 test-interop: build ## against keepalived
 	@GO='$(GO)' scripts/tagged-tests interop 10m
 
-test-pg: build ## against real PostgreSQL
-	@GO='$(GO)' scripts/tagged-tests pg 10m
+PG ?=
+test-pg: build ## against real PostgreSQL; PG=17 or PG=18: of a newer Debian, in a directory of its own, with whole hosts
+	@if [ -n '$(PG)' ]; then GO='$(GO)' scripts/test-pg-version '$(PG)'; else GO='$(GO)' scripts/tagged-tests pg 10m; fi
 
 test-e2e: build ## whole hosts: vrrpd or keepalived, pgnotify, PostgreSQL, faults
 	@GO='$(GO)' scripts/tagged-tests e2e,lab 20m

@@ -88,9 +88,12 @@ func newCluster(t *testing.T, names ...string) *cluster {
 		}
 		os.RemoveAll(dir)
 	})
-	build := exec.Command("go", "build", "-o", c.bin, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	prepare := exec.Command("go", "build", "-o", c.bin, ".")
+	if built := os.Getenv("PGVRRP_BIN"); built != "" {
+		prepare = exec.Command("cp", filepath.Join(built, "pgnotify"), c.bin)
+	}
+	if out, err := prepare.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", prepare.Args, err, out)
 	}
 	l, err := net.Listen("tcp", vipAddress+":0")
 	if err != nil {

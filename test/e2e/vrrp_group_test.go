@@ -84,7 +84,13 @@ func TestSyncGroupMovesTogether(t *testing.T) {
 	})
 	t.Run("reload", func(t *testing.T) {
 		before := []uint64{instance(t, n1, "OUT").Seq, instance(t, n1, "IN").Seq}
-		lines := readFile(n1, "/run/lines")
+		var lines string
+		eventually(t, patience, "the FIFO's script has read what came before", func() (bool, string) {
+			lines = readFile(n1, "/run/lines")
+			all := strings.Split(strings.TrimSuffix(lines, "\n"), "\n")
+			newest := slices.Sorted(slices.Values(all[max(0, len(all)-3):]))
+			return slices.Equal(newest, []string{`GROUP "VG" MASTER 0`, `INSTANCE "IN" MASTER 150`, `INSTANCE "OUT" MASTER 150`}), lines
+		})
 		mustReload(t, n1, config(150, "  notify_master /etc/vrrpd/hook\n"))
 		eventually(t, patience, "the FIFO is told of the states that stay", func() (bool, string) {
 			more := strings.TrimPrefix(readFile(n1, "/run/lines"), lines)

@@ -107,9 +107,10 @@ func New(ctx context.Context, opts Options) (l *Lab, err error) {
 		return nil, fmt.Errorf("make lab: %w", err)
 	}
 	l.lock = m
+	begun := l // a return with an error is without it
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.Close())
+			err = errors.Join(err, begun.Close())
 		}
 	}()
 	sweep(baseDir(opts.Dir))
