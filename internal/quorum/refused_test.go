@@ -234,6 +234,9 @@ func TestHotBackup(t *testing.T) {
 			})
 		}
 		c.await("n3 itself says so", func() bool { return c.trouble("n3", "it refuses this one", "restored from a backup") })
+		if got, began := store("n3").Words(), store("n3").Identity().Words; got != began {
+			t.Errorf("start %d of the copy began with %d words, and now it has %d: it would be welcome some day", n+1, began, got)
+		}
 		c.stop("n3")
 	}
 	t.Logf("n1: %q", c.status("n1").Trouble)

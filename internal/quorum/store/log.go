@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -137,8 +138,15 @@ func deleteRange(b *bbolt.Bucket, low, high uint64) error {
 	return nil
 }
 
-// Set implements raft.StableStore.
+// Set implements raft.StableStore. To set what is there already is no word, and not written: Raft does so with its term at each start, and a
+// copy of the directory must not grow up by being started.
 func (s *Store) Set(key, value []byte) error {
+	if s.Trouble() == nil { // after a failed write nothing on disk is relied on
+		was, err := s.Get(key)
+		if err == nil && was != nil && bytes.Equal(was, value) {
+			return nil
+		}
+	}
 	return s.update(fmt.Sprintf("set %s", key), func(tx *bbolt.Tx) error { return put(tx.Bucket(stableBucket), key, value) })
 }
 
