@@ -21,6 +21,13 @@ type noted struct {
 	at    map[string][]time.Duration
 }
 
+// of is when requests of a kind came to a server so far.
+func (t *noted) of(kind string, id int) []time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.at[fmt.Sprint(kind, " ", id)])
+}
+
 func (t *noted) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,7 +69,7 @@ func TestHeartbeatsGoTogether(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if got := under.at["entries 0"]; len(got) != 3 || got[2] != 10*time.Millisecond {
+		if got := under.of("entries", 0); len(got) != 3 || got[2] != 10*time.Millisecond {
 			t.Errorf("entries at %v, want three at 10ms", got)
 		}
 		all.Wait()
@@ -71,7 +78,7 @@ func TestHeartbeatsGoTogether(t *testing.T) {
 			want = append(want, time.Duration(k+1)*75*time.Millisecond)
 		}
 		for k := range 4 {
-			if got := under.at[fmt.Sprint("heartbeat ", k)]; !slices.Equal(got, want) {
+			if got := under.of("heartbeat", k); !slices.Equal(got, want) {
 				t.Errorf("heartbeats to %d at %v", k, got)
 			}
 		}
