@@ -683,7 +683,7 @@ func (a *Agent) upkeep(now time.Duration) {
 	a.upkeepAt = now + upkeepEvery
 	u := Upkeep{Peers: a.known.peers(), Flushed: map[string]uint64{}}
 	for n, s := range a.last {
-		if s.At+3*core.TellEvery > now && s.TLI == a.server.Pos.TLI && slices.Contains(u.Peers, n) {
+		if s.heard(now) && s.TLI == a.server.Pos.TLI && slices.Contains(u.Peers, n) {
 			u.Flushed[n] = s.lsn()
 		}
 	}

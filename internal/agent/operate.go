@@ -86,7 +86,7 @@ func (a *Agent) status() Status {
 	}
 	for _, n := range all {
 		x := NodeStatus{NodeState: n, Holder: n.Node == r.Holder && n.Node != "", InRule: n.Node == r.Rule.Holder || slices.Contains(r.Rule.S, n.Node)}
-		x.Heard = n.At != 0 && now < n.At+3*core.TellEvery
+		x.Heard = n.heard(now)
 		if n.At != 0 {
 			x.Age = (now - n.At).Seconds()
 		}
@@ -439,8 +439,8 @@ func (a *Agent) Doctor(ctx context.Context) ([]postgres.Finding, error) {
 		for _, p := range peers {
 			s, there := a.last[p]
 			switch {
-			case !there || now > s.At+3*core.TellEvery:
-				add(postgres.Warning, p, "its agent was not heard for three seconds", "See systemctl status pgnotify there.")
+			case !there || !s.heard(now):
+				add(postgres.Warning, p, fmt.Sprintf("its agent was not heard for %v", core.HeardFor), "See systemctl status pgnotify there.")
 				continue
 			case s.Version != "" && own != "" && s.Version != own:
 				add(postgres.Fault, p, fmt.Sprintf("it has PostgreSQL %s, this node %s", s.Version, own), "One cluster has one major version.")

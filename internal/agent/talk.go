@@ -52,6 +52,9 @@ type NodeState struct {
 	At         time.Duration `json:"-"` // when it was said, by our clock
 }
 
+// heard reports whether the agent has said something lately; one that never did has not.
+func (s NodeState) heard(now time.Duration) bool { return s.At != 0 && now < s.At+core.HeardFor }
+
 func (s NodeState) lsn() uint64 {
 	l, err := postgres.ParseLSN(s.LSN)
 	if err != nil {
@@ -193,7 +196,7 @@ func (a *Agent) awaitWord(ctx context.Context, node string) {
 	began := a.o.Now()
 	_ = a.until(wctx, func() (bool, error) { // in time or not, it is looked at now
 		s, there := a.last[node]
-		return !there || s.At+3*core.TellEvery < began || s.Role != "standby" || a.resource.Holder != node || a.resource.Phase != core.Granted.String(), nil
+		return !there || !s.heard(began) || s.Role != "standby" || a.resource.Holder != node || a.resource.Phase != core.Granted.String(), nil
 	})
 }
 

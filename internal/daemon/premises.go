@@ -109,9 +109,11 @@ func vmacsOf(c *conf.Instance) (all []system.Macvlan) {
 
 // macvlansOf are all VMACs of a configuration, each once.
 func macvlansOf(config *conf.Config) (all []system.Macvlan) {
+	seen := map[string]bool{}
 	for k := range config.Instances {
 		for _, v := range vmacsOf(&config.Instances[k]) {
-			if !slices.ContainsFunc(all, func(o system.Macvlan) bool { return o.Name == v.Name }) {
+			if !seen[v.Name] {
+				seen[v.Name] = true
 				all = append(all, v)
 			}
 		}
@@ -221,7 +223,7 @@ func (p *premises) filterBy(rules system.FilterRules) {
 func (p *premises) guarded() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.rules.Closed)+len(p.rules.Quiet) > 0
+	return !p.rules.Empty()
 }
 
 // look sees whether the filter still stands.
@@ -271,10 +273,8 @@ func (p *premises) ensure(v system.Macvlan) error {
 // clear removes what config does not want any more. Nobody uses it any more.
 func (p *premises) clear(config *conf.Config) error {
 	wanted := map[string]bool{}
-	for k := range config.Instances {
-		for _, v := range vmacsOf(&config.Instances[k]) {
-			wanted[v.Name] = true
-		}
+	for _, v := range macvlansOf(config) {
+		wanted[v.Name] = true
 	}
 	promoting := promoted(config)
 	p.mu.Lock()

@@ -39,7 +39,7 @@ func NewDriver(s *Server) *Driver {
 	return &Driver{
 		s:     s,
 		act:   newSession(s, "local"),
-		look:  newLookSession(s),
+		look:  &session{s: s, commit: "local", turn: make(chan struct{}, 1), looks: true},
 		probe: newSession(s, "on"),
 		ident: &identSession{s: s, turn: make(chan struct{}, 1)},
 	}
@@ -80,12 +80,6 @@ type session struct {
 
 func newSession(s *Server, commit string) *session {
 	return &session{s: s, commit: commit, turn: make(chan struct{}, 1)}
-}
-
-func newLookSession(s *Server) *session {
-	x := newSession(s, "local")
-	x.looks = true
-	return x
 }
 
 // use runs f with the session, which answered a moment ago; one that only looks is not asked first whether it lives, and f runs again in a new one

@@ -36,7 +36,8 @@ type FilterRules struct {
 	Quiet []string
 }
 
-func (r *FilterRules) empty() bool { return len(r.Closed)+len(r.Quiet) == 0 }
+// Empty reports whether nothing is dropped.
+func (r *FilterRules) Empty() bool { return len(r.Closed)+len(r.Quiet) == 0 }
 
 func (r *FilterRules) equal(o *FilterRules) bool {
 	return slices.Equal(r.Closed, o.Closed) && slices.Equal(r.Quiet, o.Quiet)
@@ -57,7 +58,7 @@ type Filter struct {
 func (f *Filter) Set(rules FilterRules) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.built && rules.equal(&f.rules) || f.k == nil && rules.empty() {
+	if f.built && rules.equal(&f.rules) || f.k == nil && rules.Empty() {
 		return nil
 	}
 	f.rules = FilterRules{slices.Clone(rules.Closed), slices.Clone(rules.Quiet)}
@@ -68,7 +69,7 @@ func (f *Filter) Set(rules FilterRules) error {
 func (f *Filter) Look() (again bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.rules.empty() {
+	if f.rules.Empty() {
 		return false, nil
 	}
 	if f.built {
@@ -106,7 +107,7 @@ func (f *Filter) build() (err error) {
 		t := f.table()
 		c.AddTable(t)
 		c.DelTable(t) // only what exists can be removed
-		if f.rules.empty() {
+		if f.rules.Empty() {
 			return nil
 		}
 		c.AddTable(t)

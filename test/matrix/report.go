@@ -59,7 +59,7 @@ docs/quorum.md says what must come out.
 
 A cell holds if: writes resume without an operator (or stop, where the table says so, and resume when one of the two is back); no
 acknowledged commit is lost; no two servers accept and acknowledge writes at one time; SELECT works on every node that did not
-fail; every node streams again by itself; all nodes have the same rows then; and the clients' histories pass a set checker and a
+fail, but for a primary that lost the majority; every node streams again by itself; all nodes have the same rows then; and the clients' histories pass a set checker and a
 linearizability checker. A commit that comes with a WARNING is no acknowledgement.
 
 *Out* is the longest stretch without a commit after each failure, until the next one. *Whole* is from the last repair until every node

@@ -42,10 +42,13 @@ type Times struct {
 // TellEvery is how often an agent tells the others of its node at least.
 const TellEvery = 500 * time.Millisecond
 
+// HeardFor is how long a node counts as heard after a word of its agent: two of them may be lost.
+const HeardFor = 3 * TellEvery
+
 // Defaults are the times that the design names; a lost standby is out within 300 ms.
 func Defaults() Times {
 	return Times{
-		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 200 * time.Millisecond, Silent: 3 * TellEvery, Settle: 50 * time.Millisecond,
+		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 200 * time.Millisecond, Silent: HeardFor, Settle: 50 * time.Millisecond,
 		Grow: 300 * time.Millisecond, Activate: 5 * time.Second, Retry: 100 * time.Millisecond, Ask: 10 * time.Millisecond, Stuck: 10 * time.Second,
 		Flap: time.Second, FlapMax: time.Minute, Forget: 2 * time.Minute, Renew: 10 * time.Second, Switch: time.Second, Orphan: 500 * time.Millisecond,
 	}
@@ -189,7 +192,9 @@ func (a *Agent) Step(now time.Duration, ev Event) []Action {
 	case Attached:
 		a.reported = fence{}
 		a.verdict = Action{}
-		a.hearAgain()
+		for k := range a.peers { // nobody could be heard without it
+			a.peers[k].heard = now
+		}
 	}
 	a.plan()
 	a.judge()

@@ -37,16 +37,14 @@ func (a *Agent) watch() {
 	if !a.primary() {
 		a.insert = 0
 		for k := range a.peers {
-			a.peers[k].streams, a.peers[k].since, a.peers[k].moved = false, a.now, a.now
+			p := &a.peers[k]
+			p.streams, p.since, p.moved, p.heard = false, a.now, a.now, a.now
 		}
-		a.hearAgain()
 		return
-	}
-	for k := range a.peers { // what was said while nobody looked may still wait for us
-		a.peers[k].heard = min(a.now, a.peers[k].heard+max(0, gap-a.t.Gone))
 	}
 	for k := range a.peers {
 		p := &a.peers[k]
+		p.heard = min(a.now, p.heard+max(0, gap-a.t.Gone)) // what was said while nobody looked may still wait for us
 		s, there := a.srv.standby(p.name)
 		streams := there && s.Streaming
 		if streams != p.streams {
@@ -65,13 +63,6 @@ func (a *Agent) watch() {
 		p.has = s.has()
 	}
 	a.insert = a.srv.Insert
-}
-
-// hearAgain has all that could not be heard for a while heard just now.
-func (a *Agent) hearAgain() {
-	for k := range a.peers {
-		a.peers[k].heard = a.now
-	}
 }
 
 // unheard reports whether the agent of a standby is gone, though its server may stream on.
