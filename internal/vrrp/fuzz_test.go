@@ -17,6 +17,8 @@ func fuzzDecode(f *testing.F, version Version, src, dst netip.Addr) {
 	}
 	f.Add([]byte{})
 	f.Add([]byte{byte(version)<<4 | 1, 1, 100, 255, 0, 100, 0, 0})
+	mapped := netip.MustParseAddr("::ffff:48.48.48.48").As16()
+	f.Add(append([]byte{byte(version)<<4 | 1, 1, 100, 1, 0, 100, 0, 0}, mapped[:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = slices.Clone(b)
 		if len(b) >= headerLen {
@@ -45,6 +47,9 @@ func fuzzDecode(f *testing.F, version Version, src, dst netip.Addr) {
 		}
 		if a.Version != version || a.VRID == 0 || checkInterval(a.Version, a.Interval) != nil || len(a.Addrs) != int(b[3]) {
 			t.Fatalf("accepted %+v", a)
+		}
+		if slices.ContainsFunc(a.Addrs, netip.Addr.Is4In6) {
+			return // its priority counts, as with any list that differs from ours; to send an IPv4 address over IPv6 is refused
 		}
 		form := ChecksumPseudoHeader
 		if !forms.Has(form) {
