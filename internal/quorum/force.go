@@ -49,7 +49,7 @@ func Force(ctx context.Context, o ForceOptions) (Forced, error) {
 	}
 	state, members, err := raftlog.Offline(old)
 	self := record.Member{Node: o.Self.Name, Incarnation: old.Identity().Incarnation}
-	longest := old.Longest()
+	longest, outlived := old.Longest(), old.Outlived()
 	if err := errors.Join(err, old.Close()); err != nil {
 		return fail(err)
 	}
@@ -65,6 +65,9 @@ func Force(ctx context.Context, o ForceOptions) (Forced, error) {
 			"the former log is kept beside the new one in " + dir,
 		},
 		Loss: loss(r, self),
+	}
+	if outlived != "" {
+		done.Loss += "; and its log is an old copy: " + outlived
 	}
 	if o.DryRun {
 		return done, nil

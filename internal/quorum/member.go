@@ -114,7 +114,7 @@ func openMember(n *Node, id, dir string, port uint16, listen []netip.Addr) (_ *m
 	identity := m.store.Identity()
 	m.net, err = link.Open(link.Options{
 		Self:  link.Self{ID: id, Incarnation: identity.Incarnation, Starts: identity.Starts, Boot: n.boot, Words: identity.Words},
-		Words: m.store.Words, OnWords: m.store.Heard,
+		Words: m.store.Words, OnWords: m.store.Heard, Outlived: m.store.Outlived(), OnOutlived: m.outlived,
 		Cluster: func() string { return m.store.Identity().Cluster }, Peers: peersOf(n.o.File), Key: n.key,
 		Directory: directory{m.store}, Listen: listenOn(listen), Port: port, Now: n.o.Now, Log: n.log, OnDatagram: m.arrived,
 	})
@@ -225,6 +225,13 @@ func (m *member) arrived(from string, _ record.Boot, _ time.Duration, payload []
 	default:
 		m.dropped.Add(1) // as the network does; the sender sends again
 	}
+}
+
+// outlived ends the voter, whose directory is an old copy, and has that on disk first: no later start of it takes part, however many
+// words it has by then.
+func (m *member) outlived(why string) {
+	err := fmt.Errorf("its state directory is an old copy: %s", why)
+	m.log.End(errors.Join(err, m.store.PutOutlived(why)))
 }
 
 // configured takes the newest membership, before the log answers for having it: the voters' next word is by it.
@@ -799,8 +806,17 @@ type directory struct{ s *store.Store }
 
 // Admit implements link.Directory.
 func (d directory) Admit(peer link.Self) error {
-	return d.s.Admit(peer.ID, store.Seen{Incarnation: peer.Incarnation, Starts: peer.Starts, Boot: peer.Boot, Words: peer.Words})
+	err := d.s.Admit(peer.ID, store.Seen{Incarnation: peer.Incarnation, Starts: peer.Starts, Boot: peer.Boot, Words: peer.Words})
+	if outlived := (*store.OutlivedError)(nil); errors.As(err, &outlived) {
+		return final{err}
+	}
+	return err
 }
+
+// final is an error of the store in the words of the links.
+type final struct{ error }
+
+func (final) Is(target error) bool { return target == link.ErrOutlived }
 
 // transportTimeout bounds one request between two voters' logs.
 const transportTimeout = time.Second

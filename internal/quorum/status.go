@@ -115,6 +115,11 @@ func (n *Node) trouble(m *member, s *control.Quorum, refused map[string]string) 
 	case waits != "":
 		all = append(all, "this voter takes no part in the quorum: "+waits)
 	}
+	for _, other := range n.members[1:] {
+		if waits := other.log.Waiting(); waits != "" {
+			all = append(all, fmt.Sprintf("voter %s takes no part in the quorum: %s", other.id, waits))
+		}
+	}
 	if s.Guard != "nftables" && !s.Witness {
 		all = append(all, fmt.Sprintf("guard %s: the kernel does not shut the virtual addresses at the lease's end", s.Guard))
 	}

@@ -54,9 +54,13 @@ func (s Self) check() error {
 // Directory remembers which incarnation and start of each voter was seen last.
 type Directory interface {
 	// Admit says whether to talk to this run of a voter; the error is the reason not to, for the operator. It is asked
-	// at every hello and once for each run that sends datagrams, from several goroutines; it may wait for the disk.
+	// at every hello and once for each run that sends datagrams, from several goroutines; it may wait for the disk. An error
+	// that is ErrOutlived is final: the voter is told, and takes no part any more.
 	Admit(peer Self) error
 }
+
+// ErrOutlived is what a Directory returns for a state directory that has forgotten what its voter said.
+var ErrOutlived = errors.New("the state directory is an old copy")
 
 // DefaultPing is how often each link of each peer is probed.
 const DefaultPing = 100 * time.Millisecond
@@ -64,7 +68,7 @@ const DefaultPing = 100 * time.Millisecond
 // pingsLost is how many intervals without an answer make a link down.
 const pingsLost = 3
 
-// Options are what a Network is made of. All but Ping, Log, Words, OnWords and OnDatagram are needed.
+// Options are what a Network is made of. All but Ping, Log, Words, OnWords, Outlived, OnOutlived and OnDatagram are needed.
 type Options struct {
 	Self    Self
 	Cluster func() string // the cluster's id of at most trust.MaxName bytes, "" until bootstrapped; it must not wait
@@ -82,6 +86,12 @@ type Options struct {
 	// they are more than before: each datagram tells, what it says among them. They must not wait. Both may be nil.
 	Words   func() uint64
 	OnWords func(from string, boot record.Boot, words uint64)
+
+	// Outlived is why this voter's own directory is known to be an old copy, "" if it isn't; OnOutlived is called when another
+	// voter shows that it is, and may wait for the disk. Such a voter says and takes nothing any more: what it would say could
+	// deny what it said before. It still pings and answers pings, so that both sides see what is the matter.
+	Outlived   string
+	OnOutlived func(why string)
 
 	// OnDatagram gets each payload once, from several goroutines, and must not wait. at is when it arrived, by Now. The
 	// payload is the callee's.
@@ -104,6 +114,7 @@ type Network struct {
 	handler atomic.Pointer[func(context.Context, Self, net.Conn)]
 	raft    atomic.Pointer[streamLayer]
 	quiet   limiter
+	mute    atomic.Pointer[string] // why this voter takes no part; nil: it does
 
 	senders    sync.Map     // voter id → *sender; none is forgotten on a reload, nor are its numbers
 	refused    sync.Map     // voter id → *refusals
@@ -289,6 +300,9 @@ func newNetwork(o Options) (*Network, error) {
 	}
 	for _, is4 := range []bool{true, false} {
 		n.locals = append(n.locals, newLocal(len(n.locals), netip.Addr{}, is4))
+	}
+	if o.Outlived != "" {
+		n.mute.Store(&o.Outlived)
 	}
 	n.view.Store(&view{})
 	if err := n.SetPeers(o.Peers); err != nil {
@@ -508,7 +522,9 @@ func (n *Network) admitAll(ctx context.Context) {
 
 // admit asks the directory about who and notes a yes.
 func (n *Network) admit(who Self) (Reason, error) {
-	if err := n.o.Directory.Admit(who); err != nil {
+	if err := n.o.Directory.Admit(who); errors.Is(err, ErrOutlived) {
+		return Outlived, err
+	} else if err != nil {
 		return NotAdmitted, err
 	}
 	changed, reason := n.sender(who.ID).admit(who)
@@ -531,6 +547,27 @@ func (n *Network) admit(who Self) (Reason, error) {
 		n.closeConns(func(c *Conn) bool { return c.peer.ID == who.ID && c.peer != who })
 	}
 	return None, nil
+}
+
+// outlive ends this voter's part: refused shows that its directory is an old copy.
+func (n *Network) outlive(refused *RefusedError) {
+	why := refused.Error()
+	if !n.mute.CompareAndSwap(nil, &why) {
+		return
+	}
+	n.log.Error("the voter takes no part any more", "reason", why)
+	if n.o.OnOutlived != nil {
+		n.o.OnOutlived(why)
+	}
+	n.closeConns(func(*Conn) bool { return true })
+}
+
+// takesNoPart is why this voter says and takes nothing; "" if it does.
+func (n *Network) takesNoPart() string {
+	if why := n.mute.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 func (n *Network) sender(id string) *sender {

@@ -23,6 +23,8 @@ const (
 	OldStart                // from before the sender's newest start
 	TwoRuns                 // two runs claim to be the same start: a copied state directory
 	NotAdmitted             // the directory refuses this incarnation or start, or has not answered yet
+	Outlived                // the directory knows this incarnation as an old copy, which has forgotten what its voter said
+	NoPart                  // this voter's own directory is one
 	NotReady                // nothing here takes such connections yet
 	Busy                    // too many connections that have not said who they are
 	Silent                  // no hello in time
@@ -34,7 +36,7 @@ func (r Reason) String() string {
 	names := [numReasons]string{
 		"none", "malformed", "too large", "other protocol version", "bad mac", "other key", "other cluster", "no cluster",
 		"unknown voter", "other voter", "other incarnation", "other run", "replay", "older start", "two runs of one start",
-		"not admitted", "not ready", "busy", "silent",
+		"not admitted", "outlived", "takes no part", "not ready", "busy", "silent",
 	}
 	if r < numReasons {
 		return names[r]
@@ -70,6 +72,12 @@ func (e *RefusedError) Error() string {
 		return fmt.Sprintf("%s refuses this one: %s: %s", peer, e.Reason, e.Detail)
 	}
 	return fmt.Sprintf("refuse %s: %s: %s", peer, e.Reason, e.Detail)
+}
+
+// outlived reports whether the peer has shown that our state directory is an old copy: it knows more of what we said than we do, or
+// of another run than this one.
+func (e *RefusedError) outlived() bool {
+	return e.ByPeer && (e.Reason == Outlived || e.Reason == OldStart || e.Reason == TwoRuns)
 }
 
 // words are the same for who knows which voter it is about.

@@ -90,7 +90,7 @@ func (n *Network) Rejected() (all map[string]uint64, lately bool) {
 // strange reports whether r is neither what a start brings, nor the network's doing.
 func (r Reason) strange() bool {
 	switch r {
-	case None, NoCluster, NotReady, OtherRun, NotAdmitted, OldStart, Replay:
+	case None, NoCluster, NotReady, OtherRun, NotAdmitted, Outlived, NoPart, OldStart, Replay:
 		return false
 	}
 	return true

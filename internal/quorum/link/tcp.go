@@ -82,7 +82,7 @@ func (c *Conn) sever() {
 func (n *Network) keep(c *Conn) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closed || n.view.Load().peers[c.peer.ID] == nil || n.sender(c.peer.ID).present() != c.peer {
+	if n.closed || n.mute.Load() != nil || n.view.Load().peers[c.peer.ID] == nil || n.sender(c.peer.ID).present() != c.peer {
 		return false
 	}
 	n.conns[c] = struct{}{}
@@ -164,6 +164,9 @@ func (n *Network) dial(ctx context.Context, to, protocol string, layer *streamLa
 	p := n.view.Load().peers[id]
 	if p == nil {
 		return nil, fmt.Errorf("dial voter %q: it is not in the configuration", to)
+	}
+	if why := n.takesNoPart(); why != "" {
+		return nil, fmt.Errorf("dial voter %s: this voter takes no part: %s", id, why)
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -371,7 +374,11 @@ func (n *Network) greet(t *tls.Conn, id, incarnation, protocol string) (Self, er
 		return Self{}, n.handshakeError(id, fmt.Errorf("read hello: %w", err))
 	}
 	if h.reason != None {
-		return Self{}, &RefusedError{Peer: id, ByPeer: true, Reason: h.reason, Detail: h.detail, Cluster: h.cluster}
+		refused := &RefusedError{Peer: id, ByPeer: true, Reason: h.reason, Detail: h.detail, Cluster: h.cluster}
+		if refused.outlived() {
+			n.outlive(refused)
+		}
+		return Self{}, refused
 	}
 	if h.self.ID != id {
 		return refuse(OtherVoter, "its certificate names %s, its hello %s", id, h.self.ID)
@@ -578,6 +585,9 @@ func (n *Network) judge(name, protocol string, h *hello) *RefusedError {
 	}
 	if h.wantIncarnation != own.Incarnation && (h.wantIncarnation != "" || protocol == trust.ProtocolRaft) {
 		return refuse(OtherIncarnation, "the state directory of %s is %s, not %q", own.ID, own.Incarnation, h.wantIncarnation)
+	}
+	if why := n.takesNoPart(); why != "" {
+		return refuse(NoPart, "%s takes no part: %s", own.ID, why)
 	}
 	if between != None {
 		return refuse(between, "one of %s and %s belongs to no cluster yet", own.ID, name)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -268,6 +269,97 @@ func TestHelloRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOutlived: a voter that is told that its directory is an old copy says and takes nothing any more, not even with those who would talk
+// to it. One that knows it from the start, neither; both still ping.
+func TestOutlived(t *testing.T) {
+	l := newLab(t)
+	peers := l.peers(1, 1, 1)
+	var all []*voter
+	var told atomic.Pointer[string]
+	for i := range peers {
+		v := &voter{t: t}
+		n, err := Open(l.options(v, i, peers, func(o *Options) {
+			if i == 0 {
+				o.OnOutlived = func(why string) { told.Store(&why) }
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.Network = n
+		all = append(all, v)
+	}
+	n1, n2, n3 := all[0], all[1], all[2]
+	n2.dir.set(func(who Self) error {
+		if who.ID == "n1" {
+			return fmt.Errorf("%w: fewer words", ErrOutlived)
+		}
+		return nil
+	})
+	for _, v := range all {
+		v.Handle(echo)
+		v.run(t)
+	}
+	says := func(v *voter) func() bool {
+		return func() bool {
+			v.Send("n3", []byte("word"))
+			return len(n3.got) > 0
+		}
+	}
+	eventually(t, "n3 to hear n1, whom nobody has told yet", says(n1))
+	c, err := n1.Dial(t.Context(), "n3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = n1.Dial(t.Context(), "n2")
+	refusedAs(t, err, Outlived, true)
+	if why := told.Load(); why == nil || !strings.Contains(*why, "voter n2 refuses this one") || !strings.Contains(*why, "fewer words") {
+		t.Errorf("told %v, want who refuses and why", why)
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("a connection of before is still open")
+	}
+	if _, err := n1.Dial(t.Context(), "n3"); err == nil || !strings.Contains(err.Error(), "takes no part: voter n2 refuses this one") {
+		t.Errorf("dial n3: got %v", err)
+	}
+	_, err = n3.Dial(t.Context(), "n1")
+	refusedAs(t, err, NoPart, true)
+	for len(n3.got) > 0 {
+		<-n3.got
+	}
+	before := n1.Status()[1].Unsent
+	n1.Send("n3", []byte("word"))
+	if got := n1.Status()[1].Unsent; got != before+1 {
+		t.Errorf("%d payloads were not sent, want %d", got, before+1)
+	}
+	eventually(t, "n1 to drop what n3 says", func() bool {
+		n3.Send("n1", []byte("word"))
+		return n1.rejects(NoPart) > 0
+	})
+	if len(n1.got) > 0 {
+		t.Error("n1 takes a word")
+	}
+	eventually(t, "their links to be up all the same", func() bool { return n3.Status()[0].Up && n1.Status()[1].Up })
+
+	// A later run, which knows it from the start.
+	n1.stop()
+	again := &voter{t: t}
+	n, err := Open(l.options(again, 0, peers, func(o *Options) { o.Self.Starts, o.Self.Boot, o.Outlived = 2, 77, *told.Load() }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Network = n
+	again.run(t)
+	if _, err := again.Dial(t.Context(), "n3"); err == nil || !strings.Contains(err.Error(), "takes no part") {
+		t.Errorf("dial n3 in the next run: got %v", err)
+	}
+	eventually(t, "n3 to be refused by the next run", func() bool {
+		_, err := n3.Dial(t.Context(), "n1")
+		var refused *RefusedError
+		return errors.As(err, &refused) && refused.Reason == NoPart
+	})
 }
 
 func TestCallBeforeBootstrap(t *testing.T) {

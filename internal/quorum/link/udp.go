@@ -103,7 +103,7 @@ func (l *local) send(b []byte, to netip.AddrPort) error {
 
 // Send sends payload to a voter, on every link, and never waits. Each copy has the same number, so that the voter takes
 // one of them. What cannot be sent is lost, as a datagram may be, and counted: before the bootstrap, to a voter whose
-// present run is not known yet (a ping tells it), above MaxPayload, or to who is no peer.
+// present run is not known yet (a ping tells it), above MaxPayload, to who is no peer, or from a voter that takes no part.
 func (n *Network) Send(to string, payload []byte) {
 	p := n.view.Load().peers[to]
 	if p == nil {
@@ -111,7 +111,7 @@ func (n *Network) Send(to string, payload []byte) {
 	}
 	boot := n.sender(to).present().Boot
 	tag := n.tag()
-	if len(payload) > MaxPayload || boot == 0 || tag == (clusterTag{}) {
+	if len(payload) > MaxPayload || boot == 0 || tag == (clusterTag{}) || n.mute.Load() != nil {
 		p.out.unsent.Add(1)
 		if len(payload) > MaxPayload {
 			n.warn("payload cannot be sent", to, TooLarge, "bytes", len(payload))
@@ -264,6 +264,9 @@ func (n *Network) datagram(l *local, s *socket, from netip.AddrPort, at time.Dur
 	p := v.peers[string(d.from)]
 	via := v.linkFrom(p.id, from)
 	fresh, reason, ask := n.sender(p.id).check(&d, n.o.Self.Boot, l.index, at)
+	if reason == None && d.kind == data && n.mute.Load() != nil {
+		reason = NoPart
+	}
 	if ask {
 		select {
 		case n.admissions <- Self{ID: p.id, Incarnation: string(d.incarnation), Starts: d.starts, Boot: d.boot, Words: d.words}:
@@ -388,7 +391,7 @@ func (n *Network) reject(l *local, via *peerLink, from netip.AddrPort, r Reason)
 		n.strangeAt.Store(int64(n.o.Now()))
 	}
 	switch r {
-	case OtherRun, NoCluster, NotAdmitted:
+	case OtherRun, NoCluster, NotAdmitted, NoPart:
 		// Normal after a start, and what the directory says is logged when it says it.
 		return
 	}

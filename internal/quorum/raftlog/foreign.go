@@ -85,6 +85,8 @@ func (l *Log) atHome(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-l.failed: // the start of raft says why
+			return
 		case <-tick.C:
 		}
 	}

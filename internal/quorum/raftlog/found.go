@@ -51,6 +51,8 @@ func (l *Log) found(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-l.failed:
+			return l.Trouble()
 		case <-tick.C:
 		}
 	}

@@ -25,6 +25,7 @@ type Store interface {
 	Snapshots() raft.SnapshotStore
 	Identity() store.Identity
 	Empty() bool
+	Outlived() string
 	SetCluster(id string) error
 	Bootstrap(cluster string, c raft.Configuration) error
 }
@@ -255,8 +256,9 @@ const (
 	stopTime  = 3 * time.Second
 )
 
-// Run founds or joins the quorum, and then is a voter until ctx ends or the store fails. It runs once. After an error
-// another Log may be made, on a store that was opened again and with another transport.
+// Run founds or joins the quorum, and then is a voter until ctx ends, the store fails or End is called. With a store that is known to
+// be an old copy it only waits for ctx. It runs once. After an error another Log may be made, on a store that was opened again
+// and with another transport.
 func (l *Log) Run(ctx context.Context) error {
 	err := l.run(ctx)
 	if err != nil {
@@ -267,6 +269,12 @@ func (l *Log) Run(ctx context.Context) error {
 
 func (l *Log) run(ctx context.Context) error {
 	defer l.transport.close()
+	if why := l.o.Store.Outlived(); why != "" {
+		l.log.Error("the voter takes no part", "reason", why)
+		l.waiting.Store(&why)
+		<-ctx.Done()
+		return nil
+	}
 	if err := l.found(ctx); err != nil {
 		return err
 	}
@@ -369,6 +377,9 @@ const (
 	trailingLogs      = 256
 	snapshotInterval  = 30 * time.Second
 )
+
+// End ends Run with an error.
+func (l *Log) End(err error) { l.fail(err) }
 
 // fail ends Run.
 func (l *Log) fail(err error) {

@@ -58,6 +58,7 @@ var (
 	clusterKey     = []byte("cluster")
 	longestKey     = []byte("longest")
 	wordsKey       = []byte("words")
+	outlivedKey    = []byte("outlived")
 )
 
 // Raft's keys, whose presence says that it has run.
@@ -88,6 +89,7 @@ type Store struct {
 	lock      *os.File
 
 	identity atomic.Pointer[Identity]
+	outlived atomic.Pointer[string] // nil: as far as is known it is not
 	failed   atomic.Pointer[error]
 
 	words words
@@ -304,6 +306,13 @@ func (s *Store) load() error {
 		if err != nil {
 			return err
 		}
+		outlived, err := get(m, outlivedKey)
+		if err != nil {
+			return err
+		}
+		if outlived != nil {
+			s.outlived.Store(new(string(outlived)))
+		}
 		s.given.Store(given)
 		s.identity.Store(&Identity{Cluster: string(cluster), Incarnation: string(incarnation), Starts: starts, Words: given})
 		all, err := listSnapshots(tx.Bucket(snapBucket))
@@ -368,6 +377,26 @@ func (s *Store) Trouble() error {
 // grows, and is on disk with the word itself, so that a copy of the directory has fewer unless nothing was lost. Starts and what
 // was seen of others are no words: a copy does not grow up by being started.
 func (s *Store) Words() uint64 { return s.given.Load() }
+
+// Outlived is why this directory is known to be an old copy: it has forgotten what its voter said, and its voter must take no part
+// any more. "" if nothing is known of that.
+func (s *Store) Outlived() string {
+	if why := s.outlived.Load(); why != nil {
+		return *why
+	}
+	return ""
+}
+
+// PutOutlived writes that it is. Only Reset ends it.
+func (s *Store) PutOutlived(why string) error {
+	if s.Outlived() != "" {
+		return nil
+	}
+	s.outlived.Store(&why)
+	return s.write("note that the directory is an old copy", func(tx *bbolt.Tx) error {
+		return put(tx.Bucket(metaBucket), outlivedKey, []byte(why))
+	})
+}
 
 // update is write of a word.
 func (s *Store) update(act string, fn func(tx *bbolt.Tx) error) error {

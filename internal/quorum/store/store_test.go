@@ -494,6 +494,10 @@ func TestAdmit(t *testing.T) {
 				if tc.want != "" {
 					wantError(t, err, "n1", tc.want)
 				}
+				var outlived *OutlivedError
+				if final := errors.As(err, &outlived); final != (err != nil && !strings.Contains(tc.want, "incomplete")) {
+					t.Errorf("%v: final is %t", err, final)
+				}
 				closed(t, s)
 				s = fast(t, dir)
 			}
@@ -568,6 +572,30 @@ func TestWords(t *testing.T) {
 		}
 		closed(t, c)
 	}
+}
+
+// That a directory is an old copy stays with it, and is no word.
+func TestOutlived(t *testing.T) {
+	dir := t.TempDir()
+	s := fast(t, dir)
+	must(t, s.PutSealed("r", 5))
+	words := s.Words()
+	must(t, s.PutOutlived("n1 says so"))
+	must(t, s.PutOutlived("n2 too"))
+	for range 2 {
+		if got := s.Outlived(); got != "n1 says so" || s.Words() != words {
+			t.Errorf("got %q and %d words, want the first reason and %d", got, s.Words(), words)
+		}
+		closed(t, s)
+		s = fast(t, dir)
+	}
+	closed(t, s)
+	must(t, Reset(dir, "by hand"))
+	s = fast(t, dir)
+	if got := s.Outlived(); got != "" {
+		t.Errorf("the new directory is %q", got)
+	}
+	closed(t, s)
 }
 
 func TestAdmitRemembersTheLastOnes(t *testing.T) {

@@ -140,9 +140,20 @@ func (s *Store) loadSeen(tx *bbolt.Tx) error {
 	})
 }
 
+// OutlivedError says that a directory has forgotten what its voter said: it is an old copy, or another run has it.
+type OutlivedError struct {
+	Peer string
+	Why  string
+}
+
+// Error tells what to do.
+func (e *OutlivedError) Error() string {
+	return fmt.Sprintf("admit voter %s: %s; move its %s away and start vrrpd there again", e.Peer, e.Why, fileName)
+}
+
 // Admit accepts a run of peer's state directory if it is a later start than the one seen last, or the same, or if the directory
 // was never seen; it is on disk when Admit returns. A directory that was set back has forgotten what it said: it is an earlier start, or
-// another of the same number, or has given fewer words than it told. The error tells what to do.
+// another of the same number, or has given fewer words than it told: an OutlivedError.
 func (s *Store) Admit(peer string, x Seen) error {
 	if peer == "" || x.Incarnation == "" || len(x.Incarnation) > 255 || x.Starts == 0 || x.Boot == 0 {
 		return fmt.Errorf("admit voter %q: its identity is incomplete", peer)
@@ -152,15 +163,18 @@ func (s *Store) Admit(peer string, x Seen) error {
 	all := s.seen[peer]
 	k := slices.IndexFunc(all, func(o Seen) bool { return o.Incarnation == x.Incarnation })
 	if k >= 0 {
+		outlived := func(format string, args ...any) error {
+			return &OutlivedError{Peer: peer, Why: fmt.Sprintf(format, args...)}
+		}
 		switch o := s.most(peer, all[k]); {
 		case x.Starts == o.Starts && x.Boot == o.Boot:
 			return nil
 		case x.Starts < o.Starts:
-			return fmt.Errorf("admit voter %s: its state directory was restored from a backup (it is at start %d, and was seen at start %d): move its %s away and start vrrpd there again", peer, x.Starts, o.Starts, fileName)
+			return outlived("its state directory was restored from a backup (it is at start %d, and was seen at start %d)", x.Starts, o.Starts)
 		case x.Starts == o.Starts:
-			return fmt.Errorf("admit voter %s: two runs say that they are start %d of the same state directory: it was copied, or restored from a backup; move its %s away and start vrrpd there again", peer, x.Starts, fileName)
+			return outlived("two runs say that they are start %d of the same state directory: it was copied, or restored from a backup", x.Starts)
 		case x.Words < o.Words:
-			return fmt.Errorf("admit voter %s: its state directory was restored from a backup (it begins with %d words, and told of %d): move its %s away and start vrrpd there again", peer, x.Words, o.Words, fileName)
+			return outlived("its state directory was restored from a backup (it begins with %d words, and told of %d)", x.Words, o.Words)
 		}
 	}
 	next := make([]Seen, 0, len(all)+1)
