@@ -240,7 +240,7 @@ func (l *listener) receive(buf []byte) (payload []byte, meta Meta, err error) {
 	return payload, meta, err
 }
 
-// recvmsg is one try to receive; false waits until there is something.
+// recvmsg is one try to receive; false waits until there is something. As sendmsg, it is a call that Go's scheduler is not told of.
 func (l *listener) recvmsg(fd uintptr) bool {
 	l.hdr = unix.Msghdr{
 		Name: (*byte)(unsafe.Pointer(&l.name)), Namelen: uint32(unsafe.Sizeof(l.name)),
@@ -248,7 +248,7 @@ func (l *listener) recvmsg(fd uintptr) bool {
 	}
 	l.hdr.SetIovlen(1)
 	l.hdr.SetControllen(len(l.control))
-	n, _, errno := unix.Syscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&l.hdr)), 0)
+	n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&l.hdr)), unix.MSG_DONTWAIT)
 	runtime.KeepAlive(l)
 	if errno == unix.EAGAIN || errno == unix.EINTR {
 		return false
