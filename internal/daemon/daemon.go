@@ -81,6 +81,9 @@ func hostName() string {
 func Run(ctx context.Context, o Options) error {
 	// The heap is a few megabytes; a collection costs more than the memory it would save while it is that small.
 	debug.SetGCPercent(200)
+	// One advert or vote after the other is no work for two processors, and to wake a second one costs as much as to send it. Whatever
+	// waits in the kernel lets the others go on.
+	runtime.GOMAXPROCS(1)
 	log := o.Log
 	config, found := Check(o.File, o.ConfigID)
 	if conf.ExitCode(found, false) != conf.ExitCannot {
@@ -368,8 +371,6 @@ func (d *Daemon) witness(ctx context.Context) error {
 	d.runs()
 	watchdog := d.watchdog()
 	defer watchdog.Stop()
-	// A vote is a datagram now and then: one processor does, and saves what waking a second one costs.
-	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(50) // some megabytes less for some collections more
 	trim := time.NewTicker(trimEvery)
 	defer trim.Stop()
@@ -404,10 +405,8 @@ func (d *Daemon) witness(ctx context.Context) error {
 
 // run is the main task: the others hang below it. Instances stop first, while sockets and hooks still work.
 func (d *Daemon) run(ctx context.Context) error {
-	if d.grants == nil {
-		// One advert after the other is no work for two processors, and to wake a second one costs as much as to send it. Whatever waits
-		// in the kernel lets the others go on.
-		runtime.GOMAXPROCS(1)
+	if d.grants != nil {
+		runtime.SetDefaultGOMAXPROCS() // leases run out while the instances work
 	}
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
