@@ -118,10 +118,16 @@ func (t *trio) order(ctx context.Context, host, what string, q agent.Request) er
 }
 
 // whole waits until the cluster is whole but for the named hosts, every agent knows of the same epoch and has nothing to do, and the log's
-// leader is not the holder. It returns the holder.
+// leader is not the holder. Without a named host every voter counts, too: one that the log has left out comes back in some seconds, and until
+// then the others are no five that can lose two. It returns the holder.
 func (t *trio) whole(ctx context.Context, but ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, healTime)
 	defer cancel()
+	if len(but) == 0 {
+		if err := t.Voters(ctx); err != nil {
+			return "", err
+		}
+	}
 	holder := ""
 	err := lab.Poll(ctx, 30*time.Millisecond, func() (ok bool, last string, err error) {
 		if holder, err = t.Whole(ctx, but...); err != nil {
