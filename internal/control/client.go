@@ -117,6 +117,10 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
 		return fmt.Errorf("read answer of vrrpd at %s: %w", c.socket, err)
 	}
+	// Only an answer that was read to its end leaves the connection, and the credentials of Connect, to the next call.
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return fmt.Errorf("read answer of vrrpd at %s: %w", c.socket, err)
+	}
 	return nil
 }
 

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -234,5 +236,48 @@ func TestPlan(t *testing.T) {
 	}
 	if _, err := c.Plan(t.Context(), "/none"); err == nil || err.Error() != "no such file" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestConnectIsKept: a caller that gives root up after Connect goes on with that connection, however late the end of an answer comes.
+func TestConnectIsKept(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns atomic.Int32
+	parsed := make(chan struct{}, 1)
+	server := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{}`)
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-parsed: // the client has gone on without the end
+			case <-time.After(50 * time.Millisecond):
+			}
+		}),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateNew {
+				conns.Add(1)
+			}
+		},
+	}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	c := control.NewClient(socket)
+	defer c.Close()
+	if err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	parsed <- struct{}{}
+	if err := c.Release(t.Context(), "VI", 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := conns.Load(); got != 1 {
+		t.Errorf("%d connections, want the one of Connect", got)
 	}
 }
