@@ -346,6 +346,18 @@ func (a *assembly) restored(t *testing.T) {
 	from := a.said(holder)
 	a.start(standby)
 	a.says(holder, from, "restored from a backup")
+	if res, err := h.Proc("vrrpd").Wait(within(t, patience)); err != nil || res.Code != 1 || !strings.Contains(logOf(t, h.Proc("vrrpd")), "its state directory is an old copy") {
+		t.Errorf("%s: vrrpd ended with code %d (%v), want 1 and the reason", standby, res.Code, err)
+	}
+	a.start(standby) // as its unit would
+	eventually(t, patience, standby+" takes no part", func() (bool, string) {
+		q := a.ask(standby)
+		if q == nil {
+			return false, "it does not answer yet"
+		}
+		trouble := strings.Join(q.Trouble, "; ")
+		return strings.Contains(trouble, "takes no part in the quorum") && strings.Contains(trouble, "restored from a backup"), trouble
+	})
 	a.stays(holder, at, time.Second)
 	t.Logf("%s: %q", standby, a.ask(standby).Trouble)
 	// It is no voter, and nobody waits for its word.
