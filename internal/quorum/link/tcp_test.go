@@ -302,13 +302,10 @@ func TestOutlived(t *testing.T) {
 		v.Handle(echo)
 		v.run(t)
 	}
-	says := func(v *voter) func() bool {
-		return func() bool {
-			v.Send("n3", []byte("word"))
-			return len(n3.got) > 0
-		}
-	}
-	eventually(t, "n3 to hear n1, whom nobody has told yet", says(n1))
+	eventually(t, "n3 to hear n1, whom nobody has told yet", func() bool {
+		n1.Send("n3", []byte("word"))
+		return len(n3.got) > 0
+	})
 	c, err := n1.Dial(t.Context(), "n3")
 	if err != nil {
 		t.Fatal(err)
