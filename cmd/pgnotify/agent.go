@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"time"
 
@@ -71,6 +72,8 @@ func (s *session) runAgent(c *ufcli.Context) error {
 	defer m.Close()
 	client := control.NewClient(cli.String(c, "socket"))
 	defer client.Close()
+	// Looks are short, frequent and mostly waiting. A second processor would make each one wake more threads than it has work for.
+	runtime.GOMAXPROCS(1)
 	a, err := agent.New(agent.Options{
 		Settings: set, Keeper: s.store, Database: m, Vrrpd: client, Log: s.log, Note: s.store.Append, Family: family,
 		Ready: func() { s.tell(daemon.SdNotifyReady) },

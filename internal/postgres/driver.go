@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,9 +22,9 @@ const (
 	pingTimeout = 250 * time.Millisecond
 )
 
-// Driver drives one server over sessions that stay open, so that a failover pays for no connection: one session acts, one looks, one commits probes,
-// and one speaks the replication protocol. A session that was lost is opened again by the next call that needs it. None of them ever waits for
-// a standby, but for the probe. The role must be a superuser.
+// Driver drives one server over sessions that stay open, so that a failover pays for no connection: one session acts, one looks, one commits probes.
+// One that speaks the replication protocol is open while it is needed. A session that was lost is opened again by the next call that needs it. None
+// of them ever waits for a standby, but for the probe. The role must be a superuser.
 //
 // Calls are safe for concurrent use. Those that act wait for each other, those that look wait for each other, and a look never waits for an act.
 // Each is bounded by its context, give or take a tenth of a second, and what has none by the statement_timeout of 5 s.
@@ -32,6 +33,7 @@ type Driver struct {
 	act, look, probe *session
 	ident            *identSession
 	replies          map[int]reply // of the walsenders at the last look, by process number; used under look's turn
+	replays          atomic.Pointer[replaying]
 }
 
 // NewDriver makes a driver; nothing is opened yet.
@@ -193,15 +195,24 @@ type identSession struct {
 	conn *pgconn.PgConn
 }
 
+// take waits until the session is ours alone; give ends that.
+func (x *identSession) take(ctx context.Context) (give func(), err error) {
+	select {
+	case x.turn <- struct{}{}:
+		return func() { <-x.turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for our session: %w", context.Cause(ctx))
+	}
+}
+
 // identify asks for the system identifier, the timeline and the end of the WAL: of a primary what it flushed, of a standby the greatest of received and
 // replayed on the timeline of the last record that it replayed.
 func (x *identSession) identify(ctx context.Context) (identity, error) {
-	select {
-	case x.turn <- struct{}{}:
-		defer func() { <-x.turn }()
-	case <-ctx.Done():
-		return identity{}, fmt.Errorf("wait for our session: %w", context.Cause(ctx))
+	give, err := x.take(ctx)
+	if err != nil {
+		return identity{}, err
 	}
+	defer give()
 	if x.conn != nil {
 		short, cancel := context.WithTimeout(ctx, pingTimeout)
 		id, err := identify(short, x.conn)
@@ -211,9 +222,33 @@ func (x *identSession) identify(ctx context.Context) (identity, error) {
 		}
 		x.drop()
 	}
+	if err := x.open(ctx); err != nil {
+		return identity{}, err
+	}
+	id, err := identify(ctx, x.conn)
+	if err != nil {
+		x.drop()
+	}
+	return id, err
+}
+
+// ready opens the session, so that the next question need not.
+func (x *identSession) ready(ctx context.Context) error {
+	give, err := x.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
+	if x.conn != nil && !x.conn.IsClosed() {
+		return nil
+	}
+	return x.open(ctx)
+}
+
+func (x *identSession) open(ctx context.Context) error {
 	ci, err := x.s.conninfo()
 	if err != nil {
-		return identity{}, err
+		return err
 	}
 	params := map[string]string{"replication": "database"}
 	if x.s.version >= 14 {
@@ -221,16 +256,26 @@ func (x *identSession) identify(ctx context.Context) (identity, error) {
 	}
 	cfg, err := connConfig(ci, params)
 	if err != nil {
-		return identity{}, err
+		return err
 	}
 	if x.conn, err = pgconn.ConnectConfig(ctx, &cfg.Config); err != nil {
-		return identity{}, fmt.Errorf("open a replication session: %w", inOneLine(err))
+		return fmt.Errorf("open a replication session: %w", inOneLine(err))
 	}
-	id, err := identify(ctx, x.conn)
-	if err != nil {
-		x.drop()
+	return nil
+}
+
+// rest ends the session for as long as nobody asks, unless somebody does just now.
+func (x *identSession) rest() {
+	select {
+	case x.turn <- struct{}{}:
+		defer func() { <-x.turn }()
+	default:
+		return
 	}
-	return id, err
+	if x.conn != nil {
+		closeConn(x.conn)
+		x.conn = nil
+	}
 }
 
 func (x *identSession) drop() {

@@ -650,6 +650,90 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+// TestGlanceOfAStandby: a look says what a replication session would, which is open while it is needed alone: up to version 15, all WAL that arrives
+// wakes every walsender, and so would an idle one of ours, thousands of times a second.
+func TestGlanceOfAStandby(t *testing.T) {
+	t.Parallel()
+	a := drive(newNode(t, "").start(), "a")
+	a.sql("CREATE TABLE t (v text)")
+	b, c := a.standbyNamed("b", ""), a.standbyNamed("c", "")
+	ours := func(d *driven) string {
+		return d.query("SELECT count(*)::text FROM pg_stat_activity WHERE backend_type = 'walsender' AND application_name = 'pgnotify'")
+	}
+	glance := func(d *driven, want Timeline) {
+		t.Helper()
+		g, err := d.Glance(d.ctx())
+		if err != nil || !g.Answered {
+			t.Fatalf("%s: answered %t, %v", d.name, g.Answered, err)
+		}
+		id, err := d.ident.identify(d.ctx())
+		if at := (Position{id.Timeline, id.LSN}); err != nil || g.Position.Timeline != want || at != g.Position {
+			t.Errorf("%s is at %s, %v, its replication session says %s, want timeline %d", d.name, g.Position, err, at, want)
+		}
+	}
+	// rests waits until looks do without the session, and has one do so.
+	rests := func(d *driven, want Timeline) {
+		t.Helper()
+		for end := time.Now().Add(5 * time.Second); ; {
+			if _, err := d.Glance(d.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			if d.ident.conn == nil && ours(d) == "0" {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: %s replication sessions of ours stay open", d.name, ours(d))
+			}
+		}
+		if g, err := d.Glance(d.ctx()); err != nil || d.ident.conn != nil || ours(d) != "0" {
+			t.Errorf("%s: a look opened a replication session: %+v, %v", d.name, g, err)
+		}
+		glance(d, want)
+		if g, err := d.Glance(d.ctx()); err != nil || d.ident.conn != nil {
+			t.Errorf("%s: a look left a replication session open: %+v, %v", d.name, g, err)
+		}
+	}
+	settle := func(up *driven, names ...string) {
+		t.Helper()
+		up.commit("x").acknowledged(t)
+		if _, err := up.Barrier(up.ctx(), names); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(a, "b", "c")
+	rests(a, 1)
+	rests(b, 1)
+	rests(c, 1)
+	// Without a walreceiver nobody but the session can tell.
+	b.fence()
+	glance(b, 1)
+	if g, err := b.Glance(b.ctx()); err != nil || b.ident.conn == nil {
+		t.Errorf("b is fenced: got %+v, %v, want the session open", g, err)
+	}
+	a.crash()
+	c.fence()
+	if _, err := b.PromoteTo(b.ctx(), 2); err != nil {
+		t.Fatal(err)
+	}
+	glance(c, 1)
+	c.follow(b)
+	b.setSync("c")
+	settle(b, "c")
+	rests(b, 2)
+	rests(c, 2)
+	// Another life of the server has to be asked again.
+	known := c.replays.Load()
+	c.stop()
+	if err := c.StartStandby(c.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	settle(b, "c")
+	rests(c, 2)
+	if now := c.replays.Load(); now == nil || known == nil || now.life == known.life || now.timeline != 2 {
+		t.Errorf("what c replays: got %+v after a restart, %+v before", now, known)
+	}
+}
+
 // TestDriverOnEveryVersion goes over what a failover does, on each version that is installed.
 func TestDriverOnEveryVersion(t *testing.T) {
 	t.Parallel()

@@ -42,18 +42,15 @@ type Life struct {
 
 // Life tells which postmaster runs, the zero Life if none.
 func (s *Server) Life() (Life, error) {
-	pid, running, err := s.Process()
-	if err != nil || !running {
-		return Life{}, err
-	}
-	p, err := readProc(pid)
+	f, err := s.readPIDFile()
 	if errors.Is(err, fs.ErrNotExist) {
 		return Life{}, nil
 	}
 	if err != nil {
-		return Life{}, fmt.Errorf("look at the postmaster: %w", err)
+		return Life{}, err
 	}
-	return Life{p.pid, p.ticks}, nil
+	v, err := s.judge(f)
+	return v.life, err
 }
 
 // Report is what a server holds once it listens to nobody. It is worth something only as long as its Life goes on.
@@ -116,6 +113,13 @@ func (d *Driver) Fence(ctx context.Context, o FenceOptions) (Report, error) {
 }
 
 func (d *Driver) fence(ctx context.Context, o FenceOptions) (Report, error) {
+	octx, cancel := context.WithCancel(ctx)
+	opened := make(chan struct{})
+	defer func() { cancel(); <-opened }()
+	go func() {
+		defer close(opened)
+		_ = d.ident.ready(octx) // who asks opens it if this failed, and says why
+	}()
 	if err := d.s.WriteFence(); err != nil {
 		return Report{}, err
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Glance is one look at a server in either role.
@@ -23,11 +21,8 @@ type Glance struct {
 	Upstream Upstream // standby
 }
 
-// errPromoted says that recovery ended between two questions.
-var errPromoted = errors.New("it has just been promoted")
-
-// Glance looks at the server over sessions that stay: one round trip on a primary, four on a standby. Of a server that is down, or does not answer
-// within ctx, it tells what the files say; the error then is why it did not answer, and ErrNotRunning if it is down.
+// Glance looks at the server over sessions that stay: one round trip on a primary and on a standby that streams, three on another standby. Of a server
+// that is down, or does not answer within ctx, it tells what the files say; the error then is why it did not answer, and ErrNotRunning if it is down.
 func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 	ctx, cancel := withDefaultTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -43,46 +38,48 @@ func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 		return g, fmt.Errorf("look at the server: %w", ErrNotRunning)
 	}
 	err = d.glance(ctx, &g)
-	if errors.Is(err, errPromoted) {
-		// It answers, as a primary now, and must not seem dead in the moment in which it is granted its epoch.
-		err = d.glance(ctx, &g)
-	}
 	return g, err
 }
 
+// replaying is the timeline that a standby was seen to replay, and in which life of the server.
+type replaying struct {
+	life     Life
+	timeline Timeline
+}
+
 // glance asks a server that runs.
+//
+// Where a standby's WAL ends, and on which timeline, is told by a replication session. It is kept only as long as it is needed: up to version 15, all
+// WAL that arrives wakes every such session, before the primary is told of it. A standby whose walreceiver streams the timeline that is replayed needs
+// none. Replay never goes back to an older timeline, and to a newer one only after the walreceiver has ended.
 func (d *Driver) glance(ctx context.Context, g *Glance) error {
-	view, err := d.View(ctx)
+	v, err := d.see(ctx)
 	if err != nil {
 		return err
 	}
-	g.PrimaryView = view
-	if !g.InRecovery {
-		g.Position = Position{g.Timeline, g.FlushLSN}
-		g.Answered = true
-		return nil
-	}
-	id, err := d.ident.identify(ctx)
-	if err != nil {
-		return fmt.Errorf("look at the standby: %w", err)
-	}
-	g.Position = Position{id.Timeline, id.LSN}
-	err = d.look.use(ctx, func(q context.Context, conn *pgx.Conn) error {
-		v, err := look(q, conn)
+	streams := v.upstream.Status == "streaming" && v.flushed != 0 && v.flushed >= v.replay
+	switch known := d.replays.Load(); {
+	case !v.InRecovery:
+		g.Position = Position{v.Timeline, v.FlushLSN}
+		d.ident.rest()
+	case streams && known != nil && *known == (replaying{g.Life, v.upstream.Timeline}):
+		g.Position = Position{known.timeline, v.flushed}
+		d.ident.rest()
+	default:
+		id, err := d.ident.identify(ctx)
 		if err != nil {
+			return fmt.Errorf("look at the standby: %w", err)
+		}
+		g.Position = Position{id.Timeline, id.LSN}
+		d.replays.Store(&replaying{g.Life, id.Timeline})
+		if v, err = d.see(ctx); err != nil {
 			return err
 		}
-		if !v.recovery {
-			return errPromoted
+		if !v.InRecovery { // it has been promoted in this moment
+			g.Position = Position{v.Timeline, v.FlushLSN}
 		}
-		g.Conninfo, g.Receive, g.Replay, g.Paused = v.settings["primary_conninfo"], v.receive, v.replay, v.paused
-		g.SyncNames = v.settings["synchronous_standby_names"]
-		g.Upstream, err = upstream(q, conn)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("look at the standby: %w", err)
 	}
+	g.PrimaryView, g.Conninfo, g.Receive, g.Replay, g.Paused, g.Upstream = v.PrimaryView, v.conninfo, v.receive, v.replay, v.paused, v.upstream
 	g.Answered = true
 	return nil
 }

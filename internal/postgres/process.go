@@ -76,8 +76,7 @@ func (s *Server) readPIDFile() (pidFile, error) {
 type procInfo struct {
 	pid, parent int
 	comm        string
-	dead        bool // a zombie or about to vanish
-	started     time.Time
+	dead        bool   // a zombie or about to vanish
 	ticks       uint64 // start time in ticks since boot: with pid it names a process for ever
 }
 
@@ -105,12 +104,13 @@ func readProc(pid int) (procInfo, error) {
 	if p.ticks, err = strconv.ParseUint(f[19], 10, 64); err != nil {
 		return procInfo{}, fmt.Errorf("parse /proc/%d/stat: %w", pid, err)
 	}
-	boot, err := bootTime()
-	if err != nil {
-		return procInfo{}, err
-	}
-	p.started = boot.Add(time.Duration(p.ticks) * (time.Second / userHZ))
 	return p, nil
+}
+
+// started is when the process was started, by the present time of day.
+func (p procInfo) started() (time.Time, error) {
+	boot, err := bootTime()
+	return boot.Add(time.Duration(p.ticks) * (time.Second / userHZ)), err
 }
 
 func bootTime() (time.Time, error) {
@@ -165,6 +165,7 @@ func (p procInfo) worksIn(dir string) (yes, known bool) {
 // verdict is what has become of the process that postmaster.pid names.
 type verdict struct {
 	pid     int
+	life    Life // if running
 	running bool
 	why     string // the reason, if not running
 }
@@ -197,32 +198,24 @@ func (s *Server) judge(f pidFile) (verdict, error) {
 		}
 	} else if f.started.IsZero() {
 		return v, fmt.Errorf("look at process %d of %s: it is a PostgreSQL, and whether ours cannot be told (not its user, no start time in the file)", pid, pidFileName)
-	} else if d := p.started.Sub(f.started).Abs(); d > startSlack {
+	} else if started, err := p.started(); err != nil {
+		return v, fmt.Errorf("look at process %d of %s: %w", pid, pidFileName, err)
+	} else if d := started.Sub(f.started).Abs(); d > startSlack {
 		return v, fmt.Errorf("look at process %d of %s: it is a PostgreSQL, and whether ours cannot be told (not its user, it started at %s, the file says %s)", pid, pidFileName,
-			p.started.UTC().Format(time.RFC3339), f.started.UTC().Format(time.RFC3339))
+			started.UTC().Format(time.RFC3339), f.started.UTC().Format(time.RFC3339))
 	}
 	if single {
 		return v, fmt.Errorf("process %d works on %s in single-user mode", pid, s.cfg.DataDir)
 	}
-	v.running = true
+	v.running, v.life = true, Life{p.pid, p.ticks}
 	return v, nil
 }
 
 // Process finds the postmaster by postmaster.pid. A file whose process has gone, is a zombie, or is now another program or the server of another data
 // directory is stale: not running. If that can't be decided, the answer is an error and no guess.
 func (s *Server) Process() (pid int, running bool, err error) {
-	f, err := s.readPIDFile()
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	v, err := s.judge(f)
-	if err != nil || !v.running {
-		return 0, false, err
-	}
-	return v.pid, true, nil
+	l, err := s.Life()
+	return l.PID, l != Life{}, err
 }
 
 // processes lists the PostgreSQL processes that work in the data directory, the postmaster and what a dead one left.

@@ -182,10 +182,16 @@ func (v PrimaryView) Named(name string) []Walsender {
 func (d *Driver) View(ctx context.Context) (PrimaryView, error) {
 	ctx, cancel := withDefaultTimeout(ctx, queryTimeout)
 	defer cancel()
-	var v PrimaryView
+	v, err := d.see(ctx)
+	return v.PrimaryView, err
+}
+
+// see looks at the server in either role, in one round trip, and keeps when each standby has last replied.
+func (d *Driver) see(ctx context.Context) (sight, error) {
+	var v sight
 	err := d.look.use(ctx, func(q context.Context, conn *pgx.Conn) error {
 		var err error
-		if v, err = view(q, conn); err != nil {
+		if v, err = see(q, conn); err != nil {
 			return err
 		}
 		now := time.Now()
@@ -203,46 +209,69 @@ func (d *Driver) View(ctx context.Context) (PrimaryView, error) {
 		return nil
 	})
 	if err != nil {
-		return PrimaryView{}, fmt.Errorf("look at the standbys: %w", err)
+		return sight{}, fmt.Errorf("look at the server: %w", err)
 	}
 	return v, nil
 }
 
 func view(ctx context.Context, conn *pgx.Conn) (PrimaryView, error) {
+	v, err := see(ctx, conn)
+	return v.PrimaryView, err
+}
+
+// sight is one look at a server in either role.
+type sight struct {
+	PrimaryView
+	// Of a standby alone.
+	conninfo        string // primary_conninfo in force
+	receive, replay LSN    // flushed by walreceivers in this life, 0 if none ran; replayed
+	paused          bool   // a pause of replay is asked for or in effect
+	upstream        Upstream
+	flushed         LSN // by the walreceiver that runs, on upstream.Timeline: both were read at once
+}
+
+// see reads what is replayed before what is flushed, so that it shows no replay of what is not there yet.
+func see(ctx context.Context, conn *pgx.Conn) (sight, error) {
 	rows, err := conn.Query(ctx, `
 SELECT r, CASE WHEN r THEN NULL ELSE pg_walfile_name(pg_current_wal_lsn()) END, CASE WHEN r THEN NULL ELSE pg_current_wal_insert_lsn()::text END,
        CASE WHEN r THEN NULL ELSE pg_current_wal_flush_lsn()::text END, current_setting('synchronous_standby_names'),
        (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND wait_event_type = 'IPC' AND application_name <> $1)::int,
+       CASE WHEN r THEN current_setting('primary_conninfo') ELSE '' END, CASE WHEN r THEN pg_last_wal_receive_lsn()::text END, replayed,
+       CASE WHEN r AND pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END,
+       coalesce(u.status, ''), coalesce(u.sender_host, ''), coalesce(u.sender_port, 0), coalesce(u.slot_name, ''), coalesce(u.received_tli, 0), u.flushed_lsn::text,
        w.pid, coalesce(w.application_name, ''), coalesce(host(w.client_addr), ''), coalesce(w.state, ''), coalesce(w.sync_state, ''), coalesce(w.sync_priority, 0),
        w.sent_lsn::text, w.write_lsn::text, w.flush_lsn::text, w.replay_lsn::text, coalesce(extract(epoch FROM w.replay_lag), 0)::float8, w.reply_time
-FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) AS q LEFT JOIN pg_stat_replication AS w ON w.application_name <> $1
+FROM (SELECT r, CASE WHEN r THEN pg_last_wal_replay_lsn()::text END AS replayed FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) AS p OFFSET 0) AS q
+     LEFT JOIN pg_stat_wal_receiver AS u ON r
+     LEFT JOIN pg_stat_replication AS w ON w.application_name <> $1
 ORDER BY w.application_name, w.pid`, applicationName)
 	if err != nil {
-		return PrimaryView{}, err
+		return sight{}, err
 	}
 	defer rows.Close()
-	var v PrimaryView
+	var v sight
 	for rows.Next() {
 		var w Walsender
-		var file, insert, flush *string
+		var file, insert, flush, receive, replay, flushed *string
 		var lsn [4]*string
 		var pid *int
 		var lag float64
 		var replied *time.Time
-		if err := rows.Scan(&v.InRecovery, &file, &insert, &flush, &v.SyncNames, &v.Waiting, &pid, &w.Name, &w.Addr, &w.State, &w.SyncState, &w.SyncPriority,
-			&lsn[0], &lsn[1], &lsn[2], &lsn[3], &lag, &replied); err != nil {
-			return PrimaryView{}, err
+		u := &v.upstream
+		if err := rows.Scan(&v.InRecovery, &file, &insert, &flush, &v.SyncNames, &v.Waiting, &v.conninfo, &receive, &replay, &v.paused,
+			&u.Status, &u.Host, &u.Port, &u.Slot, &u.Timeline, &flushed,
+			&pid, &w.Name, &w.Addr, &w.State, &w.SyncState, &w.SyncPriority, &lsn[0], &lsn[1], &lsn[2], &lsn[3], &lag, &replied); err != nil {
+			return sight{}, err
 		}
 		if file != nil {
 			if v.Timeline, err = segmentTimeline(*file); err != nil {
-				return PrimaryView{}, err
+				return sight{}, err
 			}
 		}
-		if v.InsertLSN, err = optionalLSN(insert); err != nil {
-			return PrimaryView{}, err
-		}
-		if v.FlushLSN, err = optionalLSN(flush); err != nil {
-			return PrimaryView{}, err
+		for i, to := range []*LSN{&v.InsertLSN, &v.FlushLSN, &v.receive, &v.replay, &v.flushed} {
+			if *to, err = optionalLSN([]*string{insert, flush, receive, replay, flushed}[i]); err != nil {
+				return sight{}, err
+			}
 		}
 		if pid == nil {
 			continue
@@ -253,7 +282,7 @@ ORDER BY w.application_name, w.pid`, applicationName)
 		}
 		for i, to := range []*LSN{&w.SentLSN, &w.WriteLSN, &w.FlushLSN, &w.ReplayLSN} {
 			if *to, err = optionalLSN(lsn[i]); err != nil {
-				return PrimaryView{}, err
+				return sight{}, err
 			}
 		}
 		v.Walsenders = append(v.Walsenders, w)
