@@ -98,6 +98,8 @@ func TestRegressions(t *testing.T) {
 			[]uint64{20, 120, 305, 371, 377, 579, 718, 824, 1138, 1176, 1233, 2103, 2280, 2283, 2549, 3035, 3183, 3257, 3323, 4035}},
 		{"the same, before the address was opened ahead of the nudge", []uint64{22, 95, 211, 288, 308, 313, 345, 490, 749, 9257}},
 		{"a standby had told another holder that it was back, and was never taken into the rule again", []uint64{11785, 13848}},
+		{"what failed while the agent and the simulation were written, by either's fault",
+			[]uint64{1, 2, 3, 10, 25, 73, 92, 223, 236, 265, 403, 914, 2317, 2839, 4314, 5981, 6798, 9310, 13044, 17259, 18072, 18828}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, seed := range tt.seeds {
