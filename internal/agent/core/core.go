@@ -221,7 +221,7 @@ func (a *Agent) newView(v View) {
 		a.rule = v.Rule
 	}
 	if v.Mine && v.Phase == Active && v.Epoch != a.burnt {
-		a.active = v.Epoch
+		a.activate(v.Epoch)
 	}
 }
 

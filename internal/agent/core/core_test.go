@@ -340,6 +340,23 @@ func TestRunningHolderKeepsItsRule(t *testing.T) {
 		t.Errorf("got %v, want the same S on the timeline that runs", x)
 	}
 	r.wantNot(PromoteTo)
+	// The standbys lost their streams when they pledged, a while ago. From now on they have as long to return as after any other loss.
+	r.pass(150 * time.Millisecond)
+	r.srv.RewindReady = true
+	r.end(SetRule, Result{}, nil)
+	r.view.Phase, r.view.Rule = Active, Rule{Holder: "n1", S: []string{"n3", "n2"}, Version: 5}
+	r.show()
+	r.srv.SSN = "FIRST 2 (n3, n2)"
+	r.end(WriteSSN, Result{}, nil)
+	r.pass(60 * time.Millisecond)
+	r.want(Open)
+	r.wantNot(SetRule)
+	r.end(Nudge, Result{}, nil)
+	r.srv.Standbys = []Standby{streams("n3", 200, 1)}
+	r.pass(80 * time.Millisecond)
+	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n3"}) {
+		t.Errorf("got %v, want n2 out of the rule: it has not returned", x)
+	}
 }
 
 func TestShrink(t *testing.T) {

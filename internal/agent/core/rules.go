@@ -158,8 +158,23 @@ func (a *Agent) ruled(act Action, d Done) {
 		a.ruling.own = true
 	}
 	if a.burnt != act.Epoch && a.active != act.Epoch {
-		a.active, a.timeline = act.Epoch, act.TLI
+		a.activate(act.Epoch)
+		a.timeline = act.TLI
 		a.say("epoch %d is active: timeline %d, the rule is {%s; %v}", act.Epoch, act.TLI, a.o.Node, act.Names)
+	}
+}
+
+// activate notes that an epoch is active here. A rule that stayed with its grant names standbys whose streams their pledges have ended, and
+// which are on their way back now: what they missed before is no loss of theirs.
+func (a *Agent) activate(epoch uint64) {
+	if a.active == epoch {
+		return
+	}
+	a.active = epoch
+	for k := range a.peers {
+		if p := &a.peers[k]; !p.streams {
+			p.since = a.now
+		}
 	}
 }
 

@@ -128,7 +128,7 @@ func TestPlanted(t *testing.T) {
 		{"no hold", "", Plant{NoHold: true}, 1, []string{"I3", "I4", "I8"}},
 		{"a grant changes the rule", "", Plant{GrantRules: true}, 10, []string{"I3", "I8"}},
 		{"rewind toward a holder that is not active", "grants", Plant{EarlyActive: true}, 1, []string{"I3", "I8"}},
-		{"no look whether commits wait at all", "", Plant{NoProbe: true}, 75, []string{"I8"}},
+		{"no look whether commits wait at all", "", Plant{NoProbe: true}, 3050, []string{"I8"}},
 		{"timelines are not reserved", "", Plant{NoReserve: true}, 1, []string{"I6"}},
 		{"no slots: two walsenders of one name", "network", Plant{NoSlots: true}, 690, []string{"I3", "I8"}},
 	} {
