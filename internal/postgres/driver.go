@@ -32,8 +32,8 @@ type Driver struct {
 	s                *Server
 	act, look, probe *session
 	ident            *identSession
-	replies          map[int]reply // of the walsenders at the last look, by process number; used under look's turn
-	replays          atomic.Pointer[replaying]
+	replies          map[int]reply             // of the walsenders at the last look, by process number; used under look's turn
+	replays          atomic.Pointer[replaying] // at the last question to a standby; nil: none was asked
 }
 
 // NewDriver makes a driver; nothing is opened yet.
@@ -41,9 +41,9 @@ func NewDriver(s *Server) *Driver {
 	return &Driver{
 		s:     s,
 		act:   newSession(s, "local"),
-		look:  &session{s: s, commit: "local", turn: make(chan struct{}, 1), looks: true},
+		look:  &session{s: s, commit: "local", turn: newTurn(), looks: true},
 		probe: newSession(s, "on"),
-		ident: &identSession{s: s, turn: make(chan struct{}, 1)},
+		ident: &identSession{s: s, turn: newTurn()},
 	}
 }
 
@@ -71,29 +71,43 @@ func (d *Driver) Connect(ctx context.Context) error {
 // errLost means that our session could not be opened or was lost; the server may restart its processes.
 var errLost = errors.New("no session")
 
+// turn lets one caller after the other have a session.
+type turn chan struct{}
+
+func newTurn() turn { return make(turn, 1) }
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for our session: %w", context.Cause(ctx))
+	}
+}
+
+func (t turn) give() { <-t }
+
 // session is an SQL session that is opened when it is needed.
 type session struct {
 	s      *Server
 	commit string // synchronous_commit
-	turn   chan struct{}
+	turn   turn
 	looks  bool // nothing but questions is asked: they may be asked twice
 	conn   *pgx.Conn
 }
 
 func newSession(s *Server, commit string) *session {
-	return &session{s: s, commit: commit, turn: make(chan struct{}, 1)}
+	return &session{s: s, commit: commit, turn: newTurn()}
 }
 
 // use runs f with the session, which answered a moment ago; one that only looks is not asked first whether it lives, and f runs again in a new one
 // if it does not. While f runs and does not see the connection lost, the server has not restarted, not even after a crash of one of its processes.
 // Queries of f get a context of their own, see patient.
 func (x *session) use(ctx context.Context, f func(q context.Context, conn *pgx.Conn) error) error {
-	select {
-	case x.turn <- struct{}{}:
-		defer func() { <-x.turn }()
-	case <-ctx.Done():
-		return fmt.Errorf("wait for our session: %w", context.Cause(ctx))
+	if err := x.turn.take(ctx); err != nil {
+		return err
 	}
+	defer x.turn.give()
 	if x.looks && x.conn != nil {
 		err := x.run(ctx, f)
 		if !errors.Is(err, errLost) || ctx.Err() != nil {
@@ -151,7 +165,7 @@ func (x *session) drop() {
 
 func (x *session) close() {
 	x.turn <- struct{}{}
-	defer func() { <-x.turn }()
+	defer x.turn.give()
 	if x.conn != nil {
 		closeConn(x.conn)
 	}
@@ -191,28 +205,17 @@ func (s *Server) stayingParams(commit string) map[string]string {
 // identSession is a logical replication connection, which the ordinary lines of pg_hba.conf let in. It takes one of max_wal_senders.
 type identSession struct {
 	s    *Server
-	turn chan struct{}
+	turn turn
 	conn *pgconn.PgConn
-}
-
-// take waits until the session is ours alone; give ends that.
-func (x *identSession) take(ctx context.Context) (give func(), err error) {
-	select {
-	case x.turn <- struct{}{}:
-		return func() { <-x.turn }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for our session: %w", context.Cause(ctx))
-	}
 }
 
 // identify asks for the system identifier, the timeline and the end of the WAL: of a primary what it flushed, of a standby the greatest of received and
 // replayed on the timeline of the last record that it replayed.
 func (x *identSession) identify(ctx context.Context) (identity, error) {
-	give, err := x.take(ctx)
-	if err != nil {
+	if err := x.turn.take(ctx); err != nil {
 		return identity{}, err
 	}
-	defer give()
+	defer x.turn.give()
 	if x.conn != nil {
 		short, cancel := context.WithTimeout(ctx, pingTimeout)
 		id, err := identify(short, x.conn)
@@ -234,11 +237,10 @@ func (x *identSession) identify(ctx context.Context) (identity, error) {
 
 // ready opens the session, so that the next question need not.
 func (x *identSession) ready(ctx context.Context) error {
-	give, err := x.take(ctx)
-	if err != nil {
+	if err := x.turn.take(ctx); err != nil {
 		return err
 	}
-	defer give()
+	defer x.turn.give()
 	if x.conn != nil && !x.conn.IsClosed() {
 		return nil
 	}
@@ -268,7 +270,7 @@ func (x *identSession) open(ctx context.Context) error {
 func (x *identSession) rest() {
 	select {
 	case x.turn <- struct{}{}:
-		defer func() { <-x.turn }()
+		defer x.turn.give()
 	default:
 		return
 	}
@@ -288,7 +290,7 @@ func (x *identSession) drop() {
 
 func (x *identSession) close() {
 	x.turn <- struct{}{}
-	defer func() { <-x.turn }()
+	defer x.turn.give()
 	x.drop()
 }
 

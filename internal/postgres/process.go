@@ -164,17 +164,15 @@ func (p procInfo) worksIn(dir string) (yes, known bool) {
 
 // verdict is what has become of the process that postmaster.pid names.
 type verdict struct {
-	pid     int
-	life    Life // if running
-	running bool
-	why     string // the reason, if not running
+	life Life   // zero: the server does not run
+	why  string // the reason for that
 }
 
 // judge decides whether the process that a pid file names is the postmaster of our data directory.
 func (s *Server) judge(f pidFile) (verdict, error) {
 	single := f.pid < 0 // a server in single-user mode writes its number negated
 	pid := max(f.pid, -f.pid)
-	v := verdict{pid: pid}
+	var v verdict
 	p, err := readProc(pid)
 	if errors.Is(err, fs.ErrNotExist) {
 		v.why = fmt.Sprintf("process %d has gone", pid)
@@ -207,7 +205,7 @@ func (s *Server) judge(f pidFile) (verdict, error) {
 	if single {
 		return v, fmt.Errorf("process %d works on %s in single-user mode", pid, s.cfg.DataDir)
 	}
-	v.running, v.life = true, Life{p.pid, p.ticks}
+	v.life = Life{p.pid, p.ticks}
 	return v, nil
 }
 
@@ -257,8 +255,8 @@ func (s *Server) clearStale() error {
 	if err != nil {
 		return err
 	}
-	if v.running {
-		return fmt.Errorf("%w: process %d", ErrRunning, v.pid)
+	if v.life != (Life{}) {
+		return fmt.Errorf("%w: process %d", ErrRunning, v.life.PID)
 	}
 	left, err := s.processes()
 	if err != nil {
@@ -309,7 +307,7 @@ func (s *Server) clearSocketLocks(f pidFile) error {
 		if err != nil {
 			return err
 		}
-		if v.running {
+		if v.life != (Life{}) {
 			continue
 		}
 		s.log.Warn("removing a stale socket lock", "file", path, "reason", v.why)

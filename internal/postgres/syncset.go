@@ -252,14 +252,15 @@ ORDER BY w.application_name, w.pid`, applicationName)
 	var v sight
 	for rows.Next() {
 		var w Walsender
-		var file, insert, flush, receive, replay, flushed *string
+		var file *string
+		var own [5]*string
 		var lsn [4]*string
 		var pid *int
 		var lag float64
 		var replied *time.Time
 		u := &v.upstream
-		if err := rows.Scan(&v.InRecovery, &file, &insert, &flush, &v.SyncNames, &v.Waiting, &v.conninfo, &receive, &replay, &v.paused,
-			&u.Status, &u.Host, &u.Port, &u.Slot, &u.Timeline, &flushed,
+		if err := rows.Scan(&v.InRecovery, &file, &own[0], &own[1], &v.SyncNames, &v.Waiting, &v.conninfo, &own[2], &own[3], &v.paused,
+			&u.Status, &u.Host, &u.Port, &u.Slot, &u.Timeline, &own[4],
 			&pid, &w.Name, &w.Addr, &w.State, &w.SyncState, &w.SyncPriority, &lsn[0], &lsn[1], &lsn[2], &lsn[3], &lag, &replied); err != nil {
 			return sight{}, err
 		}
@@ -269,7 +270,7 @@ ORDER BY w.application_name, w.pid`, applicationName)
 			}
 		}
 		for i, to := range []*LSN{&v.InsertLSN, &v.FlushLSN, &v.receive, &v.replay, &v.flushed} {
-			if *to, err = optionalLSN([]*string{insert, flush, receive, replay, flushed}[i]); err != nil {
+			if *to, err = optionalLSN(own[i]); err != nil {
 				return sight{}, err
 			}
 		}
