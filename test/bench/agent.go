@@ -73,7 +73,7 @@ func agents(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.close(s)) }()
+	defer func() { err = errors.Join(err, t.close(s, err)) }()
 	runs := s.orRuns(30)
 	for _, f := range outages {
 		if !s.wants(f.name) {

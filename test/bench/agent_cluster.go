@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -40,7 +41,7 @@ func newTrio(ctx context.Context, s settings) (_ *trio, err error) {
 	t := &trio{l: l}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, t.close(s))
+			err = errors.Join(err, t.close(s, err))
 		}
 	}()
 	o := lab.QuorumOptions{Sample: filepath.Join(s.etc, "quorum-3data-2witness"), LogLevel: "info", Settings: map[string]string{"max_connections": "50"}}
@@ -60,13 +61,19 @@ func newTrio(ctx context.Context, s settings) (_ *trio, err error) {
 	return t, err
 }
 
-// close saves the logs if they are wanted, and ends the lab.
-func (t *trio) close(s settings) error {
-	var err error
-	if s.logs != "" {
-		err = t.l.SaveLogs(s.logs)
+// close saves the logs if they are wanted, or if what was done with the cluster failed, and ends the lab.
+func (t *trio) close(s settings, failed error) error {
+	dir := s.logs
+	var errs []error
+	if dir == "" && failed != nil && !errors.Is(failed, context.Canceled) {
+		var err error
+		dir, err = os.MkdirTemp("", "pgvrrp-logs-")
+		errs = append(errs, err, errors.New("the logs of all processes are in "+dir))
 	}
-	return errors.Join(err, t.l.Close())
+	if dir != "" {
+		errs = append(errs, t.l.SaveLogs(dir))
+	}
+	return errors.Join(append(errs, t.l.Close())...)
 }
 
 // boot gives hosts their power back, and starts what runs there.

@@ -121,7 +121,7 @@ func overhead(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.close(s)) }()
+	defer func() { err = errors.Join(err, t.close(s, err)) }()
 	if err := t.pgbenchInit(ctx); err != nil {
 		return err
 	}

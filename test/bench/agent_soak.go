@@ -211,7 +211,7 @@ func soak(ctx context.Context, s settings) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.close(s)) }()
+	defer func() { err = errors.Join(err, t.close(s, err)) }()
 	k := &keeper{t: t, read: map[string]int64{}}
 	if _, err := k.news(); err != nil {
 		return err

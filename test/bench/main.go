@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string) error {
 	flags.Uint64Var(&s.seed, "seed", 0, "of soak (default: another one each time)")
 	flags.StringVar(&s.part, "part", "", "of agent: only what has this text in its name")
 	flags.StringVar(&s.etc, "etc", "etc", "directory of the sample configurations")
-	flags.StringVar(&s.logs, "logs", "", "agent, overhead and soak leave all logs in this directory, the daemons' at level debug")
+	flags.StringVar(&s.logs, "logs", "", "agent, overhead and soak leave all logs in this directory, the daemons' at level debug; without, those of a failure in a temporary one")
 	var names []string
 	for _, b := range benches {
 		names = append(names, b.name)
