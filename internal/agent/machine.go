@@ -46,6 +46,9 @@ type Machine struct {
 	known    map[uint32][]core.Fork
 	life     postgres.Life // the one that known belongs to
 	last     sight
+	effort   postgres.Effort // of the startup process of a server that takes no sessions
+	idle     time.Duration   // since then it did next to nothing
+	weighed  time.Duration   // when it was looked at
 }
 
 // The patience of single acts.
@@ -57,6 +60,7 @@ const (
 	followTime = 300 * time.Millisecond // from a new upstream to its first answer; the looks tell the rest
 	killAfter  = 500 * time.Millisecond // a walreceiver that does not end
 	aliveTime  = 5 * time.Second        // a start with an upstream, until the postmaster lives
+	waitTime   = 30 * time.Second       // a startup process that does nothing for so long waits for WAL that does not come
 )
 
 // Open opens the server; a missing or empty data directory is none, and no error.
@@ -170,6 +174,7 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 			return s, false
 		}
 		m.Log.Debug("the server does not answer", "reason", err)
+		s.Waits = !s.Recovers && m.waits(srv, s.At)
 	case errors.Is(err, postgres.ErrNotRunning):
 		s.Clean = g.Control.State == postgres.StateShutDown
 		s.Pos = core.Position{TLI: g.Control.EndTimeline(), LSN: uint64(max(g.Control.EndLSN(), g.Control.CheckpointLSN, g.Control.MinRecoveryLSN))}
@@ -201,6 +206,28 @@ func (m *Machine) answered(s *core.Server, srv *postgres.Server, g postgres.Glan
 		}
 	}
 	s.Standbys = standbys(g.Walsenders)
+}
+
+// waits reports whether the startup process of a server that takes no sessions has long been doing nothing: replay takes the processor or the disk, a
+// restore_command is a process of its own, and one that waits for a disk does not sleep. It is looked at each second.
+func (m *Machine) waits(srv *postgres.Server, now time.Duration) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.weighed != 0 && now < m.weighed+time.Second {
+		return m.idle != 0 && now >= m.idle+waitTime
+	}
+	e, err := srv.Effort()
+	if err != nil {
+		m.Log.Debug("whether the server waits can't be told", "reason", err)
+	}
+	o, since := m.effort, now-m.weighed
+	m.effort, m.weighed = e, now
+	same := e.PID != 0 && e.Life == o.Life && e.PID == o.PID && e.Moved == o.Moved
+	if !same || !e.Idle || e.CPU-o.CPU > since/20 {
+		m.idle = now
+		return false
+	}
+	return now >= m.idle+waitTime
 }
 
 // standbys makes one of all walsenders of a name: the one that was heard last.
@@ -279,7 +306,7 @@ func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 		return core.Result{}, drv.Hold(ctx)
 	case core.Fence:
 		r, err := drv.Fence(ctx, postgres.FenceOptions{KillAfter: killAfter})
-		return core.Result{SystemID: r.SystemID, Pos: core.Position{TLI: r.Timeline, LSN: uint64(r.LSN)}}, err
+		return core.Result{SystemID: r.SystemID, Pos: core.Position{TLI: r.Timeline, LSN: uint64(r.LSN)}, Beyond: r.Beyond}, err
 	case core.Reserve:
 		_, err := srv.Reserve(a.Numbers, a.TLI)
 		return core.Result{}, err

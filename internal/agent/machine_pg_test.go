@@ -384,6 +384,79 @@ func TestDeathIsNoticed(t *testing.T) {
 	p.do("n1", core.Action{Kind: core.StartStandby})
 }
 
+// TestServerThatWaitsForWAL: a standby that has lost the WAL that it needs to be consistent is told from one that is busy, and from one that answers.
+func TestServerThatWaitsForWAL(t *testing.T) {
+	p := newPair(t)
+	m := p.n["n1"]
+	// Time goes faster here.
+	const faster = 20
+	began := SinceBoot()
+	m.Now = func() time.Duration { return began + faster*(SinceBoot()-began) }
+	sql := func(text string) {
+		t.Helper()
+		p.run(filepath.Join(m.Config.BinDir, "psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-c", text, m.Config.Conninfo+fmt.Sprintf(" port=%d dbname=postgres", m.Config.Port))
+	}
+	p.do("n1", core.Action{Kind: core.StartStandby})
+	p.do("n1", core.Action{Kind: core.Fence})
+	p.do("n1", core.Action{Kind: core.PromoteTo, TLI: 2})
+	sql("CHECKPOINT")
+	sql("SET synchronous_commit = local; CREATE TABLE t AS SELECT generate_series(1, 1000)")
+	sql("SELECT pg_switch_wal()")
+	sql("SET synchronous_commit = local; INSERT INTO t SELECT generate_series(1, 1000)")
+	p.do("n1", core.Action{Kind: core.Stop})
+	p.do("n1", core.Action{Kind: core.StartStandby})
+	sql("CHECKPOINT") // a restartpoint: the files have rows that the next segment brought
+	if s := p.look("n1"); s.Waits || !s.Answering {
+		t.Fatalf("got %+v, want it to answer", s)
+	}
+	p.do("n1", core.Action{Kind: core.Stop})
+	c, err := m.srv.Control()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := 0
+	segments, err := filepath.Glob(filepath.Join(m.Config.DataDir, "pg_wal", "00000002*[0-9A-F]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range segments {
+		if n, err := strconv.ParseUint(filepath.Base(f)[16:], 16, 64); err != nil || n > uint64(c.RedoLSN)/uint64(c.WALSegmentSize) {
+			gone++
+			if err := errors.Join(err, os.Remove(f)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if gone == 0 {
+		t.Fatalf("no segment to remove: %v, the last checkpoint begins at %s", segments, c.RedoLSN)
+	}
+	m.Settings.Timeouts.Start = 500 * time.Millisecond
+	p.do("n1", core.Action{Kind: core.StartStandby})
+	at := m.Now()
+	if s := p.look("n1"); s.Waits || s.Answering || !s.Running {
+		t.Fatalf("got %+v, want it to live and not to answer", s)
+	}
+	e, err := m.srv.Effort()
+	if err != nil || e.PID == 0 {
+		t.Fatalf("effort: got %+v, %v", e, err)
+	}
+	p.until("n1", "waiting", func(s core.Server) bool { return s.Waits })
+	if d := m.Now() - at; d < waitTime {
+		t.Errorf("after %v, want at least %v", d, waitTime)
+	}
+	if err := syscall.Kill(e.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p.until("n1", "stopped, and so not asleep", func(s core.Server) bool { return !s.Waits })
+	if err := syscall.Kill(e.PID, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	p.do("n1", core.Action{Kind: core.Stop})
+	if s := p.look("n1"); s.Waits {
+		t.Errorf("down: got %+v", s)
+	}
+}
+
 // TestSlowPromotion: a server that does not answer while it is promoted is not taken for a dead one.
 func TestSlowPromotion(t *testing.T) {
 	p := newPair(t)

@@ -61,7 +61,11 @@ type Report struct {
 	Receive  LSN  // standby: flushed by walreceivers in this life, 0 if none ran
 	Replay   LSN  // standby
 	Paused   bool // standby: replay is paused
-	Life     Life // of the postmaster; zero for a stopped server
+	// Beyond is a later timeline that pg_wal has the history of and no WAL that can be replayed, 0 if there is none: its primary went while the standby
+	// began to stream from it. PostgreSQL goes by that history until it is started anew with StartStandby, and must not be promoted before: the timeline
+	// would be the new one's parent, and half a segment of it hides what is there of the present one.
+	Beyond Timeline
+	Life   Life // of the postmaster; zero for a stopped server
 }
 
 // FenceOptions says how far a fence goes.
@@ -251,6 +255,15 @@ func (f *fencing) observe(ctx, q context.Context, conn *pgx.Conn) (r Report, err
 	r.SystemID, r.Position = id.SystemID, Position{id.Timeline, id.LSN}
 	if h, err := f.d.s.History(id.Timeline); err == nil && id.Timeline > 1 && len(h) == 0 {
 		return r, fmt.Errorf("it runs on timeline %d, whose history file says that the number is only reserved", id.Timeline)
+	}
+	if v.recovery {
+		named, _, err := f.d.s.histories()
+		if err != nil {
+			return r, err
+		}
+		if k := len(named); k > 0 && named[k-1] > id.Timeline {
+			r.Beyond = named[k-1]
+		}
 	}
 	return r, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -78,23 +79,13 @@ var waldumpRecord = regexp.MustCompile(`^rmgr: (\S+) +len \(rec/tot\): +\d+/ *(\
 
 // dumpEnd runs over the WAL of one timeline and returns the end of its last record, 0 if it has none.
 func (s *Server) dumpEnd(ctx context.Context, tli Timeline, from LSN, c ControlData) (LSN, error) {
-	last := &lastLineWriter{}
-	var errs tailWriter
-	cmd := s.program("pg_waldump", "--path", filepath.Join(s.cfg.DataDir, "pg_wal"), "--timeline", strconv.FormatUint(uint64(tli), 10), "--start", from.String())
-	cmd.Stdout, cmd.Stderr = last, &errs
-	// It ends with an error where the WAL ends; a record that it printed is whole and has a right CRC.
-	_, err := child.Run(ctx, cmd)
-	var exit *child.ExitError
-	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil || exit.Result.Signal != 0) {
+	line, err := s.dump(ctx, tli, from, c)
+	if line == "" || err != nil {
 		return 0, err
 	}
-	if last.line == "" {
-		s.log.Debug("no WAL record", "timeline", tli, "from", from.String(), "reason", strings.TrimSpace(errs.String()))
-		return 0, nil
-	}
-	m := waldumpRecord.FindStringSubmatch(last.line)
+	m := waldumpRecord.FindStringSubmatch(line)
 	if m == nil {
-		return 0, fmt.Errorf("pg_waldump: unknown output %.200q", last.line)
+		return 0, fmt.Errorf("pg_waldump: unknown output %.200q", line)
 	}
 	length, err := strconv.ParseUint(m[2], 10, 32)
 	if err != nil {
@@ -110,6 +101,63 @@ func (s *Server) dumpEnd(ctx context.Context, tli Timeline, from LSN, c ControlD
 		end = (end + size - 1) / size * size
 	}
 	return end, nil
+}
+
+// noRecord is what pg_waldump says of WAL that has no record at or behind a place, and of a segment that was made and never written to.
+var noRecord = regexp.MustCompile(`could not find a valid record after|WAL segment size must be|invalid WAL segment size`)
+
+// dump has pg_waldump write the records of a timeline from a place on, and returns the last whole line, "" if there is no record. Which segments to
+// read is said by name: told a directory alone, it takes the segment size from any file there, also from one that is all zeros yet.
+func (s *Server) dump(ctx context.Context, tli Timeline, from LSN, c ControlData, args ...string) (string, error) {
+	dir := filepath.Join(s.cfg.DataDir, "pg_wal")
+	first, err := segmentFile(tli, from, c.WALSegmentSize)
+	if err != nil {
+		return "", err
+	}
+	names := []string{}
+	for at, name := from, first; ; {
+		if _, err := os.Stat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
+			break
+		} else if err != nil {
+			return "", err
+		}
+		names = append(names, name)
+		at += LSN(c.WALSegmentSize)
+		if name, err = segmentFile(tli, at, c.WALSegmentSize); err != nil {
+			return "", err
+		}
+	}
+	if len(names) == 0 {
+		s.log.Debug("no WAL record", "timeline", tli, "from", from.String(), "reason", "there is no "+first)
+		return "", nil
+	}
+	last := &lastLineWriter{}
+	var errs tailWriter
+	cmd := s.program("pg_waldump", append(args, "--path", dir, "--start", from.String(), names[0], names[len(names)-1])...)
+	cmd.Stdout, cmd.Stderr = last, &errs
+	// It ends with an error where the WAL ends; a record that it printed is whole and has a right CRC.
+	_, err = child.Run(ctx, cmd)
+	var exit *child.ExitError
+	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil || exit.Result.Signal != 0) {
+		return "", err
+	}
+	if last.line == "" {
+		why := strings.TrimSpace(errs.String())
+		if !noRecord.MatchString(why) {
+			return "", fmt.Errorf("pg_waldump from %s of timeline %d on: %s", from, tli, why)
+		}
+		s.log.Debug("no WAL record", "timeline", tli, "from", from.String(), "reason", why)
+	}
+	return last.line, nil
+}
+
+// segmentFile is the name of the segment that holds lsn.
+func segmentFile(tli Timeline, lsn LSN, size uint32) (string, error) {
+	if size == 0 || 1<<32%uint64(size) != 0 {
+		return "", fmt.Errorf("a WAL segment size of %d bytes, want a power of two", size)
+	}
+	no, perID := uint64(lsn)/uint64(size), 1<<32/uint64(size)
+	return fmt.Sprintf("%08X%08X%08X", tli, no/perID, no%perID), nil
 }
 
 // lastLineWriter keeps the last whole line.

@@ -78,6 +78,8 @@ type procInfo struct {
 	comm        string
 	dead        bool   // a zombie or about to vanish
 	ticks       uint64 // start time in ticks since boot: with pid it names a process for ever
+	asleep      bool   // interruptibly: not in the middle of reading or writing
+	cpu         uint64 // ticks of processor time used
 }
 
 // readProc reads /proc/PID/stat, which everybody may; fs.ErrNotExist if there is no such process.
@@ -97,13 +99,17 @@ func readProc(pid int) (procInfo, error) {
 	if len(f) < 20 {
 		return procInfo{}, fmt.Errorf("parse /proc/%d/stat", pid)
 	}
-	p := procInfo{pid: pid, comm: string(b[open+1 : end]), dead: strings.Contains("ZXx", f[0])}
+	p := procInfo{pid: pid, comm: string(b[open+1 : end]), dead: strings.Contains("ZXx", f[0]), asleep: f[0] == "S"}
 	if p.parent, err = strconv.Atoi(f[1]); err != nil {
 		return procInfo{}, fmt.Errorf("parse /proc/%d/stat: %w", pid, err)
 	}
-	if p.ticks, err = strconv.ParseUint(f[19], 10, 64); err != nil {
+	user, uerr := strconv.ParseUint(f[11], 10, 64)
+	kernel, kerr := strconv.ParseUint(f[12], 10, 64)
+	p.ticks, err = strconv.ParseUint(f[19], 10, 64)
+	if err := errors.Join(err, uerr, kerr); err != nil {
 		return procInfo{}, fmt.Errorf("parse /proc/%d/stat: %w", pid, err)
 	}
+	p.cpu = user + kernel
 	return p, nil
 }
 

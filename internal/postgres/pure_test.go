@@ -514,7 +514,7 @@ func TestSegmentTimeline(t *testing.T) {
 	if got, err := segmentTimeline("0000000A0000000000000003"); got != 10 || err != nil {
 		t.Errorf("got %d, %v, want 10", got, err)
 	}
-	for _, in := range []string{"", "00000002.history", "ZZZZZZZZ0000000000000003", "000000010000000000000003.partial"} {
+	for _, in := range []string{"", "00000002.history", "ZZZZZZZZ0000000000000003", "000000010000000000000003.partial", "00000004.history.partial"} {
 		if _, err := segmentTimeline(in); err == nil {
 			t.Errorf("%q: want an error", in)
 		}

@@ -62,6 +62,33 @@ func (s *Server) historyKind(tli Timeline) (historyKind, error) {
 	return historyForeign, nil
 }
 
+// histories lists the timelines that pg_wal has a history file of, ascending: those that name a parent, and those that only reserve a number.
+func (s *Server) histories() (named, reserved []Timeline, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.cfg.DataDir, "pg_wal"))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries { // by name: all have eight digits
+		m := historyName.FindStringSubmatch(e.Name())
+		if m == nil {
+			continue
+		}
+		n, err := strconv.ParseUint(m[1], 16, 32)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch kind, err := s.historyKind(Timeline(n)); {
+		case err != nil:
+			return nil, nil, err
+		case kind == historyReal:
+			named = append(named, Timeline(n))
+		case kind == historyReserved:
+			reserved = append(reserved, Timeline(n))
+		}
+	}
+	return named, reserved, nil
+}
+
 // Reserve makes sure that a promotion takes timeline want: for every other number of the ledger, and every one below want, that pg_wal has no history
 // file for, it writes one of comments alone, since PostgreSQL takes the next number that has no file. A file of ours for want itself goes; a real one is
 // ErrWrongTimeline. A want of 0 reserves the ledger alone, as a primary needs it for those that follow it through those timelines. It returns what it
@@ -175,28 +202,12 @@ func (s *Server) unreserve() (removed []Timeline, err error) {
 	if len(segments) > 0 {
 		highest = max(highest, segments[len(segments)-1])
 	}
-	entries, err := os.ReadDir(wal)
+	named, reserved, err := s.histories()
 	if err != nil {
 		return nil, err
 	}
-	var reserved []Timeline
-	for _, e := range entries {
-		m := historyName.FindStringSubmatch(e.Name())
-		if m == nil {
-			continue
-		}
-		n, err := strconv.ParseUint(m[1], 16, 32)
-		if err != nil {
-			return nil, err
-		}
-		switch kind, err := s.historyKind(Timeline(n)); {
-		case err != nil:
-			return nil, err
-		case kind == historyReal:
-			highest = max(highest, Timeline(n))
-		case kind == historyReserved:
-			reserved = append(reserved, Timeline(n))
-		}
+	if len(named) > 0 {
+		highest = max(highest, named[len(named)-1])
 	}
 	for _, n := range reserved {
 		if n <= highest {

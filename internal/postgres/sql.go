@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -180,14 +181,12 @@ func primaryPosition(ctx context.Context, conn *pgx.Conn) (Timeline, LSN, error)
 
 // segmentTimeline reads the timeline in the name of a WAL segment.
 func segmentTimeline(file string) (Timeline, error) {
-	if len(file) != 24 {
-		return 0, fmt.Errorf("parse WAL file name %q: want 24 hexadecimal digits", file)
+	if len(file) == 24 && strings.Trim(file, "0123456789ABCDEF") == "" {
+		if v, err := strconv.ParseUint(file[:8], 16, 32); err == nil {
+			return Timeline(v), nil
+		}
 	}
-	v, err := strconv.ParseUint(file[:8], 16, 32)
-	if err != nil {
-		return 0, fmt.Errorf("parse WAL file name %q: want 24 hexadecimal digits", file)
-	}
-	return Timeline(v), nil
+	return 0, fmt.Errorf("parse WAL file name %q: want 24 hexadecimal digits", file)
 }
 
 // Facts looks at the server: at its process and files, and by SQL if it answers. That it is down or does not answer is a fact and no error; an error

@@ -92,8 +92,9 @@ func (s *Server) startCommand(wait time.Duration) child.Command {
 	return s.program("pg_ctl", args...)
 }
 
-// StartStandby makes standby.signal, durably, removes what Unreserve does, and starts the server, then waits until it takes sessions. A standby that runs already is only waited
-// for; a primary that runs is ErrRunning. When ctx ends first the server is left starting and the error is ErrNotReady.
+// StartStandby makes standby.signal, durably, removes what Unreserve does, sets aside what pg_wal has of timelines that the server never reached, and starts
+// it, then waits until it takes sessions. A standby that runs already is only waited for; a primary that runs is ErrRunning. When ctx ends first the server
+// is left starting and the error is ErrNotReady.
 func (s *Server) StartStandby(ctx context.Context) error {
 	_, running, err := s.Process()
 	if err != nil {
@@ -104,6 +105,9 @@ func (s *Server) StartStandby(ctx context.Context) error {
 			return fmt.Errorf("start as standby: %w, and not as a standby", ErrRunning)
 		}
 		return s.start(ctx)
+	}
+	if err := s.setAside(ctx); err != nil {
+		return fmt.Errorf("start as standby: %w", err)
 	}
 	if _, err := s.Unreserve(); err != nil {
 		return fmt.Errorf("start as standby: %w", err)

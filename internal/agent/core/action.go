@@ -23,7 +23,7 @@ const (
 	Hold
 	// Fence cuts a standby off from any upstream: the pass file goes, primary_conninfo and restore_command are cleared in the
 	// include file, reload; then it waits, in one and the same postmaster, until no walreceiver is there and the startup process
-	// has replayed what is on disk. Result: SystemID, Pos.
+	// has replayed what is on disk. Result: SystemID, Pos, Beyond.
 	Fence
 	// Reserve writes a comment-only history file for every number of Numbers that pg_wal lacks. It fails if PostgreSQL would
 	// not choose TLI.
@@ -44,8 +44,8 @@ const (
 	// Follow writes the pass file, primary_conninfo and primary_slot_name for Node, and reloads. The slot is this node's own on every
 	// server: without one, the walsender of a broken connection and its successor would count as two standbys in FIRST n.
 	Follow
-	// StartStandby removes comment-only history files above the highest real timeline, writes standby.signal, the hold, and the
-	// connection to Node ("": none), then starts the server and waits until it answers or, with a Node, lives.
+	// StartStandby removes comment-only history files above the highest real timeline, sets aside what there is of timelines that the
+	// server never reached, writes standby.signal, the hold, and the connection to Node ("": none), then starts the server and waits until it answers or, with a Node, lives.
 	StartStandby
 	// Stop stops the server, Fast or immediately. Result: Pos, Clean.
 	Stop

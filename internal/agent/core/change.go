@@ -88,12 +88,13 @@ func (a *Agent) leave() bool {
 }
 
 func (a *Agent) leftBy(act Action, d Done) {
-	if d.Err != nil || act.Text != "" {
-		return
-	}
-	if act.On {
+	switch {
+	case d.Err != nil:
+	case act.Text != "":
+		a.read.let = act.Epoch
+	case act.On:
 		a.away.told = act.Epoch
-	} else {
+	default:
 		a.away.back = false
 	}
 }

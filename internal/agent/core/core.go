@@ -121,7 +121,10 @@ type Agent struct {
 	giving   giving
 	away     away // maintenance, shutdown
 	broken   string
-	fails    int // starts in a row
+	beyond   uint32 // timeline that the standby went by at the last fence without having WAL of it
+	anew     uint64 // the postmaster that did: it is stopped
+	inVain   bool   // the server was started, and what it has does not make it consistent
+	fails    int    // starts in a row
 	verdict  Action
 }
 
@@ -235,7 +238,7 @@ func (a *Agent) look(s *Server) {
 	a.srv, a.known = *s, true
 	a.srv.History, a.srv.Standbys = slices.Clone(s.History), slices.Clone(s.Standbys)
 	if s.Answering {
-		a.fails = 0
+		a.fails, a.inVain = 0, false
 	}
 	a.watch()
 }
@@ -581,6 +584,8 @@ func (a *Agent) unfit() string {
 		return ""
 	case !a.srv.Running:
 		return "PostgreSQL does not run"
+	case a.srv.Waits:
+		return inconsistent
 	case !a.srv.Answering:
 		return "PostgreSQL does not answer"
 	}

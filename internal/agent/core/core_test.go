@@ -600,6 +600,17 @@ func TestRejoin(t *testing.T) {
 		r.end(ReadLog, Result{View: &v}, nil)
 		r.pass(30 * time.Millisecond)
 		r.end(Look, Result{Source: src}, nil)
+		r.wantNot(PersistMarker) // the holder may count on what came from it before
+		if x := r.want(Leave); x.Node != "n2" || x.Text == "" {
+			t.Errorf("got %v", x)
+		}
+		r.end(Leave, Result{}, errors.New("no answer"))
+		r.pass(100 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		r.wantNot(PersistMarker)
+		r.end(Leave, Result{}, nil)
+		r.pass(30 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
 		if x := r.want(PersistMarker); x.Marker != Rewinding {
 			t.Fatalf("got %v", x)
 		}
@@ -619,8 +630,11 @@ func TestRejoin(t *testing.T) {
 	t.Run("a rewind that failed without a trace is tried again", func(t *testing.T) {
 		r, src := divergedStandby(t)
 		for try := range rewinds {
-			for r.under(PersistMarker) == nil {
+			for end := r.now + time.Minute; r.under(PersistMarker) == nil && r.now < end; {
 				r.pass(20 * time.Millisecond)
+				if r.under(Leave) != nil {
+					r.end(Leave, Result{}, nil)
+				}
 				v := r.view
 				v.SystemID = 7
 				if r.under(ReadLog) != nil {
@@ -672,6 +686,9 @@ func TestRejoin(t *testing.T) {
 		r.end(ReadLog, Result{View: &v}, nil)
 		r.pass(120 * time.Millisecond)
 		r.end(Look, Result{Source: src}, nil)
+		r.end(Leave, Result{}, nil)
+		r.pass(120 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
 		if x := r.want(PersistMarker); x.Marker != Rewinding {
 			t.Errorf("got %v, want a rewind", x)
 		}
@@ -682,6 +699,9 @@ func TestRejoin(t *testing.T) {
 		r.end(Look, Result{Source: src}, nil)
 		v := r.view
 		r.end(ReadLog, Result{View: &v}, nil)
+		r.pass(30 * time.Millisecond)
+		r.end(Look, Result{Source: src}, nil)
+		r.end(Leave, Result{}, nil)
 		r.pass(30 * time.Millisecond)
 		r.end(Look, Result{Source: src}, nil)
 		r.pass(100 * time.Millisecond)
@@ -726,6 +746,9 @@ func TestRebuildWaitsForTheNextVersion(t *testing.T) {
 	r.end(Look, Result{Source: src}, nil)
 	v := r.view
 	r.end(ReadLog, Result{View: &v}, nil)
+	r.pass(30 * time.Millisecond)
+	r.end(Look, Result{Source: src}, nil)
+	r.end(Leave, Result{}, nil)
 	r.pass(30 * time.Millisecond)
 	r.end(Look, Result{Source: src}, nil)
 	r.pass(30 * time.Millisecond)
@@ -939,6 +962,126 @@ func TestUnheardStandbyLeavesTheRule(t *testing.T) {
 	r.pass(200 * time.Millisecond)
 	if x := r.want(WriteSSN); !strings.HasPrefix(x.SSN.String(), "FIRST 2 (n3") {
 		t.Fatalf("got %v, want n3 on its way into the rule", x)
+	}
+}
+
+// TestTimelineWithoutWAL: a standby that goes by a timeline that it got no WAL of must neither pledge nor be promoted before it is started anew.
+func TestTimelineWithoutWAL(t *testing.T) {
+	beyond := Result{SystemID: 7, Pos: Position{1, 100}, Beyond: 3}
+	startedAnew := func() *rig {
+		r := newRig(t, Marks{Promise: 4, Mark: Position{1, 100}})
+		r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 7}}
+		r.look()
+		r.show()
+		r.end(PersistPromise, Result{}, nil)
+		r.end(Fence, beyond, nil)
+		if x := r.want(Stop); !x.Fast {
+			t.Errorf("got %v, want a fast one", x)
+		}
+		r.wantNot(ReportPledge)
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+		r.end(Stop, Result{}, nil)
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster = true, true, 2
+		r.end(StartStandby, Result{}, nil)
+		r.look()
+		return r
+	}
+	r := startedAnew()
+	r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
+	r.want(ReportPledge)
+	r.wantNot(Stop)
+
+	r = startedAnew()
+	r.end(Fence, beyond, nil) // it did not help
+	r.pass(time.Second)
+	r.wantNot(ReportPledge)
+	r.wantNot(Stop)
+	if why := r.a.unfit(); !strings.Contains(why, "timeline 3") {
+		t.Errorf("unfit: got %q", why)
+	}
+	// Once somebody else holds, it is rewound or copied.
+	r.view.Phase, r.view.Holder, r.view.Timeline, r.view.Rule = Active, "n2", 2, Rule{Holder: "n2", Version: 8}
+	r.show()
+	r.end(Look, Result{Source: &Source{Node: "n2", SystemID: 7, TLI: 2, LSN: 400, History: []Fork{{1, 100}}, RewindReady: true}}, nil)
+	r.want(ReadLog)
+}
+
+// TestServerThatIsNeverConsistent: it lives and takes no session, and nothing that it has makes it consistent.
+func TestServerThatIsNeverConsistent(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.srv.Answering = false
+	r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 7}}
+	r.srv.Waits = true
+	r.look()
+	r.show()
+	r.pass(time.Second)
+	r.wantNot(Stop) // nobody has what it lacks
+	r.view.Phase, r.view.Holder, r.view.Timeline = Active, "n2", 1
+	r.srv.Waits = false
+	r.look()
+	r.show()
+	r.pass(time.Minute)
+	r.wantNot(Stop) // a long recovery
+	if r.under(Leave) != nil {
+		r.end(Leave, Result{}, nil) // whatever the holder knew, it is back
+	}
+	r.srv.Waits = true
+	r.pass(10 * time.Millisecond)
+	r.srv.Running, r.srv.Postmaster, r.srv.Waits = false, 0, false
+	r.end(Stop, Result{}, nil)
+	// The rule names it: the holder is asked to let it go, and nothing of it is touched before.
+	if x := r.want(Leave); !strings.Contains(x.Text, "not consistent") {
+		t.Errorf("got %v", x)
+	}
+	r.pass(time.Second)
+	r.wantNot(StartStandby)
+	r.wantNot(PersistMarker)
+	r.end(Leave, Result{}, nil)
+	r.view.Rule = Rule{Holder: "n2", Version: 8}
+	r.show()
+	for end := r.now + time.Minute; r.under(PersistMarker) == nil && r.now < end; {
+		r.pass(20 * time.Millisecond)
+		if r.under(ReadLog) != nil {
+			v := r.view
+			v.SystemID = 7
+			r.end(ReadLog, Result{View: &v}, nil)
+		}
+		if r.under(Look) != nil {
+			r.end(Look, Result{Source: &Source{Node: "n2", SystemID: 7, TLI: 1, LSN: 400, RewindReady: true}}, nil)
+		}
+		if r.under(Leave) != nil { // it may have followed in this epoch: a rule that names it could be on its way
+			r.end(Leave, Result{}, nil)
+			r.view.Rule.Version++
+			r.show()
+		}
+	}
+	if x := r.want(PersistMarker); x.Marker != Rewinding {
+		t.Errorf("got %v, want a rewind first", x)
+	}
+}
+
+// A walsender of a dead connection looks as if its standby streamed. Once that has said that it is rebuilt, it enters the rule with a new stream only.
+func TestLetGoIsNotTakenBackByAnOldStream(t *testing.T) {
+	r := holder(t)
+	r.srv.Standbys = []Standby{streams("n3", 200, 0)}
+	r.look()
+	r.give(Leaving{Node: "n3", On: true, Why: "it left timeline 3"})
+	if x := r.want(Left); x.Node != "n3" {
+		t.Errorf("got %v", x)
+	}
+	r.srv.Pos.LSN, r.srv.Insert = 210, 210
+	r.srv.Standbys[0] = streams("n3", 210, 0) // a reply that was on its way
+	r.pass(200 * time.Millisecond)
+	r.wantNot(WriteSSN)
+	r.srv.Standbys = nil
+	r.pass(50 * time.Millisecond)
+	r.end(SetRule, Result{}, nil) // the newer rule that n3 waits for
+	r.view.Rule.Version++
+	r.show()
+	r.srv.Standbys = []Standby{streams("n3", 210, 0)}
+	r.pass(200 * time.Millisecond)
+	if x := r.want(WriteSSN); !slices.Contains(x.SSN.Names, "n3") {
+		t.Errorf("got %v", x)
 	}
 }
 

@@ -88,6 +88,7 @@ type Server struct {
 	Running    bool          // the postmaster lives
 	Answering  bool          // and takes sessions
 	Recovers   bool          // takes none, being in crash recovery: the postmaster restarts by itself what crashed (restart_after_crash)
+	Waits      bool          // takes none, and has long been waiting for WAL: what it has does not make it consistent
 	Postmaster uint64        // which start of it; not 0 while Running
 	InRecovery bool
 	Clean      bool // stopped, by a clean shutdown
@@ -144,6 +145,7 @@ type Result struct {
 	EndLSN    uint64   // PromoteTo: the end of the end-of-recovery record
 	Barrier   uint64   // ProveSSN: the insert position, read after the proof
 	Source    *Source  // Look
+	Beyond    uint32   // Fence: a later timeline that the standby goes by and has no WAL of to replay; 0: none
 	Whole     bool     // Rewind: it failed before the first byte changed, the data directory is what it was
 	View      *View    // ReadLog
 }

@@ -1,5 +1,7 @@
 package core
 
+import "fmt"
+
 // down: PostgreSQL does not run.
 func (a *Agent) down() {
 	v := &a.view
@@ -38,6 +40,9 @@ func (a *Agent) down() {
 		return
 	case a.fails > 3 && a.view.Phase == Active && a.heldByOther():
 		a.copyAgain("PostgreSQL does not start")
+		return
+	case a.inVain && a.view.Phase == Active && a.heldByOther():
+		a.copyAgain(inconsistent)
 		return
 	}
 	if v.Phase == Electing && a.srv.Clean && a.rule.Holder == a.o.Node && a.reported.epoch != v.Epoch && a.broken == "" && a.sameSystem() {
@@ -95,7 +100,14 @@ func (a *Agent) silent() {
 		a.do(Action{Kind: Stop})
 		return
 	}
-	if a.marker != Rewound || a.away.on || !a.heldByOther() || v.Phase != Active {
+	if a.away.on || !a.heldByOther() || v.Phase != Active {
+		return
+	}
+	if a.marker == NoMarker && a.srv.Waits {
+		a.inVain = true
+		a.do(Action{Kind: Stop})
+	}
+	if a.marker != Rewound {
 		return
 	}
 	// It can't answer before it has streamed.
@@ -215,8 +227,16 @@ func (a *Agent) pledge() {
 	a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: sysid, Pos: pos})
 }
 
+// inconsistent is why a server that lives and can't be used is rewound or copied.
+const inconsistent = "PostgreSQL waits for WAL that it does not have, and is not consistent without"
+
 // fence reports whether the standby is cut off from any upstream for this epoch, and has it done if not.
 func (a *Agent) fence() bool {
+	if a.anew != 0 && a.anew == a.srv.Postmaster {
+		a.say("PostgreSQL goes by timeline %d and has no WAL of it to replay: it is started anew, without", a.beyond)
+		a.do(Action{Kind: Stop, Fast: true})
+		return false
+	}
 	if a.fenced.epoch == a.view.Epoch && a.fenced.postmaster == a.srv.Postmaster && a.srv.Conninfo == "" {
 		return true
 	}
@@ -225,6 +245,15 @@ func (a *Agent) fence() bool {
 }
 
 func (a *Agent) fencedAt(r Result) {
+	switch {
+	case r.Beyond == 0:
+		a.beyond, a.anew = 0, 0
+	case r.Beyond != a.beyond || a.anew == a.srv.Postmaster:
+		a.beyond, a.anew = r.Beyond, a.srv.Postmaster
+		return
+	default:
+		a.broken = fmt.Sprintf("it goes by timeline %d, whose WAL it can't replay, also after a start", r.Beyond)
+	}
 	a.fenced = fence{epoch: a.promise, postmaster: a.srv.Postmaster, pos: r.Pos, sysid: r.SystemID}
 	a.follow = follow{tries: a.follow.tries, spared: a.follow.spared}
 }

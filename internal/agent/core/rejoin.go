@@ -22,7 +22,8 @@ type read struct {
 	done    bool
 	epoch   uint64
 	version uint64
-	begged  bool // the holder for a newer rule
+	begged  bool   // the holder for a newer rule
+	let     uint64 // epoch whose holder has let us go since
 }
 
 // rebuild is a rewind or a copy under way.
@@ -139,8 +140,9 @@ func (a *Agent) replaceable() bool {
 	return v.Phase == Active && a.heldByOther() && !a.rule.Has(a.o.Node) && v.Epoch == a.promise && !a.away.on
 }
 
-// mayRebuild: replaceable in a log that was read behind a barrier since we were cut off, and no rule that names us can come. The
-// server must be down or fenced when it is asked.
+// mayRebuild: replaceable in a log that was read behind a barrier since we were cut off, no rule that names us can come, and the holder
+// has let us go: the walsender of a connection that is dead, and that it does not know to be, counts no longer. The server must be down
+// or fenced when it is asked.
 func (a *Agent) mayRebuild() bool {
 	if !a.replaceable() {
 		return false
@@ -151,7 +153,7 @@ func (a *Agent) mayRebuild() bool {
 		}
 		return false
 	}
-	return !a.awaitsRule()
+	return !a.awaitsRule() && a.read.let == a.view.Epoch
 }
 
 func (a *Agent) readLog(act Action, d Done) {
@@ -161,7 +163,7 @@ func (a *Agent) readLog(act Action, d Done) {
 	a.read.id = 0
 	if v := d.Result.View; d.Err == nil && v != nil {
 		a.newView(*v)
-		a.read = read{done: true, epoch: v.Epoch, version: v.Rule.Version}
+		a.read = read{done: true, epoch: v.Epoch, version: v.Rule.Version, let: a.read.let}
 	}
 }
 
@@ -190,13 +192,14 @@ func (a *Agent) rebuild(s *Source) {
 }
 
 // letGo tells an active holder that this server can't stream as it is. As long as the rule names us our data counts, and with
-// min_copies the holder may keep us in it for ever; and if it does not, nothing but our asking makes it write a newer one soon.
+// min_copies the holder may keep us in it for ever; if it does not, nothing but our asking makes it write a newer one soon; and what
+// came from us before must not make it take us into the rule again.
 func (a *Agent) letGo() {
 	if a.view.Phase != Active || !a.heldByOther() || a.away.on {
 		return
 	}
-	waits := a.awaitsRule() && !a.read.begged
-	if (waits || a.rule.Has(a.o.Node)) && a.ask(Action{Kind: Leave, Node: a.view.Holder, Epoch: a.view.Epoch, On: true, Text: a.follow.reason}) {
+	waits, counts := a.awaitsRule() && !a.read.begged, a.read.done && a.read.let != a.view.Epoch
+	if (waits || counts || a.rule.Has(a.o.Node)) && a.ask(Action{Kind: Leave, Node: a.view.Holder, Epoch: a.view.Epoch, On: true, Text: a.follow.reason}) {
 		a.read.begged = a.read.begged || waits
 	}
 }

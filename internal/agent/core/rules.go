@@ -386,7 +386,7 @@ func (a *Agent) startGrow() bool {
 	var best *peer
 	for k := range a.peers {
 		p := &a.peers[k]
-		if !p.streams || p.leaving || a.unheard(p) || slices.Contains(a.rule.S, p.name) || p.has < a.grant.end {
+		if !p.streams || p.leaving || p.let || a.unheard(p) || slices.Contains(a.rule.S, p.name) || p.has < a.grant.end {
 			continue
 		}
 		if until := max(p.since+a.t.Settle, a.damped(p)); a.now < until {

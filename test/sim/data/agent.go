@@ -365,7 +365,11 @@ func (n *node) fence(later later, finish finish) {
 				return
 			}
 			n.disk.durable = len(n.disk.wal.recs)
-			finish(core.Result{SystemID: n.disk.system, Pos: core.Position{TLI: n.disk.wal.tli(), LSN: uint64(n.disk.durable)}}, nil)
+			res := core.Result{SystemID: n.disk.system, Pos: core.Position{TLI: n.disk.wal.tli(), LSN: uint64(n.disk.durable)}, Beyond: n.disk.beyond()}
+			if s.plant.BlindFence {
+				res.Beyond = 0
+			}
+			finish(res, nil)
 		})
 	})
 }
@@ -398,6 +402,10 @@ func (n *node) promote(a core.Action, later later, finish finish) {
 			s.closeUp(c)
 		}
 		d.durable = len(d.wal.recs)
+		if b := d.beyond(); b != 0 {
+			s.fail("I7: %s panics at its promotion: it goes by timeline %d, and has no WAL of it", n.name, b)
+			return
+		}
 		at, tli := len(d.wal.recs), d.nextTimeline()
 		s.ids++
 		d.wal.add(rec{tli, s.ids})
@@ -454,15 +462,11 @@ func (n *node) startStandby(a core.Action, later later, finish finish) {
 			finish(core.Result{}, errDown)
 			return
 		}
+		d.setAside()
 		d.sweep()
 		d.file = include{s.plant.hold(n), a.Node}
 		d.synced = d.file
 		n.startPG()
-		if !n.pg.answering && a.Node == "" {
-			n.stopPG(false)
-			finish(core.Result{}, errNotFound)
-			return
-		}
 		later(s.r.Between(2*time.Millisecond, 60*time.Millisecond), func() { finish(core.Result{}, nil) })
 	})
 }
@@ -690,7 +694,7 @@ func (n *node) call(a core.Action) {
 				n.left(a.Node, true)
 			}
 		}
-		s.at(time.Second, n.ofRun(func() { n.left(a.Node, false) }))
+		s.at(time.Second, n.ofRun(func() { n.left(a.Node, s.plant.NoLeave) }))
 	case core.Left:
 		x := s.node(a.Node)
 		if s.linked(n, x) && x.agentUp {

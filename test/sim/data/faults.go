@@ -1,6 +1,7 @@
 package data
 
 import (
+	"slices"
 	"time"
 
 	"pgvrrp/internal/agent/core"
@@ -193,7 +194,19 @@ func (s *Sim) powerLoss(n *node, d time.Duration) {
 	// What was not fsynced is gone.
 	n.promise, n.disk.file = n.synced, n.disk.synced
 	n.truncate(n.disk.durable)
+	n.lie()
 	s.at(d, func() { s.powerOn(n) })
+}
+
+// lie is what a disk does that loses what it called flushed: the files are ahead of the WAL, and the server is never consistent by what it has. No
+// protocol copes with it on a node whose copy counts, or is about to.
+func (n *node) lie() {
+	counts := slices.Contains(n.s.record().Rule.Members(), n.self()) || slices.ContainsFunc(n.s.nodes, func(x *node) bool {
+		return slices.Contains(x.disk.file.ssn.Names, n.name) || slices.Contains(x.disk.synced.ssn.Names, n.name)
+	})
+	if d := &n.disk; n.power%4 == 3 && !d.none && !counts {
+		d.minimum, d.minTLI, d.minHistory = max(d.minimum, len(d.wal.recs)+2), max(d.minTLI, d.wal.tli()), d.wal.forks
+	}
 }
 
 func (s *Sim) powerOn(n *node) {

@@ -19,6 +19,9 @@ type Plant struct {
 	NoReserve       bool // timelines are not reserved
 	NoSlots         bool // standbys connect without a slot: two walsenders may have one name
 	AnyFlush        bool // a standby's word counts without regard to what was sent to it
+	BlindFence      bool // a fence does not see that the standby goes by a timeline that it has no WAL of
+	NoLeave         bool // a standby takes itself for let go by a holder that did not answer
+	NeverWaits      bool // a server that waits for WAL in vain is taken for a busy one
 }
 
 func (p *Plant) hold(n *node) core.SSN {

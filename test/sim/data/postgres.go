@@ -85,6 +85,7 @@ type disk struct {
 // postgres is a running server.
 type postgres struct {
 	pm        uint64 // 0: down
+	started   int64
 	answering bool
 	primary   bool
 	closing   bool
@@ -138,10 +139,10 @@ func (n *node) startPG() {
 		s.fail("%s starts a half rewound data directory", n.name)
 	}
 	s.pms++
-	n.pg = postgres{pm: s.pms, conf: d.file}
+	n.pg = postgres{pm: s.pms, started: s.now, conf: d.file}
 	n.pg.flag = d.file.ssn.String() != ""
 	d.clean = false
-	n.pg.answering = len(d.wal.recs) >= d.minimum
+	n.pg.answering = len(d.wal.recs) >= d.minimum && d.beyond() == 0
 	s.trace("%s: PostgreSQL %d starts as a standby at %d of timeline %d", n.name, n.pg.pm, len(d.wal.recs), d.wal.tli())
 	n.connect(s.r.Between(time.Millisecond, 20*time.Millisecond))
 }
@@ -255,6 +256,12 @@ func (n *node) tryConnect() {
 		return
 	}
 	mine, theirs := &n.disk.wal, &up.disk.wal
+	if b := n.disk.beyond(); b != 0 && b != theirs.tli() {
+		if _, ok := forkAt(theirs, b); !ok { // no child of the timeline that it goes by
+			n.connect(again)
+			return
+		}
+	}
 	tli, at := mine.tli(), len(mine.recs)
 	for t := tli + 1; t <= theirs.tli(); t++ {
 		if _, ok := up.disk.files[t]; !ok {
@@ -331,7 +338,11 @@ func (s *Sim) pump(c *conn) {
 	from, to := c.sent, min(up.disk.durable, c.sent+64)
 	c.sent = to
 	batch := slices.Clone(up.disk.wal.recs[from:to])
-	s.carry(c, s.r.Soon(100*time.Microsecond, time.Millisecond, 20*time.Millisecond), func() {
+	d := s.r.Soon(100*time.Microsecond, time.Millisecond, 20*time.Millisecond)
+	if !c.streaming && c.down.disk.beyond() != 0 {
+		d += time.Duration(c.down.tries%4) * 20 * time.Millisecond // what the new timeline's first segment has of the old one comes first
+	}
+	s.carry(c, d, func() {
 		if c.closedDown || c.down.pg.pm != c.downPM || c.down.pg.receiver != c {
 			return
 		}
@@ -541,6 +552,24 @@ func (d *disk) nextTimeline() uint32 {
 	}
 }
 
+// beyond is the newest timeline that there is a history of and no record, 0 if there is none: its primary went before it had sent any. A running
+// server goes by it, and finds nothing behind the place where it begins.
+func (d *disk) beyond() (newest uint32) {
+	for t, lines := range d.files {
+		if lines && t > max(d.wal.tli(), d.minTLI, newest) {
+			newest = t
+		}
+	}
+	return newest
+}
+
+// setAside takes out what there is of timelines without a record.
+func (d *disk) setAside() {
+	for b := d.beyond(); b != 0; b = d.beyond() {
+		delete(d.files, b)
+	}
+}
+
 // sweep removes reserved files above the highest real timeline.
 func (d *disk) sweep() {
 	for t, lines := range d.files {
@@ -564,6 +593,7 @@ func (n *node) facts() *core.Server {
 		f.Pos = core.Position{TLI: d.minTLI, LSN: uint64(d.minimum)} // as the control file says
 		f.History = d.minHistory
 	}
+	f.Waits = !n.s.plant.NeverWaits && p.pm != 0 && !p.answering && p.receiver == nil && n.s.now > p.started+int64(time.Second)
 	if p.pm == 0 || !p.answering {
 		return f
 	}
