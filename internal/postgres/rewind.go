@@ -159,6 +159,11 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 			}
 		}
 	}
+	if s.version < 16 && c.State.WasStandby() && c.MinRecoveryTimeline > c.Timeline {
+		if err := s.endTimeline(ctx, c); err != nil {
+			return errors.Join(err, s.markStandby(), s.unmarkRewind()) // whole, and a standby again
+		}
+	}
 	changed := false
 	out := &progressWriter{
 		report: func(p progressLine) {
@@ -195,6 +200,32 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 	}
 	if err := flushSource(ctx, ci); err != nil {
 		s.log.Info("the rewound server may take some seconds to come up: what its source has written last is not flushed yet", "reason", err)
+	}
+	return nil
+}
+
+// endTimeline makes a checkpoint on the timeline that a stopped standby is on, by a start and stop in single-user mode, where nobody can connect: whoever
+// was promoted and died before its first checkpoint has none there. Up to version 15 pg_rewind takes the timeline of the last checkpoint for the one that
+// its target is on, and does not find the record at which the two servers parted. What this writes goes with the rewind.
+func (s *Server) endTimeline(ctx context.Context, c ControlData) error {
+	for _, name := range []string{standbySignal, recoverySignal} {
+		if err := os.Remove(filepath.Join(s.cfg.DataDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	args := []string{"--single", "-D", s.cfg.DataDir, "-c", "config_file=" + s.cfg.ConfigFile, "-c", "logging_collector=off", "-c", "log_destination=stderr"}
+	cmd := s.program("postgres", append(args, "template1")...)
+	out := &tailWriter{}
+	cmd.Stdout, cmd.Stderr = out, out
+	s.log.Info("making a checkpoint on the timeline that is to be rewound, for pg_rewind", "timeline", c.MinRecoveryTimeline)
+	if _, err := child.Run(ctx, cmd); err != nil {
+		return fmt.Errorf("make a checkpoint on timeline %d in single-user mode: %w: %s", c.MinRecoveryTimeline, err, strings.TrimSpace(out.String()))
+	}
+	switch now, err := s.Control(); {
+	case err != nil:
+		return err
+	case now.State != StateShutDown || now.Timeline != c.MinRecoveryTimeline:
+		return fmt.Errorf("make a checkpoint on timeline %d in single-user mode: the server is %s, and its last checkpoint on timeline %d", c.MinRecoveryTimeline, now.State, now.Timeline)
 	}
 	return nil
 }

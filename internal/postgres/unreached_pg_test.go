@@ -159,6 +159,59 @@ func TestCrashWithTimelineNeverReached(t *testing.T) {
 	}
 }
 
+// TestRewindOfShortTimeline: one that was promoted, and died before its first checkpoint, came back as a standby on its own timeline.
+func TestRewindOfShortTimeline(t *testing.T) {
+	t.Parallel()
+	for _, more := range []bool{false, true} { // nothing but the end of recovery, or another segment, too
+		a, b, c := trio(t, "")
+		a.commit("kept").acknowledged(t)
+		if _, err := a.Barrier(a.ctx(), []string{"b", "c"}); err != nil {
+			t.Fatal(err)
+		}
+		a.crash()
+		b.freeze(b.pidOf("checkpointer"))
+		b.grant(nil, 2)
+		if more {
+			b.sql("SET synchronous_commit = local; INSERT INTO t VALUES ('one')")
+			b.sql("SELECT pg_switch_wal()")
+			b.sql("SET synchronous_commit = local; INSERT INTO t VALUES ('two')")
+		}
+		b.crash()
+		c.grant([]Timeline{2}, 3)
+		if err := c.Checkpoint(c.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.StartStandby(b.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if r := b.fence(); r.Timeline != 2 {
+			t.Fatalf("got %+v, want timeline 2", r)
+		}
+		b.stop()
+		if k := must1(b.Control())(t); k.Timeline != 1 || k.MinRecoveryTimeline != 2 {
+			t.Fatalf("the last checkpoint is on timeline %d, the end on %d, want 1 and 2", k.Timeline, k.MinRecoveryTimeline)
+		}
+		if err := b.Rewind(b.ctx(), c.upstream(), nil); err != nil {
+			t.Fatalf("more %v: %v", more, err)
+		}
+		if err := b.WriteFollow(c.target("b")); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.StartStandby(b.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Barrier(c.ctx(), []string{"b"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.query("SELECT string_agg(v, ',') FROM t"); got != "kept" {
+			t.Errorf("more %v: got %q", more, got)
+		}
+		for _, d := range []*driven{b, c} {
+			d.stop()
+		}
+	}
+}
+
 // TestLastWALAmongEmptySegments: segments that were made for later, and are all zeros, say nothing about the size of segments.
 func TestLastWALAmongEmptySegments(t *testing.T) {
 	t.Parallel()
