@@ -368,6 +368,9 @@ func kernelAddresses(h *lab.Host) (map[string][]netip.Prefix, error) {
 	all := map[string][]netip.Prefix{}
 	err := h.NetDo(func() error {
 		links, err := netlink.LinkList()
+		for errors.Is(err, netlink.ErrDumpInterrupted) {
+			links, err = netlink.LinkList()
+		}
 		if err != nil {
 			return err
 		}
@@ -376,6 +379,9 @@ func kernelAddresses(h *lab.Host) (map[string][]netip.Prefix, error) {
 			names[l.Attrs().Index] = l.Attrs().Name
 		}
 		list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+		for errors.Is(err, netlink.ErrDumpInterrupted) { // they are changing: some may be missing
+			list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
+		}
 		if err != nil {
 			return err
 		}
