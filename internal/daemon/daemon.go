@@ -242,7 +242,7 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if d.claims, err = gratarp.OpenWatcher(); err != nil {
 		o.Log.Warn("duplicate addresses are not noticed", "error", err)
 	}
-	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log})
+	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log, Now: system.BootTime})
 	d.links.wake = d.poke
 	d.checks = newChecks(o.Log, d.poke)
 	if d.grants, err = openGrants(o, config); err != nil {

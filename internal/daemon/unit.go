@@ -39,7 +39,7 @@ type unit struct {
 func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit, error) {
 	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, off: make(chan struct{}), done: make(chan struct{})}
 	u.network = &network{d: d, name: c.Name, port: port{wireInterface(&c), c.IPv6, wireInterface(&c) != c.Interface}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
-		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
+		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp)), trust: masterDown(&c)}
 	u.hooks = newHooks(u.log, d, notify.Instance, c.Name, c.Hooks, secure, func(h control.Hook, err error) {
 		u.instance.HookDone(context.Background(), h, err)
 	})
@@ -47,6 +47,7 @@ func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit
 	o := instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish}
 	if u.gated = d.grants.join(&c); u.gated != nil {
 		o.Grants = u.gated
+		u.network.announcer.Gate(u.gated.Live)
 	}
 	if c.SyncGroup != "" {
 		u.member = &member{groups: &d.groups}
@@ -178,7 +179,7 @@ func (u *unit) configure(ctx context.Context, c conf.Instance, secure bool) erro
 	u.d.mu.Lock()
 	u.config = c
 	u.d.mu.Unlock()
-	u.network.configure(c.VIPLifetime, gratarp.Timing(c.Garp))
+	u.network.configure(&c)
 	if err := u.instance.Configure(ctx, c); err != nil {
 		return err
 	}
@@ -259,14 +260,20 @@ type network struct {
 
 	mu       sync.Mutex
 	lifetime time.Duration
+	trust    time.Duration // how long an advert keeps the others from taking over
 	probes   probes
 }
 
-func (n *network) configure(lifetime time.Duration, t gratarp.Timing) {
+// masterDown is the least time after an advert of ours in which no other router takes over.
+func masterDown(c *conf.Instance) time.Duration {
+	return time.Duration(c.DownTimerAdverts) * c.AdvertInterval
+}
+
+func (n *network) configure(c *conf.Instance) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lifetime = lifetime
-	n.announcer.SetTiming(t)
+	n.lifetime, n.trust = c.VIPLifetime, masterDown(c)
+	n.announcer.SetTiming(gratarp.Timing(c.Garp))
 }
 
 func (n *network) set(addrs []conf.Address) system.Set {
@@ -281,7 +288,14 @@ func (n *network) Send(payload []byte, source, destination netip.Addr, ttl int) 
 	if s == nil {
 		return fmt.Errorf("no socket on %s yet", n.port.iface)
 	}
-	return s.Send(payload, source, destination, ttl)
+	if err := s.Send(payload, source, destination, ttl); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	trust := n.trust
+	n.mu.Unlock()
+	n.announcer.Trust(trust)
+	return nil
 }
 
 // SetAddresses implements instance.Network.

@@ -31,6 +31,7 @@ type Options struct {
 	Sender Sender
 	Links  func(name string) (Link, bool) // the present state of an interface; asked at every batch, must not block
 	Log    *slog.Logger                   // nil: silent
+	Now    func() time.Duration           // the clock of Trust; nil: one that stands still while the machine is suspended
 }
 
 // Stats counts since the start.
@@ -57,6 +58,10 @@ type Announcer struct {
 func New(options Options) *Announcer {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
+	}
+	if options.Now == nil {
+		began := time.Now()
+		options.Now = func() time.Duration { return time.Since(began) }
 	}
 	return &Announcer{
 		options: options, wake: make(chan struct{}, 1),
@@ -152,8 +157,11 @@ func (a *Announcer) setDue(i *Instance, at time.Time) {
 type Instance struct {
 	a    *Announcer
 	name string
+	gate func() bool // nil: open
 	// stopping breaks off a batch that another goroutine is sending.
 	stopping atomic.Bool
+	until    atomic.Int64 // of the clock: how long our owner is to be trusted
+	held     atomic.Bool  // something is due, and waits for the owner's next word
 
 	mu       sync.Mutex // held while packets leave
 	schedule schedule
@@ -171,6 +179,24 @@ type cached struct {
 // Instance makes the announcer of one virtual router; name is for the log.
 func (a *Announcer) Instance(name string, timing Timing) *Instance {
 	return &Instance{a: a, name: name, schedule: schedule{timing: timing}}
+}
+
+// Gate has everything that leaves later than its Announce wait for the owner's next word unless open says yes at that moment. It is for one who has not
+// announced anything yet; open may be called by any goroutine.
+func (i *Instance) Gate(open func() bool) { i.gate = open }
+
+// Trust is the word of an owner that it is master, and for how long nobody else can have become it: for that time what is planned may leave. Later it
+// waits for the next word. A process that was stopped, and runs on, finds its timers due before its owner has seen that it was replaced meanwhile; one
+// packet then takes the addresses away from the new master.
+func (i *Instance) Trust(d time.Duration) {
+	i.until.Store(int64(i.a.options.Now() + d))
+	if i.held.Swap(false) {
+		i.a.setDue(i, time.Now())
+	}
+}
+
+func (i *Instance) trusted() bool {
+	return i.a.options.Now() < time.Duration(i.until.Load()) && (i.gate == nil || i.gate())
 }
 
 // SetTiming changes the timing, for what is planned from now on.
@@ -214,6 +240,7 @@ func (i *Instance) Stop() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.schedule.stop()
+	i.held.Store(false)
 	i.a.setDue(i, time.Time{})
 }
 
@@ -221,6 +248,11 @@ func (i *Instance) Stop() {
 func (i *Instance) tick() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if !i.trusted() {
+		i.a.setDue(i, time.Time{})
+		i.held.Store(true)
+		return
+	}
 	if err := i.send(time.Now()); err != nil {
 		i.a.options.Log.Warn("addresses not announced", "instance", i.name, "error", err)
 	}
@@ -291,7 +323,7 @@ func (i *Instance) sendTargets(due []int) error {
 			nas++
 		}
 		if len(frames) == chunk {
-			if i.stopping.Load() {
+			if i.stopping.Load() || !i.trusted() {
 				return nil
 			}
 			flush()

@@ -108,6 +108,16 @@ func newLAN(t *testing.T) *lan {
 	return l
 }
 
+// Instance is one whose owner is trusted for long.
+func (l *lan) Instance(name string, timing Timing) *Instance {
+	return master(l.Announcer.Instance(name, timing))
+}
+
+func master(i *Instance) *Instance {
+	i.Trust(1000 * time.Hour)
+	return i
+}
+
 // after lets time pass and returns what was sent in it.
 func (l *lan) after(d time.Duration) string {
 	time.Sleep(d)
@@ -158,6 +168,37 @@ func TestDefaults(t *testing.T) {
 		if got, want := l.Stats(), (Stats{ARP: 10, NA: 10}); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
+	})
+}
+
+// TestOwnerThatIsNotHeard: what was planned does not leave when its owner has not said for long that it is master, as after a time in which the whole
+// process was stopped, nor without a lease. It leaves with the owner's next word, unless that is to stop.
+func TestOwnerThatIsNotHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN(t)
+		live := true
+		timing := Timing{MasterRepeat: 1, MasterDelay: 5 * time.Second, MasterRefresh: 10 * time.Second, MasterRefreshRepeat: 1}
+		i := l.Announcer.Instance("VI_1", timing)
+		i.Gate(func() bool { return live })
+		i.Trust(3 * time.Second)
+		if err := i.Announce(targets("192.0.2.1")); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "at once", l.take(), "0s 192.0.2.1 on 2 x1")
+		expect(t, "the second batch", l.after(6*time.Second))
+		i.Trust(3 * time.Second)
+		expect(t, "the next word", l.after(0), "6s 192.0.2.1 on 2 x1")
+		expect(t, "the refresh", l.after(7*time.Second))
+		live = false
+		i.Trust(3 * time.Second)
+		expect(t, "without a lease", l.after(time.Second))
+		live = true
+		i.Trust(3 * time.Second)
+		expect(t, "with one", l.after(0), "14s 192.0.2.1 on 2 x1")
+		expect(t, "another refresh", l.after(20*time.Second))
+		i.Stop()
+		i.Trust(3 * time.Second)
+		expect(t, "stopped", l.after(20*time.Second))
 	})
 }
 

@@ -56,7 +56,7 @@ func TestAnnouncementsDissect(t *testing.T) {
 	nstest.Require(t, "tshark")
 	_, _, capture, link := cable(t)
 	a := New(Options{Sender: open(t), Links: func(string) (Link, bool) { return link, true }})
-	i := a.Instance("VI_1", Timing{MasterRepeat: 1})
+	i := master(a.Instance("VI_1", Timing{MasterRepeat: 1}))
 	if err := i.Announce(targets("192.0.2.100", "2001:db8::64")); err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestNeighboursLearn(t *testing.T) {
 	// Old entries are locked for a while against a burst of answers (arp(7), locktime).
 	peer.Sysctl(t, "0", "ipv4", "neigh", "eth0", "locktime")
 	a := New(Options{Sender: open(t), Links: func(string) (Link, bool) { return link, true }})
-	if err := a.Instance("VI_1", Timing{MasterRepeat: 1}).Announce(targets(vips...)); err != nil {
+	if err := master(a.Instance("VI_1", Timing{MasterRepeat: 1})).Announce(targets(vips...)); err != nil {
 		t.Fatal(err)
 	}
 	for _, vip := range vips {
@@ -116,11 +116,11 @@ func TestFirstBatchIsFast(t *testing.T) {
 		many = append(many, Target{netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), "eth0"})
 	}
 	start := time.Now()
-	if err := a.Instance("VI_1", keepalivedDefaults).Announce(many); err != nil {
+	if err := master(a.Instance("VI_1", keepalivedDefaults)).Announce(many); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("250 addresses, 5 packets each, announced in %s", time.Since(start))
-	one := a.Instance("VI_2", keepalivedDefaults)
+	one := master(a.Instance("VI_2", keepalivedDefaults))
 	start = time.Now()
 	if err := one.Announce(targets("192.0.2.1")); err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestNothingAfterStop(t *testing.T) {
 	running.Go(func() { _ = a.Run(ctx) })
 	defer running.Wait()
 	defer cancel()
-	i := a.Instance("VI_1", Timing{MasterRepeat: 3, MasterDelay: time.Millisecond, MasterRefresh: time.Millisecond, MasterRefreshRepeat: 3})
+	i := master(a.Instance("VI_1", Timing{MasterRepeat: 3, MasterDelay: time.Millisecond, MasterRefresh: time.Millisecond, MasterRefreshRepeat: 3}))
 	taken := uint64(0)
 	for round := range 20 {
 		var many []Target

@@ -568,6 +568,26 @@ func TestVRRPStalled(t *testing.T) {
 			t.Errorf("n2 was disturbed: %+v", i.Transitions)
 		}
 	})
+	t.Run("master, with an announcement due", func(t *testing.T) {
+		// One gratuitous ARP of the old master would take the clients away from the new one.
+		l := newLab(t, 2)
+		n1, n2 := l.Host("n1"), l.Host("n2")
+		pair(t, l, fast(0, "nopreempt", "garp_master_refresh 1"))
+		c := capture(t, l)
+		waitFrame(t, c, time.Now(), "refresh", lab.Announcement("n1", vip))
+		signal(t, n1, "vrrpd", syscall.SIGSTOP)
+		waitState(t, n2, "VI_51", control.StateMaster)
+		after := time.Now()
+		for range 12 { // more than a second
+			after = waitFrame(t, c, after, "advert", claim("n2", 51)).At.Add(time.Nanosecond)
+		}
+		signal(t, n1, "vrrpd", syscall.SIGCONT)
+		waitState(t, n1, "VI_51", control.StateBackup)
+		waitFrame(t, c, time.Now(), "refresh of the new master", lab.Announcement("n2", vip))
+		if f, ok := c.First(after, lab.Announcement("n1", vip)); ok {
+			t.Errorf("it announced what it had lost: %s", f.String())
+		}
+	})
 }
 
 // A master that cannot carry its address, or is mute, is none: another node should serve. It tries again after a pause.
