@@ -45,7 +45,8 @@ const (
 	// server: without one, the walsender of a broken connection and its successor would count as two standbys in FIRST n.
 	Follow
 	// StartStandby removes comment-only history files above the highest real timeline, sets aside what there is of timelines that the
-	// server never reached, writes standby.signal, the hold, and the connection to Node ("": none), then starts the server and waits until it answers or, with a Node, lives.
+	// server never reached, writes standby.signal, the hold, and the connection to Node ("": none), then starts the server and waits
+	// until it answers or, with a Node, lives.
 	StartStandby
 	// Stop stops the server, Fast or immediately. Result: Pos, Clean.
 	Stop
