@@ -415,9 +415,6 @@ func (m *Machine) start(ctx context.Context, srv *postgres.Server, drv *postgres
 	if life, err := srv.Life(); err != nil {
 		return err
 	} else if life == (postgres.Life{}) {
-		if _, err := srv.Unreserve(); err != nil {
-			return err
-		}
 		if err := srv.WriteFence(); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,33 +111,29 @@ var noRecord = regexp.MustCompile(`could not find a valid record after|WAL segme
 // read is said by name: told a directory alone, it takes the segment size from any file there, also from one that is all zeros yet.
 func (s *Server) dump(ctx context.Context, tli Timeline, from LSN, c ControlData, args ...string) (string, error) {
 	dir := filepath.Join(s.cfg.DataDir, "pg_wal")
-	first, err := segmentFile(tli, from, c.WALSegmentSize)
-	if err != nil {
-		return "", err
-	}
-	names := []string{}
-	for at, name := from, first; ; {
+	first, end := "", ""
+	for at := from; ; at += LSN(c.WALSegmentSize) {
+		name, err := segmentFile(tli, at, c.WALSegmentSize)
+		if err != nil {
+			return "", err
+		}
 		if _, err := os.Stat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
 			break
 		} else if err != nil {
 			return "", err
 		}
-		names = append(names, name)
-		at += LSN(c.WALSegmentSize)
-		if name, err = segmentFile(tli, at, c.WALSegmentSize); err != nil {
-			return "", err
-		}
+		first, end = cmp.Or(first, name), name
 	}
-	if len(names) == 0 {
-		s.log.Debug("no WAL record", "timeline", tli, "from", from.String(), "reason", "there is no "+first)
+	if first == "" {
+		s.log.Debug("no WAL record", "timeline", tli, "from", from.String(), "reason", "its segment is not there")
 		return "", nil
 	}
 	last := &lastLineWriter{}
 	var errs tailWriter
-	cmd := s.program("pg_waldump", append(args, "--path", dir, "--start", from.String(), names[0], names[len(names)-1])...)
+	cmd := s.program("pg_waldump", append(args, "--path", dir, "--start", from.String(), first, end)...)
 	cmd.Stdout, cmd.Stderr = last, &errs
 	// It ends with an error where the WAL ends; a record that it printed is whole and has a right CRC.
-	_, err = child.Run(ctx, cmd)
+	_, err := child.Run(ctx, cmd)
 	var exit *child.ExitError
 	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil || exit.Result.Signal != 0) {
 		return "", err

@@ -151,15 +151,16 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 	if err := s.writeFile(s.rewindMarker(), nil, 0o600); err != nil {
 		return err
 	}
-	if !c.State.Clean() {
-		// The crash recovery that pg_rewind runs in single-user mode refuses standby mode.
+	short := s.version < 16 && c.State.WasStandby() && c.MinRecoveryTimeline > c.Timeline
+	if !c.State.Clean() || short {
+		// Single-user mode, in which pg_rewind runs crash recovery, refuses standby mode.
 		for _, name := range []string{standbySignal, recoverySignal} {
 			if err := os.Remove(filepath.Join(s.cfg.DataDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
 	}
-	if s.version < 16 && c.State.WasStandby() && c.MinRecoveryTimeline > c.Timeline {
+	if short {
 		if err := s.endTimeline(ctx, c); err != nil {
 			return errors.Join(err, s.markStandby(), s.unmarkRewind()) // whole, and a standby again
 		}
@@ -206,13 +207,8 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 
 // endTimeline makes a checkpoint on the timeline that a stopped standby is on, by a start and stop in single-user mode, where nobody can connect: whoever
 // was promoted and died before its first checkpoint has none there. Up to version 15 pg_rewind takes the timeline of the last checkpoint for the one that
-// its target is on, and does not find the record at which the two servers parted. What this writes goes with the rewind.
+// its target is on, and does not find the record at which the two servers parted. What this writes goes with the rewind. The signal files must be gone.
 func (s *Server) endTimeline(ctx context.Context, c ControlData) error {
-	for _, name := range []string{standbySignal, recoverySignal} {
-		if err := os.Remove(filepath.Join(s.cfg.DataDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
 	args := []string{"--single", "-D", s.cfg.DataDir, "-c", "config_file=" + s.cfg.ConfigFile, "-c", "logging_collector=off", "-c", "log_destination=stderr"}
 	cmd := s.program("postgres", append(args, "template1")...)
 	out := &tailWriter{}

@@ -39,16 +39,16 @@ func (s *Server) unreached(ctx context.Context) (moved []string, err error) {
 		return nil, err
 	}
 	base := max(c.Timeline, c.MinRecoveryTimeline)
-	newest, err := s.newestReached(ctx, base, c)
+	named, _, err := s.histories()
+	if err != nil {
+		return nil, err
+	}
+	newest, err := s.newestReached(ctx, base, named, c)
 	if err != nil {
 		return nil, err
 	}
 	wal := filepath.Join(s.cfg.DataDir, "pg_wal")
 	entries, err := os.ReadDir(wal)
-	if err != nil {
-		return nil, err
-	}
-	named, _, err := s.histories()
 	if err != nil {
 		return nil, err
 	}
@@ -68,12 +68,8 @@ func (s *Server) unreached(ctx context.Context) (moved []string, err error) {
 	return moved, syncDir(wal)
 }
 
-// newestReached is the newest timeline that goes on from base and has a record here, base itself if there is none.
-func (s *Server) newestReached(ctx context.Context, base Timeline, c ControlData) (Timeline, error) {
-	named, _, err := s.histories()
-	if err != nil {
-		return 0, err
-	}
+// newestReached is the newest of these timelines that goes on from base and has a record here, base itself if there is none.
+func (s *Server) newestReached(ctx context.Context, base Timeline, named []Timeline, c ControlData) (Timeline, error) {
 	var needs LSN // a descendant has it
 	if c.MinRecoveryTimeline == base {
 		needs = c.MinRecoveryLSN

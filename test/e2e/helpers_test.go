@@ -363,14 +363,20 @@ func describe(i control.Instance) string {
 	return fmt.Sprintf("%s %s seq %d priority %d reason %q waiting %q", i.Name, i.State, i.Seq, i.Priority, i.Reason, i.Waiting)
 }
 
+// steady asks the kernel again as long as what it lists changes meanwhile: some of it may be missing.
+func steady[T any](list func() ([]T, error)) ([]T, error) {
+	for {
+		if all, err := list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+}
+
 // kernelAddresses are all addresses in a host's kernel, with their prefix length, by interface.
 func kernelAddresses(h *lab.Host) (map[string][]netip.Prefix, error) {
 	all := map[string][]netip.Prefix{}
 	err := h.NetDo(func() error {
-		links, err := netlink.LinkList()
-		for errors.Is(err, netlink.ErrDumpInterrupted) {
-			links, err = netlink.LinkList()
-		}
+		links, err := steady(netlink.LinkList)
 		if err != nil {
 			return err
 		}
@@ -378,10 +384,7 @@ func kernelAddresses(h *lab.Host) (map[string][]netip.Prefix, error) {
 		for _, l := range links {
 			names[l.Attrs().Index] = l.Attrs().Name
 		}
-		list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-		for errors.Is(err, netlink.ErrDumpInterrupted) { // they are changing: some may be missing
-			list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
-		}
+		list, err := steady(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 		if err != nil {
 			return err
 		}

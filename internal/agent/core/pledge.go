@@ -100,14 +100,14 @@ func (a *Agent) silent() {
 		a.do(Action{Kind: Stop})
 		return
 	}
-	if a.away.on || !a.heldByOther() || v.Phase != Active {
+	switch {
+	case a.away.on || !a.heldByOther() || v.Phase != Active:
 		return
-	}
-	if a.marker == NoMarker && a.srv.Waits {
+	case a.marker == NoMarker && a.srv.Waits:
 		a.inVain = true
 		a.do(Action{Kind: Stop})
-	}
-	if a.marker != Rewound {
+		return
+	case a.marker != Rewound:
 		return
 	}
 	// It can't answer before it has streamed.
