@@ -526,6 +526,11 @@ func TestFailoverAndReturn(t *testing.T) {
 	n2.has("moved")
 	n3.has("moved")
 	c.eventually("n2 streams", n2.streams)
+	c.eventually("n2's hook has seen that", func() bool { // a server that was rewound is promotable only then
+		all := n2.history()
+		last := all[len(all)-1]
+		return last.Command == "follow" && last.Outcome == "done"
+	})
 	if a, b, d := n1.promotions(), n2.promotions(), n3.promotions(); a != 1 || b != 1 || d != 0 {
 		t.Errorf("promotions: n1 %d, n2 %d, n3 %d, want 1, 1, 0", a, b, d)
 	}
