@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/postgres"
 	"pgvrrp/internal/promote"
@@ -549,7 +547,7 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 		return errors.Join(fmt.Errorf("copy %s: %w", node, err), promote.RemoveBeside(m.Config.DataDir, dir), m.Store.SetCloning(""))
 	}
 	why := "cloned from " + node
-	if err := m.Store.SetRebuild(promote.Rebuild{Phase: promote.PhaseRewound, Why: why}); err != nil {
+	if err := m.Store.Swapping(dir, why); err != nil {
 		return err
 	}
 	old := ""
@@ -558,10 +556,10 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 			return err
 		}
 		m.Log.Info("data directory swapped", "old", old)
-	} else if err := m.place(dir); err != nil {
-		return err
+	} else if err := promote.PutInPlace(dir, m.Config.DataDir); err != nil {
+		return fmt.Errorf("put the copy into its place: %w", err)
 	}
-	if err := errors.Join(m.Store.SetRebuild(promote.Rebuild{Phase: promote.PhaseRewound, Why: why, Old: old}), m.Store.SetCloning("")); err != nil {
+	if err := m.Store.Swapped(old, why); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -572,20 +570,6 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 	}
 	// The copy has the source's settings of ours.
 	return m.srv.WriteFence()
-}
-
-// place gives a copy the name of a data directory that is missing or empty.
-func (m *Machine) place(dir string) error {
-	// rename(2) replaces an empty directory, which os.Rename refuses.
-	if err := unix.Rename(dir, filepath.Clean(m.Config.DataDir)); err != nil {
-		return fmt.Errorf("put the copy into its place, rename %s to %s: %w", dir, m.Config.DataDir, err)
-	}
-	parent, err := os.Open(filepath.Dir(filepath.Clean(m.Config.DataDir)))
-	if err != nil {
-		return fmt.Errorf("put the copy into its place: %w", err)
-	}
-	defer parent.Close()
-	return parent.Sync()
 }
 
 // Settled tells that the server streams: its data is good, and what was kept may go if the settings say so.

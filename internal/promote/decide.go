@@ -46,8 +46,8 @@ type Phase string
 const (
 	PhaseNone      Phase = ""
 	PhaseDiverged  Phase = "diverged"  // holds WAL that the primary of the VIP does not have
-	PhaseRewinding Phase = "rewinding" // pg_rewind is at work or was broken off: the files fit no server
-	PhaseRewound   Phase = "rewound"   // rewound or cloned, but has not streamed since
+	PhaseRewinding Phase = "rewinding" // pg_rewind, or a copy that takes their place, is at work or was broken off: the files fit no server
+	PhaseRewound   Phase = "rewound"   // rewound or cloned, and nobody has seen it stream since
 )
 
 // Local is one look at our own server.
@@ -233,16 +233,13 @@ func (f Facts) unusable(ev Event) (Plan, bool) {
 	switch f.Local.Phase {
 	case PhaseRewinding:
 		return refuse(WaitNone, "the data directory of %s is being rewound or was left half rewound, it is not usable: %s", f.Node, f.Local.PhaseWhy), true
-	case PhaseRewound:
-		if f.Local.Role == RoleStandby && f.Local.Streaming {
-			return Plan{}, false // whoever rebuilt it is about to take the marker away
-		}
-		return refuse(WaitNone, "the data directory of %s was rebuilt and has not streamed since, it may not be consistent: %s", f.Node, f.Local.PhaseWhy), true
 	case PhaseDiverged:
 		if !ev.ByHand { // whose data is the truth is then the operator's to say
 			return refuse(WaitNone, "the data of %s has diverged from the last primary's: %s", f.Node, f.Local.PhaseWhy), true
 		}
-	case PhaseNone:
+	case PhaseNone, PhaseRewound:
+		// Rebuilt data is consistent from where the source's WAL had ended. A standby that has not come there takes no sessions, so it is not
+		// judged, and its position is compared with the others' as any (manual, 27.4.3 Hot Standby, and pg_rewind, How It Works).
 	}
 	return Plan{}, false
 }

@@ -153,7 +153,9 @@ func TestDecide(t *testing.T) {
 		{"BACKUP, the VIP is another cluster's", with(peer(vipPrimary), local(func(l *Local) { l.SystemID = 1 })), Backup, "refused: VIP at 10.0.0.100 belongs to another cluster"},
 		{"MASTER, half rewound, down", with(role(RoleDown), phase(PhaseRewinding)), Master, "refused: the data directory of n1 is being rewound"},
 		{"MASTER, half rewound", with(phase(PhaseRewinding)), Master, "refused: the data directory of n1 is being rewound"},
-		{"MASTER, rewound, has not streamed", with(broken, phase(PhaseRewound)), Master, "refused: the data directory of n1 was rebuilt"},
+		{"MASTER, rewound, has not streamed", with(broken, phase(PhaseRewound)), Master, "promote, after-promote"},
+		{"MASTER, rewound, down", with(role(RoleDown), phase(PhaseRewound)), Master, "start-standby, again"},
+		{"MASTER, rewound, takes no sessions", with(role(RoleStarting), phase(PhaseRewound)), Master, "refused (start): the server on n1 does not answer yet"},
 		{"MASTER, rewound, streams", with(phase(PhaseRewound)), Master, "promote, after-promote"},
 		{"MASTER, diverged", with(phase(PhaseDiverged)), Master, "refused: the data of n1 has diverged"},
 		{"FAULT, half rewound", with(role(RoleDown), phase(PhaseRewinding)), Fault, "nothing"},
@@ -274,7 +276,7 @@ func TestDecideProperties(t *testing.T) {
 				if !ev.ByHand && !f.Settled {
 					t.Fatal("promotes before it has settled")
 				}
-				if f.Local.Phase == PhaseRewinding || f.Local.Phase == PhaseRewound && !f.Local.Streaming {
+				if f.Local.Phase == PhaseRewinding {
 					t.Fatalf("promotes %s data", f.Local.Phase)
 				}
 				for _, a := range append([]Answer{f.VIP}, f.Peers...) {

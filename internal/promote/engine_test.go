@@ -473,8 +473,14 @@ func TestAfterPromote(t *testing.T) {
 		b := newBench(t)
 		b.server.primary = true
 		b.hook(t.Context(), Master)
+		if err := b.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: "x"}); err != nil {
+			t.Fatal(err)
+		}
 		wantResult(t, b.AfterPromote(t.Context(), "VI_PG"), Done, "")
 		wantDid(t, b, "switch-wal, checkpoint")
+		if r, err := b.Store.Rebuild(); err != nil || r.Phase != PhaseNone {
+			t.Errorf("marker %+v, %v: a server that was promoted is whole", r, err)
+		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

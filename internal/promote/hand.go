@@ -110,7 +110,7 @@ func StartPlan(f Facts, asIs, signal bool) Plan {
 		return do(false, Step{Act: ActStartAsIs, Words: "start the server as it is, a standby: standby.signal is there"})
 	}
 	if l.Phase == PhaseRewound {
-		return refuse(WaitNone, "the data directory of %s was rebuilt and has not streamed since, it must not start as a primary: %s", f.Node, l.PhaseWhy)
+		return refuse(WaitNone, "the data directory of %s was rebuilt and nobody has seen it stream since, it must not start as a primary: %s", f.Node, l.PhaseWhy)
 	}
 	for _, a := range append([]Answer{f.VIP}, f.Peers...) {
 		switch a.Reach {
@@ -452,7 +452,8 @@ func (fr Fresh) Run(ctx context.Context, from netip.Addr) Outcome {
 		if bin == "" {
 			bin = fr.BinDir(source.Version)
 		}
-		if err := fr.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: "cloned from " + from.String()}); err != nil {
+		why := "cloned from " + from.String()
+		if err := fr.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why + ", which did not end"}); err != nil {
 			return err
 		}
 		set, end := fr.Progress("clone")
@@ -460,6 +461,9 @@ func (fr Fresh) Run(ctx context.Context, from netip.Addr) Outcome {
 		end()
 		if err != nil {
 			return errors.Join(fmt.Errorf("clone from %s: %w", from, err), fr.Store.SetRebuild(Rebuild{}))
+		}
+		if err := fr.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: why}); err != nil {
+			return err
 		}
 		out.Steps = append(out.Steps, plan.Steps[0].Words)
 		if e, err = fr.Open(); err != nil {

@@ -153,7 +153,7 @@ func (e *Engine) lookAtVIP(ctx context.Context) Facts {
 	return f
 }
 
-// settled ends a rebuild: the server streams, so its data is good, and the old data may go if the settings say so.
+// settled ends a rebuild: the server streams or was promoted, so its data is good, and the old data may go if the settings say so.
 func (e *Engine) settled() error {
 	r, err := e.Store.Rebuild()
 	if err != nil || r.Phase == PhaseNone {
@@ -289,7 +289,7 @@ func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) erro
 
 // clone copies into a new directory while the old one stays as it is, then swaps them.
 func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error {
-	left, err := e.Store.cloningDir()
+	left, err := e.Store.Cloning()
 	if err == nil && left != "" {
 		err = e.removeBeside(left)
 	}
@@ -297,7 +297,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		return fmt.Errorf("remove what an unfinished clone left: %w", err)
 	}
 	dir := e.Server.NewDir()
-	if err := e.Store.setCloning(dir); err != nil {
+	if err := e.Store.SetCloning(dir); err != nil {
 		return err
 	}
 	cctx, cancel := watch(ctx, 50*time.Millisecond, wanted) // gives way to a newer state
@@ -309,7 +309,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		if cause := context.Cause(cctx); cause != nil {
 			err = cause
 		}
-		return errors.Join(fmt.Errorf("clone from %s: %w", from, err), e.removeBeside(dir), e.Store.setCloning(""))
+		return errors.Join(fmt.Errorf("clone from %s: %w", from, err), e.removeBeside(dir), e.Store.SetCloning(""))
 	}
 	return e.work(ctx, "swap in the clone from "+from.String(), wanted, func() error {
 		before, err := e.Store.Rebuild()
@@ -321,7 +321,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 			return err
 		}
 		why := "cloned from " + from.String()
-		if err := e.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: why}); err != nil {
+		if err := e.Store.Swapping(dir, why); err != nil {
 			return err
 		}
 		old, err := e.Server.Swap(dir)
@@ -329,7 +329,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 			return errors.Join(err, e.unswapped(context.WithoutCancel(ctx), dir, before, was))
 		}
 		e.Log.Info("data directory swapped", "old", old)
-		if err := errors.Join(e.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: why, Old: old}), e.Store.setCloning("")); err != nil {
+		if err := e.Store.Swapped(old, why); err != nil {
 			return err
 		}
 		if err := e.act(context.WithoutCancel(ctx), ActSetUpstream); err != nil {
@@ -344,7 +344,7 @@ func (e *Engine) unswapped(ctx context.Context, dir string, before Rebuild, was 
 	if _, err := os.Lstat(e.Settings.DataDir); err != nil {
 		return err // the copy may be all there is
 	}
-	errs := []error{e.removeBeside(dir), e.Store.setCloning(""), e.Store.SetRebuild(before)}
+	errs := []error{e.removeBeside(dir), e.Store.SetCloning(""), e.Store.SetRebuild(before)}
 	if was == RoleStandby || was == RoleStarting {
 		errs = append(errs, e.act(ctx, ActStartStandby))
 	}
@@ -379,6 +379,9 @@ func (e *Engine) AfterPromote(ctx context.Context, instance string) Outcome {
 		out.Steps = append(out.Steps, "CHECKPOINT")
 	} else {
 		err = errors.Join(err, cerr)
+	}
+	if e.local(ctx).Role == RolePrimary { // rebuilt, and promoted before anybody saw it stream; or diverged, and the operator said that it counts
+		err = errors.Join(err, e.settled())
 	}
 	out.Result = Done
 	if err != nil {

@@ -81,11 +81,11 @@ func (s *Store) write(name string, v any, sync bool) (err error) {
 	if err = os.Rename(tmp.Name(), s.path(name)); err != nil || !sync {
 		return err
 	}
-	return s.syncDir()
+	return syncDir(s.dir)
 }
 
-func (s *Store) syncDir() error {
-	d, err := os.Open(s.dir)
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (s *Store) remove(name string, sync bool) error {
 	if !sync {
 		return nil
 	}
-	return s.syncDir()
+	return syncDir(s.dir)
 }
 
 // Process names one process beyond the reuse of its number, and orders processes by their start.
@@ -508,28 +508,48 @@ func (s *Store) Kept(name string, v any) (found bool, err error) {
 	return s.read("data-"+s.data+"."+name+".json", v)
 }
 
-// cloning is the directory that an unfinished clone fills.
+// cloning is the directory that a clone fills.
 type cloning struct {
-	Dir string `json:"dir"`
+	Dir   string `json:"dir"`
+	Whole bool   `json:"whole,omitempty"` // the copy is complete and on disk: it takes the data directory's place
+	Why   string `json:"why,omitempty"`
 }
 
-// SetCloning notes the directory that a clone fills, before it is made; "" once that has its place, or is gone.
-func (s *Store) SetCloning(dir string) error { return s.setCloning(dir) }
+func (s *Store) cloningFile() string { return "data-" + s.data + ".cloning.json" }
+
+// SetCloning notes the directory that a clone fills, before it is made; "" once that is gone.
+func (s *Store) SetCloning(dir string) error {
+	if dir == "" {
+		return s.remove(s.cloningFile(), true)
+	}
+	return s.write(s.cloningFile(), cloning{Dir: dir}, true)
+}
 
 // Cloning is the directory that an unfinished clone fills; "" if there is none.
-func (s *Store) Cloning() (string, error) { return s.cloningDir() }
-
-func (s *Store) setCloning(dir string) error {
-	if dir == "" {
-		return s.remove("data-"+s.data+".cloning.json", true)
-	}
-	return s.write("data-"+s.data+".cloning.json", cloning{dir}, true)
+func (s *Store) Cloning() (string, error) {
+	c, err := s.cloning()
+	return c.Dir, err
 }
 
-func (s *Store) cloningDir() (string, error) {
-	var c cloning
-	_, err := s.read("data-"+s.data+".cloning.json", &c)
-	return c.Dir, err
+func (s *Store) cloning() (c cloning, err error) {
+	_, err = s.read(s.cloningFile(), &c)
+	return c, err
+}
+
+// Swapping notes that the whole copy in dir is about to take the data directory's place. Until Swapped, nobody knows which of the two is there.
+func (s *Store) Swapping(dir, why string) error {
+	if err := s.write(s.cloningFile(), cloning{Dir: dir, Whole: true, Why: why}, true); err != nil {
+		return err
+	}
+	return s.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why + ", which did not take its place"})
+}
+
+// Swapped notes that it has; old is where the data is kept that was there before, "" if there was none.
+func (s *Store) Swapped(old, why string) error {
+	if err := s.SetRebuild(Rebuild{Phase: PhaseRewound, Why: why, Old: old}); err != nil {
+		return err
+	}
+	return s.SetCloning("")
 }
 
 // Entry is one decision in the history.
@@ -595,11 +615,18 @@ func (s *Store) History(n int) ([]Entry, error) {
 // Dir is the state directory.
 func (s *Store) Dir() string { return s.dir }
 
-// FinishSwap repairs what a swap left that was killed between its two renames: no data directory, and its copy beside it.
-func FinishSwap(stateDir, dataDir string) error {
-	if _, err := os.Lstat(dataDir); !errors.Is(err, fs.ErrNotExist) {
-		return nil
+// PutInPlace gives a copy the name of a data directory that is missing or empty.
+func PutInPlace(dir, dataDir string) error {
+	dataDir = filepath.Clean(dataDir)
+	// rename(2) replaces an empty directory, which os.Rename refuses.
+	if err := unix.Rename(dir, dataDir); err != nil {
+		return fmt.Errorf("rename %s to %s: %w", dir, dataDir, err)
 	}
+	return syncDir(filepath.Dir(dataDir))
+}
+
+// FinishSwap ends a swap that was killed between its renames, when there is no data directory and its copy stands beside it, or after them.
+func FinishSwap(stateDir, dataDir string) error {
 	s, err := OpenStore(stateDir, dataDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // no state, no swap
@@ -610,20 +637,29 @@ func FinishSwap(stateDir, dataDir string) error {
 	if s.activity(activityWork) != "" {
 		return nil // it is being swapped at this moment
 	}
-	dir, err := s.cloningDir()
-	if err != nil || dir == "" || filepath.Dir(dir) != filepath.Dir(filepath.Clean(dataDir)) {
+	c, err := s.cloning()
+	if err != nil || !c.Whole || filepath.Dir(c.Dir) != filepath.Dir(filepath.Clean(dataDir)) {
 		return err
 	}
-	r, err := s.Rebuild()
-	if err != nil || r.Phase != PhaseRewound {
-		return err
+	there := func(dir string) bool {
+		_, lerr := os.Lstat(dir)
+		if lerr != nil && !errors.Is(lerr, fs.ErrNotExist) {
+			err = errors.Join(err, lerr)
+		}
+		return lerr == nil
 	}
-	if _, err := os.Stat(filepath.Join(dir, "standby.signal")); errors.Is(err, fs.ErrNotExist) {
+	data, fresh := there(dataDir), there(c.Dir)
+	switch {
+	case err != nil:
+	case data == fresh: // what was there before is there still, or both are gone
 		return nil
-	} else if err != nil {
-		return fmt.Errorf("finish a swap that was broken off: %w", err)
+	case fresh:
+		err = PutInPlace(c.Dir, dataDir)
 	}
-	if err := os.Rename(dir, dataDir); err != nil {
+	if err == nil {
+		err = s.Swapped("", c.Why)
+	}
+	if err != nil {
 		return fmt.Errorf("finish a swap that was broken off: %w", err)
 	}
 	return nil

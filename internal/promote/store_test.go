@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -280,27 +281,55 @@ func TestGarbledMarkerForbidsPromotion(t *testing.T) {
 }
 
 func TestFinishSwap(t *testing.T) {
-	dir := t.TempDir()
-	data := filepath.Join(dir, "data")
-	s, err := OpenStore(t.TempDir(), data)
-	if err != nil {
-		t.Fatal(err)
+	const why = "cloned from n1"
+	tests := []struct {
+		name      string
+		before    func(s *Store, data, fresh string) error
+		there     string // what the data directory is afterwards
+		phase     Phase
+		forgotten bool // there is no unfinished clone
+	}{
+		{"no swap", func(_ *Store, data, _ string) error { return os.WriteFile(data, []byte("old"), 0o600) }, "old", PhaseNone, true},
+		{"the copy is not whole", func(s *Store, _, fresh string) error {
+			return errors.Join(s.SetCloning(fresh), os.WriteFile(fresh, []byte("part"), 0o600))
+		}, "", PhaseNone, false},
+		{"before the first rename", func(s *Store, data, fresh string) error {
+			return errors.Join(s.Swapping(fresh, why), os.WriteFile(fresh, []byte("new"), 0o600), os.WriteFile(data, []byte("old"), 0o600))
+		}, "old", PhaseRewinding, false},
+		{"between the renames", func(s *Store, _, fresh string) error {
+			return errors.Join(s.Swapping(fresh, why), os.WriteFile(fresh, []byte("new"), 0o600))
+		}, "new", PhaseRewound, true},
+		{"after the second rename", func(s *Store, data, fresh string) error {
+			return errors.Join(s.Swapping(fresh, why), os.WriteFile(data, []byte("new"), 0o600))
+		}, "new", PhaseRewound, true},
+		{"both are gone", func(s *Store, _, fresh string) error { return s.Swapping(fresh, why) }, "", PhaseRewinding, false},
 	}
-	if err := FinishSwap(s.dir, data); err != nil {
-		t.Errorf("nothing to finish: %v", err)
-	}
-	fresh := data + ".new"
-	if err := errors.Join(os.Mkdir(fresh, 0o700), os.WriteFile(filepath.Join(fresh, "standby.signal"), nil, 0o600), s.setCloning(fresh), s.SetRebuild(Rebuild{Phase: PhaseRewound})); err != nil {
-		t.Fatal(err)
-	}
-	if err := FinishSwap(s.dir, data); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join(data, "standby.signal")); err != nil {
-		t.Errorf("the copy was not put in place: %v", err)
-	}
-	if err := FinishSwap(s.dir, data); err != nil {
-		t.Errorf("again: %v", err)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			data := filepath.Join(t.TempDir(), "data")
+			s, err := OpenStore(t.TempDir(), data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.before(s, data, data+".new"); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // and again
+				if err := FinishSwap(s.dir, data); err != nil {
+					t.Fatal(err)
+				}
+				text, err := os.ReadFile(data)
+				if string(text) != tt.there || err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("the data directory is %q, %v, want %q", text, err, tt.there)
+				}
+				if r, err := s.Rebuild(); err != nil || r.Phase != tt.phase {
+					t.Errorf("marker %+v, %v, want %q", r, err, tt.phase)
+				}
+				if left, err := s.Cloning(); err != nil || (left == "") != tt.forgotten {
+					t.Errorf("unfinished clone %q, %v, want none: %t", left, err, tt.forgotten)
+				}
+			}
+		})
 	}
 }
 
