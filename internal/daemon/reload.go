@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/gratarp"
@@ -118,7 +117,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.leaving = append(slices.DeleteFunc(d.leaving, (*unit).gone), gone...)
 	var startAt time.Time
 	if d.config == config { // the first configuration of this run
-		if delay := startDelay(&config.Globals, sinceBoot()); delay > 0 {
+		if delay := startDelay(&config.Globals, system.BootTime()); delay > 0 {
 			startAt = time.Now().Add(delay)
 		}
 	}
@@ -146,15 +145,6 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 // startDelay is how long instances wait: vrrp_startup_delay from now on, and vrrp_delay_after_boot since the boot.
 func startDelay(g *conf.Globals, sinceBoot time.Duration) time.Duration {
 	return max(g.StartupDelay, g.DelayAfterBoot-sinceBoot)
-}
-
-// sinceBoot is CLOCK_BOOTTIME: suspended time is part of it.
-func sinceBoot() time.Duration {
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0 // then the delay is whole: late is safe
-	}
-	return time.Duration(t.Nano())
 }
 
 func paceGroups(groups []conf.GarpGroup) []gratarp.Group {

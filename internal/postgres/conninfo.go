@@ -14,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgvrrp/internal/netio"
 )
 
 const (
@@ -91,6 +93,14 @@ func connConfig(conninfo string, params map[string]string) (*pgx.ConnConfig, err
 	cfg.RuntimeParams["application_name"] = applicationName
 	for k, v := range params {
 		cfg.RuntimeParams[k] = v
+	}
+	loud := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := loud(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return netio.Quiet(c), nil
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // one round trip a query, no prepared statements: for sessions that ask once
 	return cfg, nil

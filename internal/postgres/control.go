@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
-	"os"
 	"path/filepath"
 	"time"
 )
@@ -178,7 +177,7 @@ func readControl(dataDir string) (ControlData, error) {
 	// The server overwrites the file in place and without a lock that we could take; a torn read shows as a wrong CRC and is gone at the next look.
 	for range 5 {
 		var b []byte
-		if b, err = os.ReadFile(path); err != nil {
+		if b, err = readFile(path); err != nil {
 			return ControlData{}, fmt.Errorf("read control file: %w", err)
 		}
 		var c ControlData

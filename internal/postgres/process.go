@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -58,10 +60,43 @@ func parsePIDFile(b []byte) (pidFile, error) {
 	return p, nil
 }
 
+// readFile is os.ReadFile for a small file that is read many times a second, with a third of the system calls.
+func readFile(path string) (_ []byte, err error) {
+	defer func() {
+		if err != nil {
+			err = &fs.PathError{Op: "read", Path: path, Err: err}
+		}
+	}()
+	fd, err := again(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 0, 9<<10) // pg_control has 8 kB
+	for {
+		n, err := again(func() (int, error) { return unix.Read(fd, b[len(b):cap(b)]) })
+		if n <= 0 || err != nil {
+			return b, err
+		}
+		if b = b[:len(b)+n]; len(b) == cap(b) {
+			b = slices.Grow(b, cap(b))
+		}
+	}
+}
+
+// again makes a system call until no signal interrupts it.
+func again(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
 // readPIDFile returns fs.ErrNotExist if there is none.
 func (s *Server) readPIDFile() (pidFile, error) {
 	path := filepath.Join(s.cfg.DataDir, pidFileName)
-	b, err := os.ReadFile(path)
+	b, err := readFile(path)
 	if err != nil {
 		return pidFile{}, err
 	}
@@ -84,7 +119,7 @@ type procInfo struct {
 
 // readProc reads /proc/PID/stat, which everybody may; fs.ErrNotExist if there is no such process.
 func readProc(pid int) (procInfo, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	b, err := readFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if errors.Is(err, syscall.ESRCH) {
 		err = fs.ErrNotExist
 	}

@@ -152,6 +152,9 @@ func (t *trio) overheadOf(ctx context.Context, s settings, clients int) error {
 		if err != nil {
 			return err
 		}
+		if err := t.steady(ctx, holder); err != nil {
+			return err
+		}
 		if !daemons {
 			if err := t.alone(ctx, holder); err != nil {
 				return err
@@ -255,6 +258,20 @@ func (t *trio) costs(ctx context.Context, holder string) (costs, error) {
 		}
 	}
 	return c, nil
+}
+
+// steady waits until both standbys are in synchronous_standby_names and stay: what was started a moment ago takes them out and in again.
+func (t *trio) steady(ctx context.Context, holder string) error {
+	ctx, cancel := context.WithTimeout(ctx, healTime)
+	defer cancel()
+	inARow := 0
+	return lab.Poll(ctx, 100*time.Millisecond, func() (bool, string, error) {
+		names, err := t.pg.SQL(ctx, holder, "SHOW synchronous_standby_names")
+		if inARow++; strings.Count(names, "n") != 2 {
+			inARow = 0
+		}
+		return inARow == 5, fmt.Sprintf("%s: synchronous_standby_names is %q, want both standbys", holder, names), err
+	})
 }
 
 // alone takes every daemon away and leaves PostgreSQL and the address where they are.

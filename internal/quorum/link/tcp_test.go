@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -790,7 +791,7 @@ func TestSocketOptions(t *testing.T) {
 	defer c.Close()
 	get := func(c net.Conn, level, option int) int {
 		t.Helper()
-		raw, err := c.(*Conn).raw.(*net.TCPConn).SyscallConn()
+		raw, err := c.(*Conn).raw.(syscall.Conn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
 		}
