@@ -1,7 +1,6 @@
 package netio
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
@@ -113,9 +112,8 @@ func (q *quiet) Write(b []byte) (int, error) {
 
 // named has an error of a system call say which one it was, and on what.
 func (q *quiet) named(op string, err error) error {
-	var errno syscall.Errno
-	var known *net.OpError
-	if !errors.As(err, &errno) || errors.As(err, &known) {
+	errno, ok := err.(syscall.Errno) //nolint:errorlint // what do made of it, and not what the connection wrapped
+	if !ok {
 		return err
 	}
 	return &net.OpError{Op: op, Net: q.LocalAddr().Network(), Source: q.LocalAddr(), Addr: q.RemoteAddr(), Err: os.NewSyscallError(op, errno)}

@@ -106,10 +106,10 @@ func TestQuietEnds(t *testing.T) {
 	})
 	t.Run("a deadline during a write", func(t *testing.T) {
 		each(t, func(t *testing.T, q, _ net.Conn) {
-			if err := q.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			b := make([]byte, 64<<20)
+			if err := q.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
 				t.Fatal(err)
 			}
-			b := make([]byte, 64<<20)
 			if n, err := q.Write(b); n <= 0 || n >= len(b) || !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("wrote %d of %d, %v", n, len(b), err)
 			}
