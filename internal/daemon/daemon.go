@@ -27,6 +27,7 @@ import (
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/gratarp"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/system"
 )
 
@@ -170,6 +171,7 @@ type Daemon struct {
 	wire      *wire
 	packets   *gratarp.Conn
 	announcer *gratarp.Announcer
+	clock     *quiet.Clock
 	claims    *gratarp.Watcher // nil: it could not be opened
 	claimants atomic.Pointer[map[netip.Addr][]claimant]
 	server    *control.Server
@@ -243,6 +245,9 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 		o.Log.Warn("duplicate addresses are not noticed", "error", err)
 	}
 	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log, Now: system.BootTime})
+	if d.clock, err = quiet.OpenClock(); err != nil {
+		return nil, err
+	}
 	d.links.wake = d.poke
 	d.checks = newChecks(o.Log, d.poke)
 	if d.grants, err = openGrants(o, config); err != nil {
@@ -272,6 +277,9 @@ func (d *Daemon) close() {
 		if err := d.routes.Close(); err != nil {
 			d.log.Warn("close route keeper", "error", err)
 		}
+	}
+	if d.clock != nil {
+		_ = d.clock.Close() // its task may have closed it
 	}
 	if d.claims != nil {
 		_ = d.claims.Close() // its task may have closed it
@@ -418,6 +426,7 @@ func (d *Daemon) run(ctx context.Context) error {
 	}
 	tasks.Go(func() error { d.dumps(base); return nil })
 	tasks.Go(func() error { return d.announcer.Run(base) })
+	tasks.Go(func() error { return d.clock.Run(base) })
 	tasks.Go(func() error { d.hearClaims(base); return nil })
 	tasks.Go(func() error { return d.routes.Watch(base, d.routesLost) })
 	// The scripts stop together with the instances: one that ignores SIGTERM must not add to the time that stopping takes.

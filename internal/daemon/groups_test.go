@@ -14,18 +14,18 @@ import (
 	"pgvrrp/internal/vrrp"
 )
 
-// quiet is a network and a hook queue to which nothing happens.
-type quiet struct{}
+// idle is a network and a hook queue to which nothing happens.
+type idle struct{}
 
-func (quiet) Send([]byte, netip.Addr, netip.Addr, int) error        { return nil }
-func (quiet) SetRoutes([]conf.Route, []conf.Rule) ([]string, error) { return nil, nil }
-func (quiet) SetAddresses([]conf.Address) error                     { return nil }
-func (quiet) Missing() ([]conf.Address, error)                      { return nil, nil }
-func (quiet) RenewAddresses() error                                 { return nil }
-func (quiet) Announce([]conf.Address)                               {}
-func (quiet) AnnounceAgain()                                        {}
-func (quiet) StopAnnouncing()                                       {}
-func (quiet) Post(instance.HookEvent)                               {}
+func (idle) Send([]byte, netip.Addr, netip.Addr, int) error        { return nil }
+func (idle) SetRoutes([]conf.Route, []conf.Rule) ([]string, error) { return nil, nil }
+func (idle) SetAddresses([]conf.Address) error                     { return nil }
+func (idle) Missing() ([]conf.Address, error)                      { return nil, nil }
+func (idle) RenewAddresses() error                                 { return nil }
+func (idle) Announce([]conf.Address)                               {}
+func (idle) AnnounceAgain()                                        {}
+func (idle) StopAnnouncing()                                       {}
+func (idle) Post(instance.HookEvent)                               {}
 
 var (
 	groupSelf = netip.MustParseAddr("192.0.2.1")
@@ -58,7 +58,7 @@ func (b *groupBench) start(name string) {
 		Addresses: []conf.Address{{Prefix: groupVIP}}, SyncGroup: "VG",
 	}
 	u := &unit{config: c, member: &member{groups: &b.d.groups}}
-	i, err := instance.New(instance.Options{Config: c, Network: quiet{}, Hooks: quiet{}, Log: b.d.log, Group: u.member})
+	i, err := instance.New(instance.Options{Config: c, Network: idle{}, Hooks: idle{}, Log: b.d.log, Group: u.member})
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -66,7 +66,23 @@ type Options struct {
 	Grants Grants
 	// Group is the sync group that decides on mastership of all its members together; nil: none. Not with Grants.
 	Group Group
+	// NewTimer makes the loop's timer; nil: one of package time.
+	NewTimer func() Timer
 }
+
+// Timer fires once, some time after it was set last. One that fires early, or once too often, does no harm.
+type Timer interface {
+	C() <-chan time.Time
+	Reset(d time.Duration)
+	Stop()
+}
+
+// plainTimer is one of package time.
+type plainTimer struct{ t *time.Timer }
+
+func (p plainTimer) C() <-chan time.Time   { return p.t.C }
+func (p plainTimer) Reset(d time.Duration) { p.t.Reset(d) }
+func (p plainTimer) Stop()                 { p.t.Stop() }
 
 // advertQueue is how many adverts may wait while the loop is in a system call; more are counted and dropped.
 const advertQueue = 16
@@ -140,7 +156,7 @@ type Instance struct {
 	ended    bool          // no more orders are taken
 	ordered  chan struct{} // orders has some
 
-	timer     *time.Timer
+	timer     Timer
 	due       time.Time     // what the timer is set to
 	listened  bool          // a late timer has been put off once already
 	listenFor time.Duration // by how much
@@ -154,6 +170,9 @@ type Instance struct {
 
 // New makes an instance that does nothing until Run.
 func New(opt Options) (*Instance, error) {
+	if opt.NewTimer == nil {
+		opt.NewTimer = func() Timer { return plainTimer{time.NewTimer(time.Hour)} }
+	}
 	router, err := vrrp.NewRouter(routerConfig(&opt.Config, netip.Addr{}, &opt))
 	if err != nil {
 		return nil, fmt.Errorf("vrrp_instance %s: %w", opt.Config.Name, err)
@@ -220,7 +239,7 @@ func destinations(c *conf.Instance) []netip.Addr {
 // Run is the loop. It returns after ctx ended, the mastership was given away, the addresses are off and the STOP event is posted.
 func (i *Instance) Run(ctx context.Context) error {
 	defer close(i.done)
-	i.timer = time.NewTimer(time.Hour)
+	i.timer = i.opt.NewTimer()
 	defer i.timer.Stop()
 	i.report(time.Now())
 	i.arm()
@@ -249,7 +268,7 @@ func (i *Instance) Run(ctx context.Context) error {
 			i.lapse(now)
 			f(now)
 			i.forget()
-		case <-i.timer.C:
+		case <-i.timer.C():
 			i.fired(time.Now())
 		}
 		i.settle()

@@ -220,7 +220,7 @@ func still(t *testing.T) (i *Instance, hear, turn func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.timer = time.NewTimer(time.Hour)
+	i.timer = plainTimer{time.NewTimer(time.Hour)}
 	i.known, i.around = true, fine
 	i.evaluate(time.Now())
 	i.arm()
@@ -230,7 +230,7 @@ func still(t *testing.T) (i *Instance, hear, turn func()) {
 	i.arm()
 	return i, hear, func() {
 		select {
-		case <-i.timer.C:
+		case <-i.timer.C():
 			i.fired(time.Now())
 			i.arm()
 		default:

@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"pgvrrp/internal/netio"
+	"pgvrrp/internal/quiet"
 )
 
 const (
@@ -100,7 +100,7 @@ func connConfig(conninfo string, params map[string]string) (*pgx.ConnConfig, err
 		if err != nil {
 			return nil, err
 		}
-		return netio.Quiet(c), nil
+		return quiet.Conn(c), nil
 	}
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec // one round trip a query, no prepared statements: for sessions that ask once
 	return cfg, nil

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pgvrrp/internal/netio"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/quorum/trust"
 )
 
@@ -297,7 +297,7 @@ func (n *Network) connect(ctx context.Context, p *peer, l *peerLink, incarnation
 	if err != nil {
 		return nil, cause(err)
 	}
-	raw = netio.Quiet(raw)
+	raw = quiet.Conn(raw)
 	t := tls.Client(raw, config)
 	if err := t.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
@@ -528,7 +528,7 @@ func (n *Network) welcome(ctx context.Context, l *local, raw net.Conn, from neti
 func (n *Network) identify(ctx context.Context, raw net.Conn) (*Conn, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	raw = netio.Quiet(raw)
+	raw = quiet.Conn(raw)
 	t := tls.Server(raw, n.server)
 	if err := t.HandshakeContext(ctx); err != nil {
 		return nil, "", n.handshakeError("", err)

@@ -1,4 +1,4 @@
-package netio
+package quiet
 
 import (
 	"io"
@@ -11,23 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Quiet makes a TCP or Unix connection one whose reads and writes are system calls of which Go's scheduler is not told. It is the same connection in all
+// Conn makes a TCP or Unix connection one whose reads and writes are system calls of which Go's scheduler is not told. It is the same connection in all
 // else: deadlines, Close, errors. Any other kind of connection is returned as it is.
-func Quiet(c net.Conn) net.Conn {
-	s, ok := c.(syscall.Conn)
+func Conn(loud net.Conn) net.Conn {
+	s, ok := loud.(syscall.Conn)
 	if !ok {
-		return c
+		return loud
 	}
 	raw, err := s.SyscallConn()
 	if err != nil {
-		return c // closed already: its first use says so
+		return loud // closed already: its first use says so
 	}
-	q := &quiet{Conn: c, raw: raw}
-	q.in.step, q.out.step = q.in.receive, q.out.send // made once: a method value for each call would be allocated
-	return q
+	c := &conn{Conn: loud, raw: raw}
+	c.in.step, c.out.step = c.in.receive, c.out.send // made once: a method value for each call would be allocated
+	return c
 }
 
-type quiet struct {
+type conn struct {
 	net.Conn
 	raw     syscall.RawConn
 	in, out direction
@@ -93,31 +93,31 @@ func (d *direction) do(b []byte, wait func(func(fd uintptr) bool) error) (int, e
 }
 
 // Read implements net.Conn.
-func (q *quiet) Read(b []byte) (int, error) {
+func (c *conn) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	n, err := q.in.do(b, q.raw.Read)
+	n, err := c.in.do(b, c.raw.Read)
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
-	return n, q.named("read", err)
+	return n, c.named("read", err)
 }
 
 // Write implements net.Conn.
-func (q *quiet) Write(b []byte) (int, error) {
-	n, err := q.out.do(b, q.raw.Write)
-	return n, q.named("write", err)
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.out.do(b, c.raw.Write)
+	return n, c.named("write", err)
 }
 
 // named has an error of a system call say which one it was, and on what.
-func (q *quiet) named(op string, err error) error {
+func (c *conn) named(op string, err error) error {
 	errno, ok := err.(syscall.Errno) //nolint:errorlint // what do made of it, and not what the connection wrapped
 	if !ok {
 		return err
 	}
-	return &net.OpError{Op: op, Net: q.LocalAddr().Network(), Source: q.LocalAddr(), Addr: q.RemoteAddr(), Err: os.NewSyscallError(op, errno)}
+	return &net.OpError{Op: op, Net: c.LocalAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.NewSyscallError(op, errno)}
 }
 
 // SyscallConn implements syscall.Conn.
-func (q *quiet) SyscallConn() (syscall.RawConn, error) { return q.raw, nil }
+func (c *conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }

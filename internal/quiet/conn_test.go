@@ -1,4 +1,4 @@
-package netio
+package quiet
 
 import (
 	"bytes"
@@ -35,8 +35,8 @@ func pair(t *testing.T, network string) (q, peer net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { peer.Close() })
-	q = Quiet(c)
-	if _, ok := q.(*quiet); !ok {
+	q = Conn(c)
+	if _, ok := q.(*conn); !ok {
 		t.Fatalf("a connection by %s is not made quiet", network)
 	}
 	return q, peer
@@ -52,7 +52,7 @@ func each(t *testing.T, f func(t *testing.T, q, peer net.Conn)) {
 }
 
 // More than the socket's buffers hold goes both ways at once, whole and in order.
-func TestQuietBothWays(t *testing.T) {
+func TestConnBothWays(t *testing.T) {
 	each(t, func(t *testing.T, q, peer net.Conn) {
 		b := make([]byte, 20<<20+7)
 		for k := range b {
@@ -76,7 +76,7 @@ func TestQuietBothWays(t *testing.T) {
 	})
 }
 
-func TestQuietEnds(t *testing.T) {
+func TestConnEnds(t *testing.T) {
 	t.Run("the other side says goodbye", func(t *testing.T) {
 		each(t, func(t *testing.T, q, peer net.Conn) {
 			if _, err := peer.Write([]byte("last words")); err != nil {
@@ -141,17 +141,17 @@ func TestQuietEnds(t *testing.T) {
 	})
 }
 
-func TestQuietLeavesOthersAlone(t *testing.T) {
+func TestConnLeavesOthersAlone(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	if Quiet(a) != a {
+	if Conn(a) != a {
 		t.Error("a pipe has no system calls")
 	}
 }
 
 // A call that waits for nothing allocates nothing.
-func TestQuietAllocates(t *testing.T) {
+func TestConnAllocates(t *testing.T) {
 	q, peer := pair(t, "unix")
 	b := bytes.Repeat([]byte("x"), 100)
 	if n := testing.AllocsPerRun(100, func() {
