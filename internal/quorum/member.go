@@ -133,7 +133,7 @@ func openMember(n *Node, id, dir string, port uint16, listen []netip.Addr) (_ *m
 		Store: m.store, Transport: newTransport(m.net.Raft(), m.lg), Self: self, Voters: voters, Now: n.o.Now, Log: m.lg,
 		OnRecord:        func(r *record.Resource) { m.post(func(now time.Duration) { m.known(now, r) }) },
 		OnLeading:       func(on bool) { m.post(func(now time.Duration) { m.led(now, on) }) },
-		OnConfiguration: m.configured, Peer: m, Holder: m.holderNow, Priority: n.priorityNow,
+		OnConfiguration: m.configured, Peer: m, Holder: m.holderNow, Priority: n.priorityNow, UpSince: m.net.UpSince,
 	})
 	if err != nil {
 		return nil, err

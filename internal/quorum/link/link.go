@@ -584,6 +584,23 @@ func (n *Network) Hearing(ctx context.Context, id string) (context.Context, cont
 	return n.sender(id).hear(ctx)
 }
 
+// UpSince is since when a link to a voter has been up without a break, the longest one; 0: none is.
+func (n *Network) UpSince(id string) time.Duration {
+	var since time.Duration
+	p := n.view.Load().peers[id]
+	if p == nil {
+		return 0
+	}
+	for _, l := range p.links {
+		l.mu.Lock()
+		if l.up && (since == 0 || l.since < since) {
+			since = l.since
+		}
+		l.mu.Unlock()
+	}
+	return since
+}
+
 // tag is the present cluster's.
 func (n *Network) tag() clusterTag {
 	name := n.o.Cluster()

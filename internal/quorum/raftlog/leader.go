@@ -124,14 +124,14 @@ func (l *Log) move(ctx context.Context, r *raft.Raft, to raft.Server) error {
 	}
 }
 
-// holders are the nodes that hold an active resource.
-func (l *Log) holders() map[string]bool {
+// holders are the nodes that hold a resource which has come to one of these phases.
+func (l *Log) holders(phases ...record.Phase) map[string]bool {
 	nodes := map[string]bool{}
 	if h := l.o.Holder(); h != "" {
 		nodes[h] = true
 	}
 	for _, r := range l.State().Resources {
-		if r.Phase == record.Active {
+		if slices.Contains(phases, r.Phase) {
 			nodes[r.Holder.Node] = true
 		}
 	}
@@ -141,7 +141,7 @@ func (l *Log) holders() map[string]bool {
 // heirs are the voters that may lead in our place, the best first: a witness, then the standby with the lowest priority;
 // never a holder, if there is another.
 func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
-	file, holders := l.file(), l.holders()
+	file, holders := l.file(), l.holders(record.Active)
 	at := func(s raft.Server) int {
 		id, _ := splitID(s.ID)
 		return slices.IndexFunc(file, func(v Voter) bool { return v.ID == id })
@@ -174,7 +174,7 @@ func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
 
 // leave moves the leadership off a node that holds an active resource: with it the node would take both away at once.
 func (l *Log) leave(ctx context.Context, r *raft.Raft, m membership) {
-	holders := l.holders()
+	holders := l.holders(record.Active)
 	now := l.o.Now()
 	if !holders[l.o.Self.Node] || now < l.transfer {
 		return

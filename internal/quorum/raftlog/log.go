@@ -85,6 +85,8 @@ type Options struct {
 	Holder func() string
 	// Priority is that of this node's instances, for Hello; nil: 0.
 	Priority func() int
+	// UpSince is since when, by Now, the network to a voter has been up, 0 if it is not; nil: 0.
+	UpSince func(id string) time.Duration
 }
 
 // Log is one voter's part of the log. Safe for concurrent use.
@@ -179,6 +181,9 @@ func New(o Options) (*Log, error) {
 	}
 	if o.OnConfiguration == nil {
 		o.OnConfiguration = func(lease.Configuration) {}
+	}
+	if o.UpSince == nil {
+		o.UpSince = func(string) time.Duration { return 0 }
 	}
 	if o.Holder == nil {
 		o.Holder = func() string { return "" }

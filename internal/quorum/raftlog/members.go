@@ -79,12 +79,14 @@ func (l *Log) Members() []Member {
 	return all
 }
 
-// alive reports whether a member's log was in contact with ours within deadAfter, as long as we lead.
+// alive reports whether a member's log was in contact with ours within deadAfter, as long as we lead. One that has come back has as
+// long for it: until raft tries it again, which it does ever less often, its log is silent.
 func (l *Log) alive(s raft.ServerID) bool {
 	if s == l.self {
 		return true
 	}
-	at := time.Duration(l.leadFrom.Load())
+	id, _ := splitID(s)
+	at := max(time.Duration(l.leadFrom.Load()), l.o.UpSince(id))
 	if t, ok := l.transport.answered(s); ok {
 		at = max(at, t)
 	}
@@ -213,7 +215,7 @@ type view struct {
 	stuck   map[raft.ServerID]bool // added long ago, and the log is not read
 	hellos  map[string]Hello       // by voter id, fresh ones
 	later   map[string]bool        // by voter id: was tried lately
-	holders map[string]bool        // nodes
+	holders map[string]bool        // nodes; who was granted a resource and is not active yet has a lease, too
 	settled bool                   // additions may be made
 }
 
@@ -373,7 +375,7 @@ func (l *Log) view(r *raft.Raft, m membership, since time.Duration) *view {
 	now := l.o.Now()
 	v := &view{
 		self: l.self, file: l.file(), members: m.c.Servers, cluster: l.o.Store.Identity().Cluster, last: r.LastIndex(), hellos: l.fresh(),
-		alive: map[raft.ServerID]bool{}, stuck: map[raft.ServerID]bool{}, later: map[string]bool{}, holders: l.holders(), settled: now-since >= addEvery,
+		alive: map[raft.ServerID]bool{}, stuck: map[raft.ServerID]bool{}, later: map[string]bool{}, holders: l.holders(record.Granted, record.Active), settled: now-since >= addEvery,
 	}
 	for _, s := range m.c.Servers {
 		v.alive[s.ID] = l.alive(s.ID)

@@ -573,3 +573,32 @@ func TestLoggerIsQuiet(t *testing.T) {
 		}
 	})
 }
+
+// A voter whose network has come back is dead only when its log stays silent; who was granted a resource holds it.
+func TestAlive(t *testing.T) {
+	var up time.Duration
+	now := time.Minute
+	l := &Log{self: "n1@a", added: map[raft.ServerID]time.Duration{}, o: Options{
+		Now: func() time.Duration { return now }, UpSince: func(id string) time.Duration {
+			if id != "n2" {
+				t.Errorf("asked for %q", id)
+			}
+			return up
+		},
+	}}
+	l.transport = newTransport(nil, l.o.Now, 0)
+	l.transport.answers["n2@a"] = now - 2*deadAfter
+	for _, tt := range []struct {
+		name string
+		up   time.Duration
+		want bool
+	}{
+		{"cut off", 0, false},
+		{"back", now - deadAfter/10, true},
+		{"back for long, and silent", now - deadAfter, false},
+	} {
+		if up = tt.up; l.alive("n2@a") != tt.want {
+			t.Errorf("%s: alive %t, want %t", tt.name, !tt.want, tt.want)
+		}
+	}
+}
