@@ -119,7 +119,10 @@ func TestRefusedInWords(t *testing.T) {
 	t.Logf("n1: %q", c.status("n1").Trouble)
 	c.start("n2")
 	c.await("n2 itself says so", func() bool { return c.trouble("n2", "takes no part", "refuses this one", "move its quorum.db away") })
-	c.await("n1 says so", func() bool { return c.trouble("n1", "voter n2") })
+	c.await("the log's leader, who asks it, says so", func() bool {
+		leader := c.status("n1").Leader
+		return leader != "" && c.trouble(leader, "voter n2", "takes no part")
+	})
 	c.stop("n2")
 
 	// Garbage from an address that nobody has, and a version that nobody speaks from one that w1 has.
