@@ -22,8 +22,7 @@ type Clock struct {
 
 	mu     sync.Mutex
 	timers timers
-	wakes  time.Time // what the kernel is told at most: it wakes us then or before; zero: nothing
-	broken error
+	wakes  time.Time // when the kernel wakes us; zero: it does not
 }
 
 // OpenClock makes a clock, which goes while Run does.
@@ -46,30 +45,21 @@ func (c *Clock) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return fmt.Errorf("wait for a timerfd: %w", errors.Join(err, c.broken))
+	return fmt.Errorf("wait for a timerfd: %w", err)
 }
 
 // Close closes a clock that does not run.
 func (c *Clock) Close() error { return c.file.Close() }
 
-// tick is called when the timerfd may have expired, and says whether that was the last time.
+// tick is called when the timerfd may have expired; there is always a next time.
 func (c *Clock) tick(fd uintptr) bool {
 	var times uint64
-	for {
-		_, _, err := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&times)), unsafe.Sizeof(times))
-		switch err {
-		case unix.EINTR:
-			continue
-		case 0, unix.EAGAIN: // EAGAIN: it was set anew in this moment
-		default:
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.broken = err
-			return true
-		}
-		break
+	err := unix.EINTR
+	for err == unix.EINTR {
+		_, _, err = unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&times)), unsafe.Sizeof(times))
+	}
+	if err != 0 && err != unix.EAGAIN { // EAGAIN: it was set anew in this moment
+		panic(fmt.Sprintf("read a timerfd: %v", err)) // timerfd_create(2) knows of none
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,7 +73,7 @@ func (c *Clock) tick(fd uintptr) bool {
 		}
 	}
 	c.set(fd, now)
-	return c.broken != nil
+	return false
 }
 
 // together is the longest that a timer waits for others that fire with it.
@@ -99,7 +89,7 @@ func (c *Clock) set(fd uintptr, now time.Time) {
 	c.wakes = c.began.Add((from + together - 1).Truncate(together))
 	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(max(c.wakes.Sub(now), 1)))} // 0 would stop it
 	if _, _, err := unix.RawSyscall6(unix.SYS_TIMERFD_SETTIME, fd, 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0); err != 0 {
-		c.broken = err
+		panic(fmt.Sprintf("set a timerfd: %v", err)) // timerfd_create(2) knows of none for a valid time
 	}
 }
 
