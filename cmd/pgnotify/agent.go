@@ -18,6 +18,7 @@ import (
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/postgres"
 	"pgvrrp/internal/promote"
+	"pgvrrp/internal/quiet"
 )
 
 func agentCommand(h machine) *ufcli.Command {
@@ -64,7 +65,7 @@ func (s *session) runAgent(c *ufcli.Context) error {
 	}
 	defer unlock()
 	family := agent.NewFamily(set.Port)
-	m := &agent.Machine{Settings: set, Store: s.store, Config: s.config(), Log: s.log, Now: agent.SinceBoot, Copy: s.clone, BinDir: binDir}
+	m := &agent.Machine{Settings: set, Store: s.store, Config: s.config(), Log: s.log, Now: quiet.BootTime, Copy: s.clone, BinDir: binDir}
 	m.SetFamily(family)
 	if err := m.Open(); err != nil {
 		return err

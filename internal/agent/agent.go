@@ -10,15 +10,14 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/postgres"
 	"pgvrrp/internal/promote"
+	"pgvrrp/internal/quiet"
 )
 
 // Stream is the connection on which vrrpd tells of the resource, and on which the agent speaks for the server.
@@ -92,16 +91,6 @@ func NewFamily(port int) *Family { return newFamily(port) }
 // SetFamily tells a machine where the other nodes' servers are.
 func (m *Machine) SetFamily(f *Family) { m.family = f }
 
-// SinceBoot reads CLOCK_BOOTTIME, which leases are told in.
-func SinceBoot() time.Duration {
-	var t unix.Timespec
-	// It never waits: Go's scheduler need not be told, whose watchdog would be woken for it.
-	if _, _, err := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&t)), 0); err != 0 {
-		panic("CLOCK_BOOTTIME: " + err.Error()) // every Linux since 2.6.39 has it
-	}
-	return time.Duration(t.Nano())
-}
-
 // Agent is one agent. All fields below in are the loop's.
 type Agent struct {
 	o     Options
@@ -168,7 +157,7 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	if o.Now == nil {
-		o.Now = SinceBoot
+		o.Now = quiet.BootTime
 	}
 	if o.Note == nil {
 		o.Note = func(promote.Entry) error { return nil }

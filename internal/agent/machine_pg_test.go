@@ -23,6 +23,7 @@ import (
 	"pgvrrp/internal/child"
 	"pgvrrp/internal/postgres"
 	"pgvrrp/internal/promote"
+	"pgvrrp/internal/quiet"
 )
 
 // pair is two machines on this host: n1 with data, n2 with none. Each is its own address of the loopback.
@@ -105,7 +106,7 @@ func newPair(t *testing.T) *pair {
 			f.tell(n, port)
 		}
 		m := &Machine{
-			Settings: set, Store: store, Log: slog.New(slog.DiscardHandler), Now: SinceBoot, Copy: func(ctx context.Context, o postgres.CloneOptions) error {
+			Settings: set, Store: store, Log: slog.New(slog.DiscardHandler), Now: quiet.BootTime, Copy: func(ctx context.Context, o postgres.CloneOptions) error {
 				o.User = p.user
 				if err := postgres.Clone(ctx, o); err != nil {
 					return err
@@ -390,8 +391,8 @@ func TestServerThatWaitsForWAL(t *testing.T) {
 	m := p.n["n1"]
 	// Time goes faster here.
 	const faster = 20
-	began := SinceBoot()
-	m.Now = func() time.Duration { return began + faster*(SinceBoot()-began) }
+	began := quiet.BootTime()
+	m.Now = func() time.Duration { return began + faster*(quiet.BootTime()-began) }
 	sql := func(text string) {
 		t.Helper()
 		p.run(filepath.Join(m.Config.BinDir, "psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-c", text, m.Config.Conninfo+fmt.Sprintf(" port=%d dbname=postgres", m.Config.Port))

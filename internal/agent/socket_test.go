@@ -16,6 +16,7 @@ import (
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/promote"
+	"pgvrrp/internal/quiet"
 )
 
 // served is an agent in real time behind a socket.
@@ -25,7 +26,7 @@ func served(t *testing.T) (*Client, *fakeVrrpd, *Server) {
 	v := &fakeVrrpd{trace: r, events: make(chan control.AgentEvent), cut: make(chan struct{}), nodes: []string{"n1", "n2"}}
 	a, err := New(Options{
 		Settings: promote.Settings{Resource: "pg"}, Keeper: &fakeKeeper{trace: r, files: map[string]string{}}, Vrrpd: v, Log: slog.New(slog.DiscardHandler), Family: NewFamily(5432),
-		Database: &fakeServer{trace: r, now: SinceBoot, s: core.Server{Running: true, Answering: true, InRecovery: true, SystemID: 7}},
+		Database: &fakeServer{trace: r, now: quiet.BootTime, s: core.Server{Running: true, Answering: true, InRecovery: true, SystemID: 7}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -244,7 +244,7 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if d.claims, err = gratarp.OpenWatcher(); err != nil {
 		o.Log.Warn("duplicate addresses are not noticed", "error", err)
 	}
-	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log, Now: system.BootTime})
+	d.announcer = gratarp.New(gratarp.Options{Sender: d.packets, Links: d.link, Log: o.Log, Now: quiet.BootTime})
 	if d.clock, err = quiet.OpenClock(); err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/instance"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/quorum"
 	"pgvrrp/internal/system"
 )
@@ -86,7 +87,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 			g.close(false)
 		}
 	}()
-	g.Node, err = quorum.Open(quorum.Options{File: config.Quorum, Self: self, Now: system.BootTime, Log: o.Log, Host: g, Guard: guard, Kind: g.kind, Trouble: trouble})
+	g.Node, err = quorum.Open(quorum.Options{File: config.Quorum, Self: self, Now: quiet.BootTime, Log: o.Log, Host: g, Guard: guard, Kind: g.kind, Trouble: trouble})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/gratarp"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/system"
 )
 
@@ -117,7 +118,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.leaving = append(slices.DeleteFunc(d.leaving, (*unit).gone), gone...)
 	var startAt time.Time
 	if d.config == config { // the first configuration of this run
-		if delay := startDelay(&config.Globals, system.BootTime()); delay > 0 {
+		if delay := startDelay(&config.Globals, quiet.BootTime()); delay > 0 {
 			startAt = time.Now().Add(delay)
 		}
 	}

@@ -13,22 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/quorum/raftlog"
 	"pgvrrp/internal/quorum/trust"
 )
-
-// bootTime is CLOCK_BOOTTIME.
-func bootTime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic(err)
-	}
-	return time.Duration(ts.Nano())
-}
 
 // cluster is a set of voters in this process, each with two addresses on the loopback interface.
 type cluster struct {
@@ -131,7 +121,7 @@ func (c *cluster) startWith(name string, change func(file *conf.Quorum)) *runnin
 	h := &testHost{granted: map[string]bool{}, changed: make(chan struct{}, 1)}
 	level := slog.LevelInfo
 	log := slog.New(slog.NewTextHandler(logWriter{c.t, name}, &slog.HandlerOptions{Level: level}))
-	n, err := Open(Options{File: &file, Self: file.Voters[k], Now: bootTime, Log: log, Host: h, Kind: conf.GuardNone})
+	n, err := Open(Options{File: &file, Self: file.Voters[k], Now: quiet.BootTime, Log: log, Host: h, Kind: conf.GuardNone})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -9,9 +9,10 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/quiet"
 )
 
 const (
@@ -75,7 +76,7 @@ type GuardOptions struct {
 	// OpenGuard fails with ErrGuardTaken while another process runs with a guard that has an owner. "": nobody is told, nor asked.
 	Owner string
 
-	// Now is the clock of all deadlines. Default: BootTime.
+	// Now is the clock of all deadlines. Default: quiet.BootTime.
 	Now func() time.Duration
 }
 
@@ -145,7 +146,7 @@ func newGuard(o GuardOptions, kernel guardKernel) (*Guard, error) {
 		g.log = slog.New(slog.DiscardHandler)
 	}
 	if g.now == nil {
-		g.now = BootTime
+		g.now = quiet.BootTime
 	}
 	if err := kernel.build(g.layout()); err != nil {
 		return nil, err
@@ -418,14 +419,4 @@ func plainAddresses(list []netip.Addr) []netip.Addr {
 	}
 	slices.SortFunc(plain, netip.Addr.Compare)
 	return slices.Compact(plain)
-}
-
-// BootTime is CLOCK_BOOTTIME: the time since this machine's start, the time that it was suspended included.
-func BootTime() time.Duration {
-	var ts unix.Timespec
-	// It never waits: Go's scheduler need not be told, whose watchdog would be woken for it.
-	if _, _, err := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&ts)), 0); err != 0 {
-		panic(fmt.Sprintf("read CLOCK_BOOTTIME: %v", err)) // every kernel that Go runs on has it
-	}
-	return time.Duration(ts.Nano())
 }

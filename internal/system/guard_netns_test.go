@@ -22,6 +22,7 @@ import (
 	xipv6 "golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/system/nstest"
 )
 
@@ -159,7 +160,7 @@ func (p *pinger) send(t *testing.T) {
 	t.Helper()
 	p.mu.Lock()
 	seq := len(p.pings)
-	p.pings = append(p.pings, ping{sent: BootTime()})
+	p.pings = append(p.pings, ping{sent: quiet.BootTime()})
 	p.mu.Unlock()
 	b, err := (&icmp.Message{Type: p.kind, Body: &icmp.Echo{ID: p.id, Seq: seq}}).Marshal(nil)
 	if err != nil {
@@ -377,7 +378,7 @@ func TestGuardOpenAndShut(t *testing.T) {
 	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
 	expect("shut at first", guardVIPs, false)
 	expect("other addresses", guardNodes, true)
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	expect("open", guardVIPs, true)
 	must(t, g.Shut(guardVIPs[:1]))
 	expect("one of them shut", guardVIPs[:1], false)
@@ -386,7 +387,7 @@ func TestGuardOpenAndShut(t *testing.T) {
 	must(t, g.Shut(guardVIPs))
 	expect("shut", guardVIPs, false)
 	expect("other addresses", guardNodes, true)
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	expect("open again", guardVIPs, true)
 	must(t, g.Close())
 	expect("without guard again", guardVIPs, true)
@@ -400,7 +401,7 @@ func TestGuardLinkLocal(t *testing.T) {
 	resolves(t, hosts, vip, true)
 	g := openGuard(t, hosts[0], GuardOptions{Addresses: []netip.Addr{vip.WithZone("eth0")}})
 	resolves(t, hosts, vip, false)
-	must(t, g.Open([]netip.Addr{vip}, BootTime()+time.Minute))
+	must(t, g.Open([]netip.Addr{vip}, quiet.BootTime()+time.Minute))
 	resolves(t, hosts, vip, true)
 }
 
@@ -431,7 +432,7 @@ func TestGuardUnsolicited(t *testing.T) {
 		vips bool
 	}{
 		{"shut", func() {}, false},
-		{"open", func() { must(t, g.Open(guardVIPs, BootTime()+time.Minute)) }, true},
+		{"open", func() { must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute)) }, true},
 	}
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -459,11 +460,11 @@ func TestGuardDeadline(t *testing.T) {
 	for _, lease := range []time.Duration{50 * time.Millisecond, 173 * time.Millisecond, 400 * time.Millisecond} {
 		t.Run(lease.String(), func(t *testing.T) {
 			p := []*pinger{newPinger(t, hosts[1], guardVIP4), newPinger(t, hosts[1], guardVIP6)}
-			deadline := BootTime() + lease
+			deadline := quiet.BootTime() + lease
 			must(t, g.Open(guardVIPs, deadline))
 			tick := time.NewTicker(time.Millisecond)
 			defer tick.Stop()
-			for BootTime() < deadline+200*time.Millisecond {
+			for quiet.BootTime() < deadline+200*time.Millisecond {
 				for _, p := range p {
 					p.send(t)
 				}
@@ -498,13 +499,13 @@ func TestGuardRefresh(t *testing.T) {
 	hosts := guardHosts(t, 0)
 	neighbours(t, hosts)
 	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
-	must(t, g.Open(guardVIPs, BootTime()+lease))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+lease))
 	p := []*pinger{newPinger(t, hosts[1], guardVIP4), newPinger(t, hosts[1], guardVIP6)}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	next := BootTime() + every
-	for end := BootTime() + 3*lease; BootTime() < end; <-tick.C {
-		if now := BootTime(); now >= next {
+	next := quiet.BootTime() + every
+	for end := quiet.BootTime() + 3*lease; quiet.BootTime() < end; <-tick.C {
+		if now := quiet.BootTime(); now >= next {
 			must(t, g.Refresh(guardVIPs, now+lease))
 			next = now + every
 		}
@@ -521,15 +522,15 @@ func TestGuardRefresh(t *testing.T) {
 	<-time.After(lease + every)
 	reachesAll(t, hosts[1], guardVIPs, false)
 	for range 2 {
-		if err := g.Refresh(guardVIPs, BootTime()+lease); !errors.Is(err, ErrLapsed) {
+		if err := g.Refresh(guardVIPs, quiet.BootTime()+lease); !errors.Is(err, ErrLapsed) {
 			t.Errorf("got %v from Refresh after the lease, want ErrLapsed", err)
 		}
 		reachesAll(t, hosts[1], guardVIPs, false)
 	}
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	reachesAll(t, hosts[1], guardVIPs, true)
 	must(t, g.Shut(guardVIPs[:1]))
-	if err := g.Refresh(guardVIPs, BootTime()+time.Minute); !errors.Is(err, ErrLapsed) {
+	if err := g.Refresh(guardVIPs, quiet.BootTime()+time.Minute); !errors.Is(err, ErrLapsed) {
 		t.Errorf("got %v from Refresh of a shut address, want ErrLapsed", err)
 	}
 	reachesAll(t, hosts[1], guardVIPs, false)
@@ -544,11 +545,11 @@ func TestGuardRefreshCost(t *testing.T) {
 			list = append(list, netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)}))
 		}
 		g := openGuard(t, host, GuardOptions{Addresses: list})
-		must(t, g.Open(list, BootTime()+time.Minute))
+		must(t, g.Open(list, quiet.BootTime()+time.Minute))
 		took := make([]time.Duration, 2000)
 		for i := range took {
 			start := time.Now()
-			must(t, g.Refresh(list, BootTime()+time.Minute))
+			must(t, g.Refresh(list, quiet.BootTime()+time.Minute))
 			took[i] = time.Since(start)
 		}
 		slices.Sort(took)
@@ -562,8 +563,8 @@ func TestGuardConcurrent(t *testing.T) {
 	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs, Port: 5432})
 	var group sync.WaitGroup
 	for i, act := range []func() error{
-		func() error { return g.Open(guardVIPs[:1], BootTime()+time.Minute) },
-		func() error { return g.Open(guardVIPs[1:], BootTime()+time.Minute) },
+		func() error { return g.Open(guardVIPs[:1], quiet.BootTime()+time.Minute) },
+		func() error { return g.Open(guardVIPs[1:], quiet.BootTime()+time.Minute) },
 		func() error { return g.Shut(guardVIPs[1:]) },
 		g.OpenPortAlways, g.ShutPort, g.Check,
 	} {
@@ -587,7 +588,7 @@ func TestGuardEstablished(t *testing.T) {
 	neighbours(t, hosts)
 	port := echoServer(t, hosts[0])
 	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	conns := map[netip.Addr]net.Conn{}
 	for _, a := range slices.Concat(guardVIPs, guardNodes) {
 		c, err := dial(t, hosts[1], netip.Addr{}, a, port, 2*time.Second)
@@ -619,7 +620,7 @@ func TestGuardEstablished(t *testing.T) {
 			t.Errorf("%s, a node address, does not echo", a)
 		}
 	}
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	for _, a := range guardVIPs {
 		// TCP sends again what was lost.
 		if !echoed(conns[a], 5*time.Second) {
@@ -661,7 +662,7 @@ func TestGuardOneWay(t *testing.T) {
 		if got(theirs, ours, 100*time.Millisecond) {
 			t.Errorf("a packet to %s was received while it was shut", vip)
 		}
-		must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+		must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 		if !got(ours, theirs, 2*time.Second) {
 			t.Errorf("no packet from %s left while it was open", vip)
 		}
@@ -705,7 +706,7 @@ func TestGuardHearsNoQuestion(t *testing.T) {
 		if learned(0x20) {
 			t.Errorf("the host learned who asked for %s, which is shut", vip)
 		}
-		must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+		must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 		if !learned(0x30) {
 			t.Errorf("the host did not learn who asked for %s, which is open", vip)
 		}
@@ -737,7 +738,7 @@ func TestGuardAdvertisement(t *testing.T) {
 		if left(100 * time.Millisecond) {
 			t.Error("an advertisement left for a shut address")
 		}
-		must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+		must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 		if !left(2 * time.Second) {
 			t.Error("no advertisement left for an open address")
 		}
@@ -749,7 +750,7 @@ func TestGuardListed(t *testing.T) {
 	nstest.Require(t, "nft")
 	host := nstest.New(t)
 	g := openGuard(t, host, GuardOptions{Addresses: guardVIPs, Port: 5432, Exempt: []netip.Addr{guardPeer4, guardPeer6}})
-	must(t, g.Open(guardVIPs, BootTime()+time.Hour))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Hour))
 	must(t, g.OpenPortAlways())
 	got := host.Run(t, "nft", "-n", "list", "ruleset")
 	for _, want := range []string{
@@ -781,7 +782,7 @@ func TestGuardFromTheHostItself(t *testing.T) {
 		}
 	}
 	expect(false)
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	expect(true)
 }
 
@@ -830,7 +831,7 @@ func TestGuardReplaced(t *testing.T) {
 	hosts := guardHosts(t, 0)
 	neighbours(t, hosts)
 	first := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs, Port: 5432})
-	must(t, first.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, first.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	reachesAll(t, hosts[1], guardVIPs, true)
 	second := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
 	reachesAll(t, hosts[1], guardVIPs, false)
@@ -867,10 +868,10 @@ func TestGuardReplaced(t *testing.T) {
 		}
 	}
 	// The old run cannot renew its lease.
-	if err := first.Refresh(guardVIPs, BootTime()+time.Minute); !errors.Is(err, ErrLapsed) {
+	if err := first.Refresh(guardVIPs, quiet.BootTime()+time.Minute); !errors.Is(err, ErrLapsed) {
 		t.Errorf("got %v from the old run's Refresh, want ErrLapsed", err)
 	}
-	must(t, second.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, second.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	reachesAll(t, hosts[1], guardVIPs, true)
 }
 
@@ -899,7 +900,7 @@ func TestGuardPort(t *testing.T) {
 	for i, a := range guardVIPs {
 		connects(t, hosts[1], exempt[i], a, port, false)
 	}
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	for i, a := range guardVIPs {
 		connects(t, hosts[1], peers[i], a, port, true)
 	}
@@ -909,14 +910,14 @@ func TestGuardPort(t *testing.T) {
 	must(t, g.ShutPort())
 	must(t, g.ShutPort())
 	expect("shut", false)
-	must(t, g.OpenPort(BootTime()+time.Minute))
+	must(t, g.OpenPort(quiet.BootTime()+time.Minute))
 	expect("open", true)
-	must(t, g.OpenPort(BootTime()+100*time.Millisecond))
+	must(t, g.OpenPort(quiet.BootTime()+100*time.Millisecond))
 	<-time.After(120 * time.Millisecond)
 	expect("lapsed", false)
 	must(t, g.OpenPortAlways())
 	expect("open always again", true)
-	if err := g.OpenPort(BootTime()); !errors.Is(err, ErrLapsed) {
+	if err := g.OpenPort(quiet.BootTime()); !errors.Is(err, ErrLapsed) {
 		t.Errorf("got %v from OpenPort until now, want ErrLapsed", err)
 	}
 	expect("shut by a deadline that is over", false)
@@ -926,7 +927,7 @@ func TestGuardConfigure(t *testing.T) {
 	hosts := guardHosts(t, 0)
 	neighbours(t, hosts)
 	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	p := newPinger(t, hosts[1], guardVIP4)
 	for range 20 {
 		p.send(t)
@@ -942,12 +943,12 @@ func TestGuardConfigure(t *testing.T) {
 	reaches(t, hosts[1], guardNode4, false) // new, so shut
 	reaches(t, hosts[1], guardVIP6, true)   // no longer guarded
 	resolves(t, hosts, guardNode4, false)
-	must(t, g.Refresh(guardVIPs[:1], BootTime()+time.Minute))
+	must(t, g.Refresh(guardVIPs[:1], quiet.BootTime()+time.Minute))
 	must(t, g.Configure(guardVIPs))
 	reaches(t, hosts[1], guardVIP4, true)
 	reaches(t, hosts[1], guardNode4, true)
 	reaches(t, hosts[1], guardVIP6, false) // guarded again, so shut
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	reachesAll(t, hosts[1], guardVIPs, true)
 	must(t, g.Configure(nil))
 	reachesAll(t, hosts[1], slices.Concat(guardVIPs, guardNodes), true)
@@ -1001,7 +1002,7 @@ func TestGuardRemoved(t *testing.T) {
 			if got := hosts[0].Run(t, "nft", "list", "tables"); got == without {
 				t.Fatalf("got tables %q, want ours among them", got)
 			}
-			must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+			must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 			reachesAll(t, hosts[1], guardVIPs, true) // through the user's rules too
 			must(t, tt.after(g))
 			if got := hosts[0].Run(t, "nft", "list", "tables"); got != without {
@@ -1019,7 +1020,7 @@ func TestGuardClosed(t *testing.T) {
 	host := nstest.New(t)
 	g := openGuard(t, host, GuardOptions{Addresses: guardVIPs})
 	must(t, g.Close())
-	if err := g.Open(guardVIPs, BootTime()+time.Minute); !errors.Is(err, unix.EBADF) {
+	if err := g.Open(guardVIPs, quiet.BootTime()+time.Minute); !errors.Is(err, unix.EBADF) {
 		t.Errorf("got %v from Open of a closed guard, want %v", err, unix.EBADF)
 	}
 }
@@ -1092,13 +1093,13 @@ func TestGuardFlushed(t *testing.T) {
 	neighbours(t, hosts)
 	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
 	flush := func() { hosts[0].Run(t, "nft", "flush", "ruleset") }
-	must(t, g.Open(guardVIPs, BootTime()+time.Minute))
+	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	flush()
-	must(t, g.Refresh(guardVIPs, BootTime()+300*time.Millisecond))
+	must(t, g.Refresh(guardVIPs, quiet.BootTime()+300*time.Millisecond))
 	reachesAll(t, hosts[1], guardVIPs, true)
 	flush()
 	<-time.After(320 * time.Millisecond)
-	if err := g.Refresh(guardVIPs, BootTime()+time.Minute); !errors.Is(err, ErrLapsed) {
+	if err := g.Refresh(guardVIPs, quiet.BootTime()+time.Minute); !errors.Is(err, ErrLapsed) {
 		t.Errorf("got %v from Refresh after the lease, want ErrLapsed", err)
 	}
 	reachesAll(t, hosts[1], guardVIPs, false)
@@ -1133,16 +1134,16 @@ func TestGuardSlowCall(t *testing.T) {
 				if reads++; reads%2 == 0 && len(jumps) > 0 {
 					jumped, jumps = jumped+jumps[0], jumps[1:]
 				}
-				return BootTime() + jumped
+				return quiet.BootTime() + jumped
 			}})
-			start := BootTime()
+			start := quiet.BootTime()
 			if err := g.Open(guardVIPs, start+400*time.Millisecond); !errors.Is(err, tt.err) {
 				t.Errorf("got %v, want %v", err, tt.err)
 			}
 			p := newPinger(t, hosts[1], guardVIP4)
 			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
-			for BootTime() < start+500*time.Millisecond {
+			for quiet.BootTime() < start+500*time.Millisecond {
 				p.send(t)
 				<-tick.C
 			}
