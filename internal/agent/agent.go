@@ -395,7 +395,7 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 		d.Err = a.marks.persist(act)
 		if d.Err == nil && act.Kind == core.PersistMarker && act.Marker == core.NoMarker {
 			if err := a.o.Database.Settled(); err != nil {
-				a.o.Log.Warn("remove what a copy left", "reason", err)
+				a.o.Log.Warn("end a rebuild", "reason", err)
 			}
 		}
 	case core.DropVIP:

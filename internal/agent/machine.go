@@ -574,18 +574,7 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 
 // Settled tells that the server streams: its data is good, and what was kept may go if the settings say so.
 func (m *Machine) Settled() error {
-	r, err := m.Store.Rebuild()
-	if err != nil || r.Phase == promote.PhaseNone {
-		return err
-	}
-	if err := m.Store.SetRebuild(promote.Rebuild{}); err != nil {
-		return err
-	}
-	if r.Old != "" && !m.Settings.KeepOldData {
-		m.Log.Info("removing the old data", "directory", r.Old)
-		return promote.RemoveBeside(m.Config.DataDir, r.Old)
-	}
-	return nil
+	return m.Store.Settle(m.Log, m.Config.DataDir, m.Settings.KeepOldData)
 }
 
 // Call carries out the calls that concern a server.

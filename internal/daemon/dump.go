@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,6 +13,7 @@ import (
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/files"
 )
 
 // The signals on which keepalived writes what it knows into files (keepalived(8), SIGNALS). Real-time signals are counted from
@@ -81,7 +81,8 @@ func (w *dumper) write(s os.Signal) (path string, err error) {
 	if g.Umask >= 0 {
 		mode = 0o666 &^ os.FileMode(g.Umask)
 	}
-	return path, replaceFile(path, text, mode)
+	// In /tmp everybody can plant a link of that name, or have it open.
+	return path, files.Replace(path, text, files.Options{Mode: mode})
 }
 
 // dumpFile is where a file goes: what the keyword says, in the run directory if that is no absolute path, and under its usual name
@@ -109,24 +110,6 @@ func dumpSuffix(g *conf.Globals) string {
 		return ""
 	}
 	return strings.Join(slices.DeleteFunc([]string{g.NetNamespace, g.InstanceName}, func(s string) bool { return s == "" }), "_")
-}
-
-// replaceFile puts a file in the place of what bears its name, in one step: a reader sees the old one or the new one. A symbolic
-// link there is replaced and never followed, and nothing is written into a file that somebody else may have open: in /tmp
-// everybody can make either.
-func replaceFile(path string, text []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // dumpView is what the files tell, at one moment.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/child"
+	"pgvrrp/internal/files"
 )
 
 // cloneReserve is what must be free beside the size of the source: the WAL that comes with the backup.
@@ -356,7 +357,7 @@ func (s *Server) swap(newDir string, now time.Time) (string, error) {
 	if err := os.Rename(newDir, s.real); err != nil {
 		return "", errors.Join(err, os.Rename(old, s.real))
 	}
-	if err := syncDir(parent); err != nil {
+	if err := files.SyncDir(parent); err != nil {
 		return "", err
 	}
 	return old, s.unmarkRewind()

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"pgvrrp/internal/files"
 )
 
 // confEntry is one setting of a configuration file.
@@ -198,44 +200,15 @@ func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) erro
 }
 
 // replaceFile is writeFile that runs before, once the content is on disk and only its name is missing.
-func replaceFile(path string, content []byte, mode fs.FileMode, uid, gid int, before func() error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
-	if err != nil {
+func replaceFile(path string, content []byte, mode fs.FileMode, uid, gid int, before func() error) error {
+	o := files.Options{Mode: mode, Durable: true, Before: before}
+	if os.Geteuid() == 0 {
+		o.Owner = &files.Owner{UID: uid, GID: gid}
+	}
+	if err := files.Replace(path, content, o); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fmt.Errorf("write %s: %w", path, err)
-		}
-	}()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if os.Geteuid() == 0 {
-		if err := f.Chown(uid, gid); err != nil {
-			return err
-		}
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if before != nil {
-		if err := before(); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
 // syncFile makes a file and its name durable.
@@ -248,17 +221,7 @@ func syncFile(path string) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes renames and creations in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return files.SyncDir(filepath.Dir(path))
 }
 
 // renderConf writes settings in the order of their names.

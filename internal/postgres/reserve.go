@@ -16,6 +16,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"pgvrrp/internal/files"
 )
 
 // reservedMark is in every history file that only reserves its number. A standby that fetches the file gets the mark with it.
@@ -142,7 +144,7 @@ func (s *Server) reserve(ledger []Timeline, want Timeline) (made []Timeline, err
 		}
 	}
 	// Also when all was there: a file of a call that broke off may not be durable.
-	if err := syncDir(dir); err != nil {
+	if err := files.SyncDir(dir); err != nil {
 		return made, err
 	}
 	if len(made) > 0 {
@@ -151,7 +153,7 @@ func (s *Server) reserve(ledger []Timeline, want Timeline) (made []Timeline, err
 	return made, nil
 }
 
-// createFile makes a whole file unless there is one: the server itself may write the same one at any moment. The name is durable after syncDir.
+// createFile makes a whole file unless there is one: the server itself may write the same one at any moment. The name is durable after files.SyncDir.
 func (s *Server) createFile(path string, content []byte) (made bool, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
@@ -222,7 +224,7 @@ func (s *Server) unreserve() (removed []Timeline, err error) {
 		if err := removeTemps(dir); err != nil {
 			return removed, err
 		}
-		if err := syncDir(dir); err != nil {
+		if err := files.SyncDir(dir); err != nil {
 			return removed, err
 		}
 	}

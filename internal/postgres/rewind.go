@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pgvrrp/internal/child"
+	"pgvrrp/internal/files"
 )
 
 // maxConfigFile bounds the configuration files that are carried over a rewind or a swap.
@@ -242,7 +243,7 @@ func (s *Server) unmarkRewind() error {
 	if err := os.Remove(s.rewindMarker()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := syncDir(filepath.Dir(s.rewindMarker())); err != nil {
+	if err := files.SyncDir(filepath.Dir(s.rewindMarker())); err != nil {
 		return err
 	}
 	return os.RemoveAll(s.keptConfig())
@@ -252,7 +253,7 @@ func (s *Server) unmarkRewind() error {
 func (s *Server) keptConfig() string { return s.rewindMarker() + ".conf" }
 
 // keepConfig writes our configuration outside of the data directory, durably.
-func (s *Server) keepConfig(files []savedFile) error {
+func (s *Server) keepConfig(saved []savedFile) error {
 	dir := s.keptConfig()
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("keep configuration: %w", err)
@@ -263,10 +264,10 @@ func (s *Server) keepConfig(files []savedFile) error {
 	if err := s.give(dir); err != nil {
 		return fmt.Errorf("keep configuration: %w", err)
 	}
-	if err := s.restoreConfig(files, dir); err != nil {
+	if err := s.restoreConfig(saved, dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return files.SyncDir(filepath.Dir(dir))
 }
 
 // ownConfig is our configuration: what was kept if a rewind broke off, since then the data directory may hold that of its source.
@@ -425,8 +426,8 @@ func (s *Server) saveConfig() ([]savedFile, error) {
 }
 
 // restoreConfig writes saved configuration files into a data directory, and removes the password file, which is the source's.
-func (s *Server) restoreConfig(files []savedFile, dataDir string) error {
-	for _, f := range files {
+func (s *Server) restoreConfig(saved []savedFile, dataDir string) error {
+	for _, f := range saved {
 		path := filepath.Join(dataDir, f.path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return fmt.Errorf("restore configuration: %w", err)

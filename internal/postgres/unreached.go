@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"pgvrrp/internal/files"
 )
 
 // setAside takes out of pg_wal what a stopped server has of timelines that it never reached: the history file and the segments of one that has no record
@@ -65,7 +67,7 @@ func (s *Server) unreached(ctx context.Context) (moved []string, err error) {
 		}
 		moved = append(moved, e.Name())
 	}
-	return moved, syncDir(wal)
+	return moved, files.SyncDir(wal)
 }
 
 // newestReached is the newest of these timelines that goes on from base and has a record here, base itself if there is none.

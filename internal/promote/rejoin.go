@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -153,20 +154,23 @@ func (e *Engine) lookAtVIP(ctx context.Context) Facts {
 	return f
 }
 
-// settled ends a rebuild: the server streams or was promoted, so its data is good, and the old data may go if the settings say so.
 func (e *Engine) settled() error {
-	r, err := e.Store.Rebuild()
+	return e.Store.Settle(e.Log, e.Settings.DataDir, e.Settings.KeepOldData)
+}
+
+// Settle ends the rebuild that is noted, because the new data serve, and removes the old ones unless they are to be kept. Old data that can't be
+// removed are a warning.
+func (s *Store) Settle(log *slog.Logger, dataDir string, keepOld bool) error {
+	r, err := s.Rebuild()
 	if err != nil || r.Phase == PhaseNone {
 		return err
 	}
-	if err := e.Store.SetRebuild(Rebuild{}); err != nil {
+	if err := s.SetRebuild(Rebuild{}); err != nil || r.Old == "" || keepOld {
 		return err
 	}
-	if r.Old != "" && !e.Settings.KeepOldData {
-		e.Log.Info("removing the old data", "directory", r.Old)
-		if err := e.removeBeside(r.Old); err != nil {
-			e.Log.Warn("remove the old data", "reason", err)
-		}
+	log.Info("removing the old data", "directory", r.Old)
+	if err := RemoveBeside(dataDir, r.Old); err != nil {
+		log.Warn("remove the old data", "reason", err)
 	}
 	return nil
 }

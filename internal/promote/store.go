@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/files"
 )
 
 // Store is the state directory: the newest state of each virtual router, locks, markers and the history of decisions.
@@ -51,46 +53,15 @@ func fileName(s string) string {
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 
 // write replaces a file whole. With sync it is on disk before write returns.
-func (s *Store) write(name string, v any, sync bool) (err error) {
+func (s *Store) write(name string, v any, sync bool) error {
 	text, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", s.path(name), err)
 	}
-	tmp, err := os.CreateTemp(s.dir, "."+name+".*")
-	if err != nil {
+	if err := files.Replace(s.path(name), append(text, '\n'), files.Options{Durable: sync}); err != nil {
 		return fmt.Errorf("write %s: %w", s.path(name), err)
 	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-			err = fmt.Errorf("write %s: %w", s.path(name), err)
-		}
-	}()
-	if _, err = tmp.Write(append(text, '\n')); err != nil {
-		return err
-	}
-	if sync {
-		if err = tmp.Sync(); err != nil {
-			return err
-		}
-	}
-	if err = tmp.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), s.path(name)); err != nil || !sync {
-		return err
-	}
-	return syncDir(s.dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }
 
 // read fills v; found is false if the file is not there.
@@ -115,7 +86,7 @@ func (s *Store) remove(name string, sync bool) error {
 	if !sync {
 		return nil
 	}
-	return syncDir(s.dir)
+	return files.SyncDir(s.dir)
 }
 
 // Process names one process beyond the reuse of its number, and orders processes by their start.
@@ -622,7 +593,7 @@ func PutInPlace(dir, dataDir string) error {
 	if err := unix.Rename(dir, dataDir); err != nil {
 		return fmt.Errorf("rename %s to %s: %w", dir, dataDir, err)
 	}
-	return syncDir(filepath.Dir(dataDir))
+	return files.SyncDir(filepath.Dir(dataDir))
 }
 
 // FinishSwap ends a swap that was killed between its renames, when there is no data directory and its copy stands beside it, or after them.

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/files"
 )
 
 // RouteSet is the virtual routes and rules of one owner, a virtual router.
@@ -132,28 +132,12 @@ func (r *Routes) write() error {
 	}
 	b, err := json.MarshalIndent(all, "", "\t")
 	if err == nil {
-		err = replaceFile(r.path, append(b, '\n'))
+		err = files.Replace(r.path, append(b, '\n'), files.Options{})
 	}
 	if err != nil {
 		return fmt.Errorf("write list of routes %s: %w", r.path, err)
 	}
 	return nil
-}
-
-// replaceFile replaces a file in one step; its mode is 0600.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 // Set makes the owner's routes and rules in the kernel be the set: missing ones are added, and those of its former set that

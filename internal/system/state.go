@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/files"
 )
 
 // StateFile is where the daemon lists the addresses that it may have added, for Cleanup after it was killed.
@@ -192,22 +193,10 @@ func (s *stateFile) write(entries []StateEntry, done func()) error {
 		if err != nil {
 			return err
 		}
-		dir := filepath.Dir(s.path)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(s.path), 0o755); err != nil {
 			return err
 		}
-		f, err := os.CreateTemp(dir, filepath.Base(s.path)+".*") // mode 0600
-		if err != nil {
-			return err
-		}
-		_, err = f.Write(append(b, '\n'))
-		if err = errors.Join(err, f.Close()); err == nil {
-			err = os.Rename(f.Name(), s.path)
-		}
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-		return err
+		return files.Replace(s.path, append(b, '\n'), files.Options{})
 	}()
 	if err != nil {
 		return fmt.Errorf("write state file %s: %w", s.path, err)

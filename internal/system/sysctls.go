@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"pgvrrp/internal/files"
 )
 
 // sysctlDir is where the kernel's settings are (proc_sys(5)).
@@ -192,7 +194,7 @@ func (s *Sysctls) write() error {
 	} else {
 		var b []byte
 		if b, err = json.MarshalIndent(s.saved, "", "\t"); err == nil {
-			err = replaceFile(s.path, append(b, '\n'))
+			err = files.Replace(s.path, append(b, '\n'), files.Options{})
 		}
 	}
 	if err != nil {

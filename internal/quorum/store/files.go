@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/files"
 )
 
 const syncFlag = unix.O_DSYNC
@@ -32,16 +34,7 @@ func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
-}
-
-func syncDir(dir string) (err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return f.Sync()
+	return files.SyncDir(parent)
 }
 
 // lockDir takes the lock of dir. The database has its own, but not while it is made or moved.
@@ -98,7 +91,7 @@ func Reset(dir, reason string) error {
 	if err := os.Rename(path, old); err != nil {
 		return fail(err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := files.SyncDir(dir); err != nil {
 		return fail(err)
 	}
 	return nil
@@ -119,7 +112,7 @@ func Adopt(dir, from string) error {
 	if err := os.Rename(filepath.Join(from, fileName), path); err != nil {
 		return fail(err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := files.SyncDir(dir); err != nil {
 		return fail(err)
 	}
 	return os.RemoveAll(from)

@@ -21,6 +21,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"pgvrrp/internal/files"
 	"pgvrrp/internal/quorum/record"
 )
 
@@ -222,7 +223,7 @@ func create(dir string, o Options) (err error) {
 	if err := os.Rename(path, filepath.Join(dir, fileName)); err != nil || o.NoSync {
 		return err
 	}
-	return syncDir(dir)
+	return files.SyncDir(dir)
 }
 
 // fill writes the file once more, with zeros behind it up to room: it may have holes, too.

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/files"
 )
 
 const (
@@ -90,16 +92,7 @@ func WriteKey(path string) (err error) {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return syncDirectory(filepath.Dir(path))
-}
-
-func syncDirectory(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return files.SyncDir(filepath.Dir(path))
 }
 
 // ReadKey reads the key that WriteKey wrote. It refuses a file that anybody but its owner may read or change, that
