@@ -244,14 +244,18 @@ func schedulingKeywords() []keyword[globals] {
 			g.RealTimeLimit = time.Duration(v) * time.Microsecond
 		}
 	}
+	const (
+		noLimit = "a Go program has many threads, and none of them is stopped for its use of CPU time"
+		noAuto  = "vrrpd does not raise its own priority; set vrrp_rt_priority"
+	)
 	return []keyword[globals]{
 		{name: "vrrp_rt_priority", need: 1, max: 1, set: func(s *statement, g *globals) {
 			if v, ok := s.clamped(s.arg(0), 1, 99, "ignored"); ok {
 				g.RealTimePriority = int(v)
 			}
 		}},
-		{name: "vrrp_rlimit_rttime", need: 1, max: 1, set: rttime},
-		{name: "vrrp_rlimit_rtime", need: 1, max: 1, set: rttime},
+		{name: "vrrp_rlimit_rttime", need: 1, max: 1, idle: noLimit, set: rttime},
+		{name: "vrrp_rlimit_rtime", need: 1, max: 1, idle: noLimit, set: rttime},
 		{name: "vrrp_no_swap", max: 0, set: plain(func(g *globals) { g.NoSwap = true })},
 		{name: "vrrp_priority", need: 1, max: 1, set: func(s *statement, g *globals) {
 			if v, ok := s.number(s.arg(0), -20, 19, "ignored"); ok {
@@ -269,7 +273,7 @@ func schedulingKeywords() []keyword[globals] {
 				g.CPUAffinity = append(g.CPUAffinity, int(v))
 			}
 		}},
-		{name: "max_auto_priority", max: 1, set: func(s *statement, g *globals) {
+		{name: "max_auto_priority", max: 1, idle: noAuto, set: func(s *statement, g *globals) {
 			if s.args() == 0 {
 				g.MaxAutoPriority = 99
 				return
@@ -278,7 +282,7 @@ func schedulingKeywords() []keyword[globals] {
 				g.MaxAutoPriority = int(max(v, 0))
 			}
 		}},
-		{name: "min_auto_priority_delay", need: 1, max: 1, set: func(s *statement, g *globals) {
+		{name: "min_auto_priority_delay", need: 1, max: 1, idle: noAuto, set: func(s *statement, g *globals) {
 			if v, ok := s.number(s.arg(0), 1, 10_000_000, "ignored"); ok {
 				g.MinAutoPriorityDelay = time.Duration(v) * time.Microsecond
 			}

@@ -77,27 +77,3 @@ func instance(lines ...string) string {
 	return fmt.Sprintf("vrrp_instance VI_1 {\n interface eth0\n virtual_router_id 51\n virtual_ipaddress {\n  10.0.0.1\n }\n%s\n}\n",
 		strings.Join(lines, "\n"))
 }
-
-// wired leaves out what is about what the daemon doesn't act on.
-func wired(diags []Diagnostic) []Diagnostic {
-	said := map[[2]string]bool{}
-	for key, missing := range unwired() {
-		_, keyword, _ := strings.Cut(key, "/")
-		said[[2]string{keyword, missing.text()}] = true
-		switch keyword {
-		case "use_vmac":
-			said[[2]string{"virtual_ipaddress", missing.text()}] = true
-			said[[2]string{"virtual_ipaddress_excluded", missing.text()}] = true
-		case "no_accept":
-			said[[2]string{"strict_mode", missing.text()}] = true
-			said[[2]string{"vrrp_strict", missing.text()}] = true
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(diags), func(d Diagnostic) bool { return said[[2]string{d.Keyword, d.Message}] })
-}
-
-// wantErrors is wantDiags for tests that are about the language alone.
-func wantErrors(t *testing.T, diags []Diagnostic, want ...string) {
-	t.Helper()
-	wantDiags(t, wired(diags), want...)
-}

@@ -14,8 +14,7 @@ import (
 	"time"
 )
 
-// deliberate names each file of the corpus on which vrrpd check and keepalived -t (2.2.7) differ, and why. What the daemon
-// doesn't act on (see unwired) is left out of account.
+// deliberate names each file of the corpus on which vrrpd check and keepalived -t (2.2.7) differ, and why.
 var deliberate = map[string]struct {
 	ours, theirs int
 	why          string
@@ -64,7 +63,7 @@ func TestKeepalived(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".conf")
 		t.Run(name, func(t *testing.T) {
 			_, diags := Load(file, testdataOptions())
-			ours := ExitCode(wired(diags), false)
+			ours := ExitCode(diags, false)
 			theirs, output := keepalived(t, program, file)
 			want, known := deliberate[name]
 			used[name] = known
@@ -107,7 +106,7 @@ func TestKeepalivedAddressLines(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, diags := Load(file, testdataOptions())
-			ours := ExitCode(wired(diags), false)
+			ours := ExitCode(diags, false)
 			theirs, output := keepalived(t, program, file)
 			why, known := deliberateLines[tt.line]
 			used[tt.line] = known

@@ -17,7 +17,7 @@ type keyword[T any] struct {
 	what string // unsupported: what happens instead; skipped: why it may be
 	tree bool   // unsupported or skipped: a block may follow
 
-	missing effect // implemented: what the daemon does not do, see unwired
+	idle string // implemented, and without effect here: why, which one notice says
 }
 
 // keywordKind says what is done with a keyword.
@@ -33,11 +33,10 @@ const (
 type table[T any] map[string]keyword[T]
 
 // tableOf makes the table of a block.
-func tableOf[T any](p *parser, block string, lists [][]keyword[T]) table[T] {
+func tableOf[T any](lists [][]keyword[T]) table[T] {
 	t := table[T]{}
 	for _, list := range lists {
 		for _, k := range list {
-			k.missing = p.unwired[block+"/"+k.name]
 			t[k.name] = k
 		}
 	}
@@ -59,7 +58,6 @@ type parser struct {
 	diags   *collector
 	cfg     *Config
 	noticed map[string]bool
-	unwired map[string]effect
 	unknown int // unknown keywords so far: suggestions for the first ones only
 
 	root      table[parser]
@@ -94,20 +92,20 @@ type parser struct {
 // It never returns nil.
 func Load(path string, opts Options) (*Config, []Diagnostic) {
 	diags := newCollector()
-	p := &parser{r: newReader(opts, diags), diags: diags, cfg: &Config{File: path}, noticed: map[string]bool{}, unwired: unwired(),
+	p := &parser{r: newReader(opts, diags), diags: diags, cfg: &Config{File: path}, noticed: map[string]bool{},
 		scriptNames: map[string]*scriptDraft{}, fileNames: map[string]*fileDraft{}, processNames: map[string]*processDraft{},
 		instanceNames: map[string]*instanceDraft{}}
-	p.root = tableOf(p, "", rootKeywords())
-	p.globals = tableOf(p, "global_defs", globalKeywords())
-	p.script = tableOf(p, "vrrp_script", scriptKeywords())
-	p.file = tableOf(p, "track_file", fileKeywords())
-	p.process = tableOf(p, "vrrp_track_process", processKeywords())
-	p.garpGroup = tableOf(p, "garp_group", garpGroupKeywords())
-	p.instance = tableOf(p, "vrrp_instance", instanceKeywords())
-	p.auth = tableOf(p, "authentication", authKeywords())
-	p.hmac = tableOf(p, "auth_hmac", hmacKeywords())
-	p.group = tableOf(p, "vrrp_sync_group", groupKeywords())
-	p.quorumWords = tableOf(p, "quorum", quorumKeywords())
+	p.root = tableOf(rootKeywords())
+	p.globals = tableOf(globalKeywords())
+	p.script = tableOf(scriptKeywords())
+	p.file = tableOf(fileKeywords())
+	p.process = tableOf(processKeywords())
+	p.garpGroup = tableOf(garpGroupKeywords())
+	p.instance = tableOf(instanceKeywords())
+	p.auth = tableOf(authKeywords())
+	p.hmac = tableOf(hmacKeywords())
+	p.group = tableOf(groupKeywords())
+	p.quorumWords = tableOf(quorumKeywords())
 	p.g = newGlobals()
 
 	fail := func(message string) { diags.add(Diagnostic{Pos: Pos{File: path}, Severity: Fatal, Message: message}) }
@@ -229,26 +227,12 @@ func run[T any](s *statement, k keyword[T], t *T) bool {
 	if k.max >= 0 {
 		s.surplus(k.max)
 	}
-	s.inEffect(k.missing, k.max == 1)
+	if k.idle != "" && !s.p.noticed[k.name] {
+		s.p.noticed[k.name] = true
+		s.report(Lint, word{pos: s.words[0].pos}, "recognised and skipped: %s", k.idle)
+	}
 	k.set(s, t)
 	return false
-}
-
-// inEffect says what is missing for the keyword to do what it should. Turning off what takes a boolean needs nothing.
-func (s *statement) inEffect(missing effect, takesBoolean bool) {
-	if missing.what == "" {
-		return
-	}
-	if w := s.text(0); takesBoolean && (w == "false" || w == "off" || w == "no") {
-		return
-	}
-	if missing.severity == Lint {
-		if s.p.noticed[s.name()] {
-			return
-		}
-		s.p.noticed[s.name()] = true
-	}
-	s.report(missing.severity, word{pos: s.words[0].pos}, "%s", missing.text())
 }
 
 // open expects the opening brace of a block. Without one the block is read as if it were there.

@@ -24,7 +24,7 @@ func rootKeywords() [][]keyword[parser] {
 			}
 			p.g.NetNamespace = s.text(0)
 		}},
-		{name: "instance", need: 1, max: 1, set: func(s *statement, p *parser) { p.g.InstanceName = s.text(0) }},
+		{name: "instance", need: 1, max: 1, idle: "it is part of a dump file's name alone (data_use_instance)", set: func(s *statement, p *parser) { p.g.InstanceName = s.text(0) }},
 		{name: "quorum", max: -1, set: beginQuorum},
 	},
 		not[parser](unsupported, true, "no such address, route or rule is set; set it with the system's network configuration",
