@@ -274,6 +274,9 @@ func (r *cell) faulty(ctx context.Context) error {
 		r.wrong("%d commits were acknowledged %s after the last failure: nobody has a majority", n, time.Since(last).Round(time.Millisecond))
 	}
 	names := slices.Clone(r.s.failed)
+	if r.c.Want == Away {
+		names = slices.DeleteFunc(names, func(n string) bool { return n == r.roles[Witness] })
+	}
 	first := names[r.s.random(r.c.ID()+" repair").IntN(len(names))]
 	repaired := r.load.m.Mark("repair of " + first)
 	r.outages(repaired)
