@@ -116,7 +116,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.waitAck(ctx, at, "after it"); err != nil {
+	if err := s.waitAck(ctx, at, underWay, "after it"); err != nil {
 		return err
 	}
 	winner, err := s.primary(ctx, "n2", "n3")
@@ -147,7 +147,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.waitAck(ctx, time.Now(), "after the command has ended"); err != nil {
+	if err := s.waitAck(ctx, time.Now(), 0, "after the command has ended"); err != nil {
 		return err
 	}
 	if err := s.waitStreaming(ctx, "n1", "n2", "n3"); err != nil {
@@ -200,11 +200,14 @@ func (s *show) waitStreaming(ctx context.Context, primary string, standbys ...st
 	return s.pg.WaitStreaming(ctx, primary, standbys...)
 }
 
-// waitAck waits for the first commit after a time, which event names.
-func (s *show) waitAck(ctx context.Context, after time.Time, event string) error {
+// underWay is how long an answer that left a host before its power did may take to be noticed; nobody takes over sooner.
+const underWay = 50 * time.Millisecond
+
+// waitAck waits for the first commit that comes at least so long after an event.
+func (s *show) waitAck(ctx context.Context, after time.Time, least time.Duration, event string) error {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	at, err := s.meter.WaitAck(ctx, after)
+	at, err := s.meter.WaitAck(ctx, after.Add(least))
 	if err != nil {
 		return fmt.Errorf("no commit since: %w", err)
 	}
