@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"maps"
 	"os"
 	"path"
 	"regexp"
@@ -41,8 +42,9 @@ func TestDocs(t *testing.T) {
 		}
 		return found, read
 	}
-	idle := append(idleKeywords(rootKeywords()), idleKeywords(globalKeywords())...)
-	for _, name := range idle {
+	idle := idleKeywords(rootKeywords())
+	maps.Copy(idle, idleKeywords(globalKeywords()))
+	for name := range idle {
 		if found, read := read(name); !found || !read {
 			t.Errorf("%s has no effect, and the table does not call it read", name)
 		}
@@ -53,7 +55,7 @@ func TestDocs(t *testing.T) {
 		}
 		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
 			word := strings.Fields(m[1])[0]
-			if !slices.Contains(idle, word) {
+			if _, ok := idle[word]; !ok {
 				t.Errorf("the table calls %s read, and it has an effect", word)
 			}
 		}

@@ -375,28 +375,34 @@ func other[T any](t *testing.T, block string, lists [][]keyword[T]) {
 	}
 }
 
-// idleKeywords are those without effect.
-func idleKeywords[T any](lists [][]keyword[T]) []string {
-	var names []string
+// idleKeywords are those without effect, and why.
+func idleKeywords[T any](lists [][]keyword[T]) map[string]string {
+	all := map[string]string{}
 	for _, list := range lists {
 		for _, k := range list {
 			if k.idle != "" {
-				names = append(names, k.name)
+				all[k.name] = k.idle
 			}
 		}
 	}
-	return names
+	return all
 }
 
-// What has no effect says so once, and why.
+// What is read and has no effect says so once, and why.
 func TestIdleKeywords(t *testing.T) {
-	check := func(block string, names []string) {
-		for _, name := range names {
+	check := func(block string, idle map[string]string, read []string) {
+		if len(idle) == 0 {
+			t.Errorf("no keyword of %q is without effect", block)
+		}
+		for name, why := range idle {
+			if !slices.Contains(read, name) {
+				t.Errorf("%s says why it has no effect, and is not read", name)
+			}
 			line := badValues[block][name].line
 			_, diags := load(inBlock(block, line+"\n"+line))
 			n := 0
 			for _, d := range diags {
-				if d.Keyword == name && d.Severity == Lint && strings.HasPrefix(d.Message, "recognised and skipped: ") {
+				if d.Keyword == name && d.Severity == Lint && d.Message == "recognised and skipped: "+why {
 					n++
 				}
 			}
@@ -405,10 +411,6 @@ func TestIdleKeywords(t *testing.T) {
 			}
 		}
 	}
-	root, globals := idleKeywords(rootKeywords()), idleKeywords(globalKeywords())
-	if len(root) == 0 || len(globals) == 0 {
-		t.Fatal("no keyword is without effect")
-	}
-	check("", root)
-	check("global_defs", globals)
+	check("", idleKeywords(rootKeywords()), implementedKeywords(rootKeywords()))
+	check("global_defs", idleKeywords(globalKeywords()), implementedKeywords(globalKeywords()))
 }

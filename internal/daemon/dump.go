@@ -82,7 +82,7 @@ func (w *dumper) write(s os.Signal) (path string, err error) {
 		mode = 0o666 &^ os.FileMode(g.Umask)
 	}
 	// In /tmp everybody can plant a link of that name, or have it open.
-	return path, files.Replace(path, text, files.Options{Mode: mode})
+	return path, files.Replace(path, text, mode, files.Options{})
 }
 
 // dumpFile is where a file goes: what the keyword says, in the run directory if that is no absolute path, and under its usual name

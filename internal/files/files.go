@@ -7,9 +7,8 @@ import (
 	"path/filepath"
 )
 
-// Options say how a file is replaced. The zero value is a file of mode 0600 that belongs to us and need not outlive the kernel.
+// Options say how a file is replaced. The zero value is one that belongs to us and need not outlive the kernel.
 type Options struct {
-	Mode    fs.FileMode  // whatever the umask; 0: 0600
 	Durable bool         // content and name are on disk at the end (fsync(2))
 	Owner   *Owner       // nil: us
 	Before  func() error // runs when only the name is missing; its error leaves the old file
@@ -18,11 +17,12 @@ type Options struct {
 // Owner is a user and a group by number.
 type Owner struct{ UID, GID int }
 
-// Replace puts a file in the place of what bears its name, in one step (rename(2)). A symbolic link there is replaced and never followed, and nothing is
-// written into a file that somebody else may have open. After an error the old file is as it was, but for one of the last fsync: then it may be either.
-func Replace(path string, content []byte, o Options) (err error) {
+// Replace puts a file, of that mode whatever the umask, in the place of what bears its name, in one step (rename(2)). A symbolic link there is replaced
+// and never followed, and nothing is written into a file that somebody else may have open. After an error the old file is as it was, but for one of the
+// last fsync: then it may be either.
+func Replace(path string, content []byte, mode fs.FileMode, o Options) (err error) {
 	dir, name := filepath.Split(path)
-	f, err := os.CreateTemp(filepath.Clean(dir), "."+name+".*.tmp") // mode 0600
+	f, err := os.CreateTemp(filepath.Clean(dir), "."+name+".*.tmp")
 	if err != nil {
 		return err
 	}
@@ -33,8 +33,8 @@ func Replace(path string, content []byte, o Options) (err error) {
 		}
 	}()
 	_, err = f.Write(content)
-	if err == nil && o.Mode != 0 {
-		err = f.Chmod(o.Mode)
+	if err == nil {
+		err = f.Chmod(mode)
 	}
 	if err == nil && o.Owner != nil {
 		err = f.Chown(o.Owner.UID, o.Owner.GID)

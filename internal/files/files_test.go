@@ -29,7 +29,7 @@ func TestReplaceFollowsNothing(t *testing.T) {
 			if err := plant(); err != nil {
 				t.Fatal(err)
 			}
-			if err := files.Replace(path, []byte("told"), files.Options{Mode: 0o640, Durable: true}); err != nil {
+			if err := files.Replace(path, []byte("told"), 0o640, files.Options{Durable: true}); err != nil {
 				t.Fatal(err)
 			}
 			info, err := os.Lstat(path)
@@ -50,11 +50,24 @@ func TestReplaceFollowsNothing(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "d"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := files.Replace(filepath.Join(dir, "d"), []byte("x"), files.Options{}); err == nil {
+	if err := files.Replace(filepath.Join(dir, "d"), []byte("x"), 0o640, files.Options{}); err == nil {
 		t.Error("a directory was replaced")
 	}
 	if all, _ := filepath.Glob(filepath.Join(dir, ".*")); len(all) > 0 {
 		t.Errorf("left behind: %q", all)
+	}
+}
+
+// The mode is the one that was asked for, none at all included.
+func TestReplaceMode(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "told")
+	for _, mode := range []fs.FileMode{0, 0o600, 0o666} {
+		if err := files.Replace(path, nil, mode, files.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
+			t.Errorf("got %v, %v, want mode %o", info.Mode(), err, mode)
+		}
 	}
 }
 
@@ -76,7 +89,7 @@ func TestReplaceBefore(t *testing.T) {
 		}
 		return failed
 	}
-	if err := files.Replace(path, []byte("new"), files.Options{Before: before}); !errors.Is(err, failed) {
+	if err := files.Replace(path, []byte("new"), 0o600, files.Options{Before: before}); !errors.Is(err, failed) {
 		t.Errorf("got %v, want what Before says", err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -90,7 +103,7 @@ func TestReplaceBefore(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	none := filepath.Join(t.TempDir(), "none")
-	if err := files.Replace(filepath.Join(none, "x"), nil, files.Options{}); !errors.Is(err, fs.ErrNotExist) {
+	if err := files.Replace(filepath.Join(none, "x"), nil, 0o600, files.Options{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Replace: got %v, want %v", err, fs.ErrNotExist)
 	}
 	if err := files.SyncDir(none); !errors.Is(err, fs.ErrNotExist) {

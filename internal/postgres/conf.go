@@ -201,11 +201,11 @@ func writeFile(path string, content []byte, mode fs.FileMode, uid, gid int) erro
 
 // replaceFile is writeFile that runs before, once the content is on disk and only its name is missing.
 func replaceFile(path string, content []byte, mode fs.FileMode, uid, gid int, before func() error) error {
-	o := files.Options{Mode: mode, Durable: true, Before: before}
+	o := files.Options{Durable: true, Before: before}
 	if os.Geteuid() == 0 {
 		o.Owner = &files.Owner{UID: uid, GID: gid}
 	}
-	if err := files.Replace(path, content, o); err != nil {
+	if err := files.Replace(path, content, mode, o); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

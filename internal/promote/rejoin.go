@@ -154,6 +154,7 @@ func (e *Engine) lookAtVIP(ctx context.Context) Facts {
 	return f
 }
 
+// settled tells that the server streams or was promoted, so that its data is good.
 func (e *Engine) settled() error {
 	return e.Store.Settle(e.Log, e.Settings.DataDir, e.Settings.KeepOldData)
 }

@@ -58,7 +58,7 @@ func (s *Store) write(name string, v any, sync bool) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", s.path(name), err)
 	}
-	if err := files.Replace(s.path(name), append(text, '\n'), files.Options{Durable: sync}); err != nil {
+	if err := files.Replace(s.path(name), append(text, '\n'), 0o600, files.Options{Durable: sync}); err != nil {
 		return fmt.Errorf("write %s: %w", s.path(name), err)
 	}
 	return nil

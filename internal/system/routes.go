@@ -132,7 +132,7 @@ func (r *Routes) write() error {
 	}
 	b, err := json.MarshalIndent(all, "", "\t")
 	if err == nil {
-		err = files.Replace(r.path, append(b, '\n'), files.Options{})
+		err = files.Replace(r.path, append(b, '\n'), 0o600, files.Options{})
 	}
 	if err != nil {
 		return fmt.Errorf("write list of routes %s: %w", r.path, err)

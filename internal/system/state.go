@@ -196,7 +196,7 @@ func (s *stateFile) write(entries []StateEntry, done func()) error {
 		if err := os.MkdirAll(filepath.Dir(s.path), 0o755); err != nil {
 			return err
 		}
-		return files.Replace(s.path, append(b, '\n'), files.Options{})
+		return files.Replace(s.path, append(b, '\n'), 0o600, files.Options{})
 	}()
 	if err != nil {
 		return fmt.Errorf("write state file %s: %w", s.path, err)

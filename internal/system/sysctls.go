@@ -194,7 +194,7 @@ func (s *Sysctls) write() error {
 	} else {
 		var b []byte
 		if b, err = json.MarshalIndent(s.saved, "", "\t"); err == nil {
-			err = files.Replace(s.path, append(b, '\n'), files.Options{})
+			err = files.Replace(s.path, append(b, '\n'), 0o600, files.Options{})
 		}
 	}
 	if err != nil {
