@@ -122,13 +122,16 @@ func (s *socket) receive(take func(from netip.AddrPort, b []byte)) error {
 		h.Name, h.Iov = (*byte)(unsafe.Pointer(&x.from[k])), &x.iovs[k]
 		h.SetIovlen(1)
 	}
-	if err := s.raw.Read(x.drain); err != nil {
-		return err
+	for x.err == 0 {
+		if err := s.raw.Read(x.drain); err != nil {
+			return err
+		}
 	}
 	return x.err
 }
 
-// drain takes what there is, and says whether that was the last time: if not, it is called again when there is more.
+// drain takes what one system call gives, and says whether to ask again at once, unless the socket is closed by then; else it is called again when there
+// is more.
 func (x *inbox) drain(fd uintptr) bool {
 	for {
 		for k := range x.hdrs {
@@ -148,8 +151,6 @@ func (x *inbox) drain(fd uintptr) bool {
 		for k := range int(n) {
 			x.take(decodeAddr(&x.from[k]), x.bufs[k][:x.hdrs[k].size])
 		}
-		if n < atOnce {
-			return false // the queue is empty, and what comes from now on is told
-		}
+		return n == atOnce // with fewer the queue is empty, and what comes from now on is told
 	}
 }
