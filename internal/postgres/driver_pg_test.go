@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -99,16 +98,6 @@ func (d *driven) pidOf(kind string) int {
 		d.t.Fatal(err)
 	}
 	return pid
-}
-
-func (d *driven) freeze(pid int) (thaw func()) {
-	d.t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		d.t.Fatal(err)
-	}
-	thaw = sync.OnceFunc(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // it may have been killed meanwhile
-	d.t.Cleanup(thaw)
-	return thaw
 }
 
 // commit is a client's commit under way.

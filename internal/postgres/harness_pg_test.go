@@ -299,6 +299,17 @@ func (n *node) crash() {
 	})
 }
 
+// freeze stops a process, until the end of the test at the latest.
+func (n *node) freeze(pid int) (thaw func()) {
+	n.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		n.t.Fatal(err)
+	}
+	thaw = sync.OnceFunc(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // it may have been killed meanwhile
+	n.t.Cleanup(thaw)
+	return thaw
+}
+
 // session is a client's, with the server's own settings.
 func (n *node) session() *pgx.Conn {
 	n.t.Helper()

@@ -148,6 +148,12 @@ func readProc(pid int) (procInfo, error) {
 	return p, nil
 }
 
+// processTitle is what ps(1) shows of a process, with a zero byte after each word.
+func processTitle(pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return string(b), err
+}
+
 // started is when the process was started, by the present time of day.
 func (p procInfo) started() (time.Time, error) {
 	boot, err := bootTime()

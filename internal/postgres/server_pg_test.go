@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,6 +178,76 @@ func TestStopKillsAFrozenServer(t *testing.T) {
 	}
 	if left, err := n.processes(); len(left) > 0 || err != nil {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestSilentCallerHoldsUpNoStop: the process that waits for the first packet of a client which has connected to a server that stops, and which can say
+// no more because the virtual address has gone.
+func TestSilentCallerHoldsUpNoStop(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		mode  StopMode
+		limit time.Duration
+		left  State
+	}{
+		{Fast, 15 * time.Second, StateShutDown},         // PostgreSQL itself would wait for authentication_timeout, 60 s
+		{Immediate, 4 * time.Second, StateInProduction}, // and kill it after 5 s
+	} {
+		t.Run(string(tt.mode), func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, "").start()
+			postmaster := n.facts().PID
+			own, err := processTitle(postmaster)
+			if err != nil {
+				t.Fatal(err)
+			}
+			child := func(meant func(title string) bool) (pid int) {
+				all, err := n.processes()
+				if err != nil {
+					t.Error(err)
+				}
+				for _, p := range all {
+					if title, err := processTitle(p.pid); err == nil && p.parent == postmaster && meant(title) {
+						pid = p.pid
+					}
+				}
+				return pid
+			}
+			// The checkpointer keeps the server stopping until there is a caller.
+			checkpointer := child(func(title string) bool { return strings.Contains(title, ": checkpointer") })
+			if checkpointer == 0 {
+				t.Fatal("no checkpointer")
+			}
+			thaw := n.freeze(checkpointer)
+			stopped := make(chan error, 1)
+			ctx := n.ctx()
+			go func() { stopped <- n.Stop(ctx, tt.mode) }()
+			n.await("a server that stops", func() (bool, string) {
+				f, err := n.readPIDFile()
+				return f.status == "stopping", fmt.Sprint(f, err)
+			})
+			c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", n.port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			n.await("the caller's process, or its end", func() (bool, string) {
+				err := c.SetReadDeadline(time.Now().Add(time.Millisecond))
+				if err == nil {
+					_, err = c.Read(make([]byte, 1))
+				}
+				return !errors.Is(err, os.ErrDeadlineExceeded) || child(func(title string) bool { return title == own }) != 0, fmt.Sprint(err)
+			})
+			began := time.Now()
+			thaw()
+			if err := <-stopped; err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > tt.limit {
+				t.Errorf("the stop took %v more", took)
+			}
+			n.compareControl(tt.left)
+		})
 	}
 }
 

@@ -389,7 +389,8 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 	}
 	tick := time.NewTicker(stopPoll)
 	defer tick.Stop()
-	var written time.Time // when the shutdown checkpoint was seen in pg_control
+	var left time.Time                    // since when only those are left that wait for somebody on the network; zero: not yet
+	var walsenders, callers time.Duration // when they are next dismissed, after left
 	for {
 		// The postmaster goes last in an orderly stop; only then look through all processes.
 		if p, err := readProc(pid); procErr != nil || err != nil || p.dead || p.ticks != postmaster.ticks {
@@ -416,36 +417,60 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 				}
 			}
 		case <-tick.C:
-			if mode != Fast || !running {
+			if !running {
 				continue
 			}
-			if c, err := s.Control(); err != nil || !c.State.Clean() {
-				continue
+			if left.IsZero() {
+				if c, err := s.Control(); mode == Fast && (err != nil || !c.State.Clean()) {
+					continue // the shutdown checkpoint is not written yet
+				}
+				left, walsenders, callers = time.Now(), walsenderGrace, callerGrace
 			}
-			if written.IsZero() {
-				written = time.Now()
-			}
-			if time.Since(written) > walsenderGrace {
-				written = time.Now()
+			since := time.Since(left)
+			if mode == Fast && since > walsenders {
+				walsenders = since + walsenderGrace
 				s.dismissWalsenders(pid)
+			}
+			if since > callers {
+				callers = since + callerGrace
+				s.dismissCallers(pid)
 			}
 		}
 	}
 }
 
 // walsenderGrace is how long walsenders may take to send the shutdown checkpoint. One whose standby can't be reached any more, because the virtual
-// address has gone for instance, would hold the stop up for wal_sender_timeout.
+// address that it came by has gone, would take wal_sender_timeout.
 const walsenderGrace = 300 * time.Millisecond
 
 func (s *Server) dismissWalsenders(postmaster int) {
+	isWalsender := func(title string) bool { return strings.Contains(title, "walsender ") }
+	s.dismiss(postmaster, isWalsender, "a standby does not take the last WAL, going without it")
+}
+
+// callerGrace is how long a client that connects to a server that stops may take to be told so. One whose first packet can't arrive any more, because
+// the virtual address that it came by has gone, would hold the stop up for authentication_timeout: the postmaster waits for the process that it has for
+// it, and up to PostgreSQL 17 tells it nothing, or kills it after 5 s when the stop is an immediate one.
+const callerGrace = 20 * time.Millisecond
+
+func (s *Server) dismissCallers(postmaster int) {
+	own, err := processTitle(postmaster)
+	if err != nil || own == "" {
+		return // it has ended
+	}
+	// A process of the server has the postmaster's title until it has read who calls.
+	s.dismiss(postmaster, func(title string) bool { return title == own }, "a client connects and says nothing, going without it")
+}
+
+// dismiss ends those children of the postmaster whose title is one that is meant.
+func (s *Server) dismiss(postmaster int, meant func(title string) bool, why string) {
 	all, err := s.processes()
 	if err != nil {
 		return
 	}
 	for _, p := range all {
-		title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
-		if err == nil && p.parent == postmaster && strings.Contains(string(title), "walsender ") {
-			s.log.Warn("a standby does not take the last WAL, going without it", "walsender", p.pid)
+		if title, err := processTitle(p.pid); err == nil && p.parent == postmaster && meant(title) {
+			s.log.Warn(why, "pid", p.pid)
 			_ = syscall.Kill(p.pid, syscall.SIGTERM)
 		}
 	}

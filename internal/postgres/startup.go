@@ -46,8 +46,8 @@ func (s *Server) effort() (Effort, error) {
 	}
 	e := Effort{Life: v.life}
 	for _, p := range all {
-		title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
-		if err != nil || p.parent != v.life.PID || !strings.Contains(string(title), ": startup") {
+		title, err := processTitle(p.pid)
+		if err != nil || p.parent != v.life.PID || !strings.Contains(title, ": startup") {
 			continue
 		}
 		io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", p.pid))
