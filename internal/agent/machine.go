@@ -158,9 +158,22 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 		}
 	}
 	s.SystemID = g.Control.SystemID
+	down := errors.Is(err, postgres.ErrNotRunning)
+	if !g.Answered && !down && g.Control.State == postgres.StateShutDown {
+		// Whoever waits for its end need not wait for its archiver.
+		archiving, aerr := srv.Archiving()
+		if aerr != nil {
+			m.Log.Debug("whether only the archiver is left can't be told", "reason", aerr)
+		}
+		down = archiving
+	}
 	switch {
 	case g.Answered:
 		m.answered(&s, srv, g)
+	case down:
+		s.Clean = g.Control.State == postgres.StateShutDown
+		s.Pos = core.Position{TLI: g.Control.EndTimeline(), LSN: uint64(max(g.Control.EndLSN(), g.Control.CheckpointLSN, g.Control.MinRecoveryLSN))}
+		s.History = m.history(srv, g.Life, s.Pos.TLI)
 	case g.Life != (postgres.Life{}):
 		s.Running, s.Postmaster, s.Recovers = true, lifeNumber(g.Life), g.Control.State == postgres.StateInCrashRecovery
 		m.mu.Lock()
@@ -173,10 +186,6 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 		}
 		m.Log.Debug("the server does not answer", "reason", err)
 		s.Waits = !s.Recovers && m.waits(srv, s.At)
-	case errors.Is(err, postgres.ErrNotRunning):
-		s.Clean = g.Control.State == postgres.StateShutDown
-		s.Pos = core.Position{TLI: g.Control.EndTimeline(), LSN: uint64(max(g.Control.EndLSN(), g.Control.CheckpointLSN, g.Control.MinRecoveryLSN))}
-		s.History = m.history(srv, g.Life, s.Pos.TLI)
 	default:
 		m.Log.Debug("the server can't be observed", "reason", err)
 		return s, false
@@ -292,11 +301,16 @@ func forksOf(h postgres.History) []core.Fork {
 
 // Do carries out an action of the queue.
 func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
+	srv, drv := m.server()
+	if srv != nil && (a.Kind == core.StartStandby || a.Kind == core.Rewind || a.Kind == core.Clone) {
+		if err := m.archived(ctx, srv); err != nil {
+			return core.Result{}, err
+		}
+	}
 	if a.Kind == core.Clone {
 		return core.Result{}, m.clone(ctx, a.Node)
 	}
-	srv, drv, err := m.mustServer()
-	if err != nil {
+	if _, _, err := m.mustServer(); err != nil {
 		return core.Result{}, err
 	}
 	switch a.Kind {
@@ -329,7 +343,14 @@ func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 	case core.StartStandby:
 		return core.Result{}, m.start(ctx, srv, drv, a.Node)
 	case core.Stop:
-		return m.stop(ctx, srv, a.Fast)
+		mode := postgres.Immediate
+		switch {
+		case a.Handover:
+			mode = postgres.Handover
+		case a.Fast:
+			mode = postgres.Fast
+		}
+		return m.stop(ctx, srv, mode)
 	case core.Rewind:
 		err := m.rewind(ctx, srv, a.Node)
 		return core.Result{Whole: err != nil && !srv.RewindIncomplete()}, err
@@ -447,17 +468,26 @@ func (m *Machine) start(ctx context.Context, srv *postgres.Server, drv *postgres
 	return nil
 }
 
-// stop stops the server; a fast stop that takes too long ends as an immediate one.
-func (m *Machine) stop(ctx context.Context, srv *postgres.Server, fast bool) (core.Result, error) {
-	mode := postgres.Immediate
-	if fast {
-		mode = postgres.Fast
+// archived waits for the archiver of a server that is otherwise shut down, as long as a stop may take; then it is ended, too.
+func (m *Machine) archived(ctx context.Context, srv *postgres.Server) error {
+	archiving, err := srv.Archiving()
+	if err != nil || !archiving {
+		return err
 	}
+	m.Log.Info("PostgreSQL is shut down, waiting for its archiver", "at_most", m.Settings.Timeouts.Stop)
+	_, end := m.progress("PostgreSQL is shut down, waiting for its archiver")
+	defer end()
+	_, err = m.stop(ctx, srv, postgres.Fast)
+	return err
+}
+
+// stop stops the server; one that takes too long, and is not to be an immediate one, ends as one.
+func (m *Machine) stop(ctx context.Context, srv *postgres.Server, mode postgres.StopMode) (core.Result, error) {
 	sctx, cancel := context.WithTimeout(ctx, m.Settings.Timeouts.Stop)
 	err := srv.Stop(sctx, mode)
 	cancel()
-	if err != nil && fast && ctx.Err() == nil {
-		m.Log.Warn("the fast stop takes too long, stopping at once", "reason", err)
+	if err != nil && mode != postgres.Immediate && ctx.Err() == nil {
+		m.Log.Warn("the stop takes too long, stopping at once", "mode", string(mode), "reason", err)
 		err = srv.Stop(ctx, postgres.Immediate)
 	}
 	if err != nil {
@@ -742,7 +772,7 @@ func (m *Machine) Restart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.stop(ctx, srv, true); err != nil {
+	if _, err := m.stop(ctx, srv, postgres.Fast); err != nil {
 		return err
 	}
 	sctx, cancel := context.WithTimeout(ctx, m.Settings.Timeouts.Start)

@@ -158,10 +158,14 @@ func (p *pair) run(argv ...string) {
 	}
 }
 
+// archiverWaits is a file beside a data directory: while it is there, archive_command does not end.
+const archiverWaits = "archiver-waits"
+
 // configure adds a server's own lines; of two for one setting the last counts.
 func (p *pair) configure(dir, home string, port int, data string) error {
 	lines := fmt.Sprintf("\nport = %d\nlisten_addresses = '127.0.0.1, 127.0.0.2'\nunix_socket_directories = '%s'\nwal_retrieve_retry_interval = '100ms'\nwal_level = replica\n"+
-		"max_wal_senders = 10\nfsync = off\nwal_sender_timeout = '2s'\nwal_receiver_timeout = '2s'\ninclude_if_exists = '%s/pgnotify.conf'\n", port, home, data)
+		"max_wal_senders = 10\nfsync = off\nwal_sender_timeout = '2s'\nwal_receiver_timeout = '2s'\narchive_mode = on\narchive_command = 'while [ -e %s ]; do sleep 0.01; done'\n"+
+		"include_if_exists = '%s/pgnotify.conf'\n", port, home, filepath.Join(home, archiverWaits), data)
 	f, err := os.OpenFile(filepath.Join(dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -298,9 +302,16 @@ func TestMachine(t *testing.T) {
 	})
 
 	// n1 is stopped with its last checkpoint at n2, which takes over; n1 comes back as it is.
-	r = p.do("n1", core.Action{Kind: core.Stop, Fast: true})
+	archiver := filepath.Join(filepath.Dir(p.n["n1"].Config.DataDir), archiverWaits)
+	if err := os.WriteFile(archiver, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r = p.do("n1", core.Action{Kind: core.Stop, Handover: true})
 	if !r.Clean || r.Pos.TLI != 3 {
 		t.Errorf("stop: got %+v", r)
+	}
+	if s = p.look("n1"); s.Running || !s.Clean || s.Pos != r.Pos {
+		t.Errorf("n1 archives: got %+v, want one that does not run any more", s)
 	}
 	end := p.do("n2", core.Action{Kind: core.Fence, Epoch: 4})
 	if end.Pos != r.Pos {
@@ -315,7 +326,24 @@ func TestMachine(t *testing.T) {
 	if err := p.n["n2"].Upkeep(t.Context(), Upkeep{Peers: []string{"n1"}, Ledger: []uint32{2, 3}}); err != nil {
 		t.Fatal(err)
 	}
-	p.do("n1", core.Action{Kind: core.StartStandby, Node: "n2"})
+	started := make(chan error, 1)
+	go func() {
+		_, err := p.n["n1"].Do(t.Context(), core.Action{Kind: core.StartStandby, Node: "n2"})
+		started <- err
+	}()
+	for tick := time.NewTicker(5 * time.Millisecond); !strings.Contains(p.n["n1"].Work(), "archiver"); <-tick.C {
+		select {
+		case err := <-started:
+			t.Fatalf("the start waited for no archiver: %v", err)
+		default:
+		}
+	}
+	if err := os.Remove(archiver); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
 	p.until("n1", "streaming from n2", func(s core.Server) bool { return s.Upstream == "n2" && s.Pos.TLI == 4 })
 
 	// Both go their own way: n1 is rewound.

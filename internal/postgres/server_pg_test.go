@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -247,6 +248,63 @@ func TestSilentCallerHoldsUpNoStop(t *testing.T) {
 				t.Errorf("the stop took %v more", took)
 			}
 			n.compareControl(tt.left)
+		})
+	}
+}
+
+// TestHandoverWaitsForNoArchiver: whoever takes over need not wait for archive_command.
+func TestHandoverWaitsForNoArchiver(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"by signal", "by systemd"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			dir := place(t)
+			hold, archived := filepath.Join(dir, "hold"), filepath.Join(dir, "archived")
+			if err := os.WriteFile(hold, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			n := newNode(t, fmt.Sprintf("archive_mode = on\narchive_command = 'while [ -e %s ]; do sleep 0.05; done; echo %%f >>%s'\n", hold, archived))
+			if how == "by systemd" {
+				n.moveConfig()
+				n.fakeSystemd(fmt.Sprintf(`case "$*" in
+*show*) if [ -e '%[1]s/postmaster.pid' ]; then echo active; else echo inactive; fi ;;
+*--no-block*) (sleep 0.1; kill -INT $(head -n1 '%[1]s/postmaster.pid')) >/dev/null 2>&1 & ;;
+*) echo "Access denied" >&2; exit 4 ;;
+esac
+`, n.DataDir()))
+			}
+			if err := n.StartAsIs(n.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			if yes, err := n.Archiving(); yes || err != nil {
+				t.Errorf("archiving while it runs: got %t, %v", yes, err)
+			}
+			n.sql("CREATE TABLE t()")
+			if err := n.Stop(n.ctx(), Handover); err != nil {
+				t.Fatal(err)
+			}
+			if yes, err := n.Archiving(); !yes || err != nil {
+				t.Errorf("archiving: got %t, %v, want that it is", yes, err)
+			}
+			n.compareControl(StateShutDown)
+			if _, running, err := n.Process(); !running || err != nil {
+				t.Errorf("the server runs: got %t, %v, want that its postmaster waits for the archiver", running, err)
+			}
+			ctx, cancel := timeoutContext(t, 100*time.Millisecond)
+			defer cancel()
+			if err := n.Stop(ctx, Fast); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("fast stop: got %v, want that it waits for the archiver", err)
+			}
+			if err := os.Remove(hold); err != nil {
+				t.Fatal(err)
+			}
+			n.stop()
+			if b, err := os.ReadFile(archived); err != nil || len(b) == 0 {
+				t.Errorf("archived: got %q, %v, want the last segment", b, err)
+			}
+			if yes, err := n.Archiving(); yes || err != nil {
+				t.Errorf("archiving when stopped: got %t, %v", yes, err)
+			}
 		})
 	}
 }
@@ -529,19 +587,27 @@ func TestBecomeOwner(t *testing.T) {
 
 // TestSystemdDoesNotObey has a systemd that thinks the unit of the server active and refuses to stop it, as it does the owner of the data directory:
 // the server is stopped fast all the same, not before systemd has done with the unit, and started again without it.
+// fakeSystemd is a machine that systemd has booted, with the distribution's unit; script is its systemctl.
+func (n *node) fakeSystemd(script string) {
+	n.t.Helper()
+	err := errors.Join(
+		os.Mkdir(filepath.Join(n.root, "booted"), 0o755),
+		os.Mkdir(filepath.Join(n.root, "units"), 0o755),
+		os.WriteFile(filepath.Join(n.root, "units", "postgresql@.service"), nil, 0o644),
+		os.WriteFile(filepath.Join(n.root, "systemctl"), []byte("#!/bin/sh\n"+script), 0o755),
+	)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 func TestSystemdDoesNotObey(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "")
 	n.moveConfig()
 	calls := filepath.Join(n.root, "calls")
-	for _, dir := range []string{"booted", "units"} {
-		if err := os.Mkdir(filepath.Join(n.root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	// Twice after the server has gone the unit is still "deactivating".
-	script := fmt.Sprintf(`#!/bin/sh
-echo "$@" >>'%[1]s'
+	n.fakeSystemd(fmt.Sprintf(`echo "$@" >>'%[1]s'
 case "$*" in
 *show*)
     if [ -e '%[2]s/postmaster.pid' ]; then echo active
@@ -549,14 +615,7 @@ case "$*" in
     else echo failed; fi ;;
 *) echo "Access denied" >&2; exit 4 ;;
 esac
-`, calls, n.DataDir())
-	err := errors.Join(
-		os.WriteFile(filepath.Join(n.root, "units", "postgresql@.service"), nil, 0o644),
-		os.WriteFile(filepath.Join(n.root, "systemctl"), []byte(script), 0o755),
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
+`, calls, n.DataDir()))
 	if err := n.StartAsIs(n.ctx()); err != nil {
 		t.Fatal(err)
 	}

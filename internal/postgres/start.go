@@ -44,6 +44,8 @@ type StopMode string
 const (
 	// Fast ends all sessions, writes a shutdown checkpoint and lets the standbys that stream receive all of it.
 	Fast StopMode = "fast"
+	// Handover is Fast for a primary whose successor waits: it does not wait for an archiver that takes long, see Archiving.
+	Handover StopMode = "handover"
 	// Immediate ends every process at once; the next start runs crash recovery.
 	Immediate StopMode = "immediate"
 )
@@ -356,12 +358,14 @@ func fileTail(path string, from int64) string {
 }
 
 // Stop stops the server and waits until the postmaster and every process that worked in the data directory have gone. A server that is down already is
-// no error. Fast sends away sessions and waits for the standbys that stream, up to wal_sender_timeout for one that hangs; if ctx ends first, the
-// server is left stopping and the error says so. Immediate does not give up: what does not go in 6 s, or in half the time that ctx has, is killed.
+// no error. Fast sends away sessions and waits for the standbys that stream, 0.3 s for one that does not take the last WAL, and for the archiver; if ctx
+// ends first, the server is left stopping and the error says so. Handover is the same, but done when nobody but the archiver is left, unless the settings
+// have a command that stops the server, which is waited for. Immediate does not give up: what does not go in 6 s, or in half the time that ctx has, is
+// killed.
 func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 	ctx, cancel := withDefaultTimeout(ctx, stopTimeout)
 	defer cancel()
-	if mode != Fast && mode != Immediate {
+	if mode != Fast && mode != Handover && mode != Immediate {
 		return fmt.Errorf("stop %s: unknown mode %q", s.cfg.DataDir, mode)
 	}
 	pid, running, err := s.Process()
@@ -421,19 +425,23 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 				continue
 			}
 			if left.IsZero() {
-				if c, err := s.Control(); mode == Fast && (err != nil || !c.State.Clean()) {
+				if c, err := s.Control(); mode != Immediate && (err != nil || !c.State.Clean()) {
 					continue // the shutdown checkpoint is not written yet
 				}
 				left, walsenders, callers = time.Now(), walsenderGrace, callerGrace
 			}
 			since := time.Since(left)
-			if mode == Fast && since > walsenders {
+			if mode != Immediate && since > walsenders {
 				walsenders = since + walsenderGrace
 				s.dismissWalsenders(pid)
 			}
 			if since > callers {
 				callers = since + callerGrace
 				s.dismissCallers(pid)
+				if archiving, err := s.Archiving(); err == nil && archiving && mode == Handover {
+					s.log.Info("PostgreSQL is shut down, and its archiver still at work", "pid", pid)
+					return nil
+				}
 			}
 		}
 	}
@@ -444,8 +452,8 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 const walsenderGrace = 300 * time.Millisecond
 
 func (s *Server) dismissWalsenders(postmaster int) {
-	isWalsender := func(title string) bool { return strings.Contains(title, "walsender ") }
-	s.dismiss(postmaster, isWalsender, "a standby does not take the last WAL, going without it")
+	meant := func(title string) bool { return strings.Contains(title, isWalsender) }
+	s.dismiss(postmaster, meant, "a standby does not take the last WAL, going without it")
 }
 
 // callerGrace is how long a client that connects to a server that stops may take to be told so. One whose first packet can't arrive any more, because
@@ -461,6 +469,45 @@ func (s *Server) dismissCallers(postmaster int) {
 	// A process of the server has the postmaster's title until it has read who calls.
 	s.dismiss(postmaster, func(title string) bool { return title == own }, "a client connects and says nothing, going without it")
 }
+
+// Archiving reports whether the server is shut down but for its archiver, which archives what is left, however long archive_command takes: there are no
+// sessions and will be none, and every standby that streamed has all of its WAL or was given up. Only a primary has one, or a standby with archive_mode
+// = always.
+func (s *Server) Archiving() (bool, error) {
+	f, err := s.readPIDFile()
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	v, err := s.judge(f)
+	if err != nil || v.life == (Life{}) || f.status != "stopping" {
+		return false, err
+	}
+	if c, err := s.Control(); err != nil || !c.State.Clean() {
+		return false, err
+	}
+	all, err := s.processes()
+	archiving := false
+	for _, p := range all {
+		title, terr := processTitle(p.pid)
+		if terr != nil || p.parent != v.life.PID {
+			continue
+		}
+		if strings.Contains(title, isWalsender) {
+			return false, err
+		}
+		archiving = archiving || strings.Contains(title, isArchiver)
+	}
+	return archiving, err
+}
+
+// What the titles of processes have in them, behind "postgres: " and a cluster_name.
+const (
+	isWalsender = "walsender "
+	isArchiver  = ": archiver"
+)
 
 // dismiss ends those children of the postmaster whose title is one that is meant.
 func (s *Server) dismiss(postmaster int, meant func(title string) bool, why string) {
@@ -482,13 +529,13 @@ func (s *Server) sendStop(ctx context.Context, pid int, mode StopMode) error {
 	switch {
 	case mode == Immediate: // no detours
 	case len(s.cfg.Stop) > 0:
-		cmd := child.Command{Argv: s.cfg.Stop, Env: []string{"PGNOTIFY_STOP_MODE=" + string(mode)}}
+		cmd := child.Command{Argv: s.cfg.Stop, Env: []string{"PGNOTIFY_STOP_MODE=" + string(Fast)}}
 		s.log.Info("stopping PostgreSQL", "command", cmd.String())
 		if _, err := child.Run(ctx, cmd); err != nil {
 			return err
 		}
 	default:
-		s.stopUnit(ctx)
+		s.stopUnit(ctx, mode)
 	}
 	if now, running, err := s.Process(); err != nil || !running || now != pid {
 		return err
@@ -514,7 +561,7 @@ func (s *Server) systemctl(ctx context.Context, args ...string) (string, error) 
 }
 
 // stopUnit has systemd stop the server's unit, if that is active.
-func (s *Server) stopUnit(ctx context.Context) {
+func (s *Server) stopUnit(ctx context.Context, mode StopMode) {
 	u := s.unit()
 	if u == "" {
 		return
@@ -523,8 +570,32 @@ func (s *Server) stopUnit(ctx context.Context) {
 		return
 	}
 	s.log.Info("stopping PostgreSQL", "unit", u)
-	if _, err := s.systemctl(ctx, "stop", u); err != nil {
+	args := []string{"stop", u}
+	if mode == Handover {
+		args = []string{"--no-block", "stop", u} // else it would wait for the archiver
+	}
+	if _, err := s.systemctl(ctx, args...); err != nil {
 		s.log.Info("systemd does not stop the unit, stopping the server without it", "unit", u, "reason", err)
+	} else if mode == Handover {
+		s.awaitStopping(ctx)
+	}
+}
+
+// awaitStopping waits until the server stops, or systemd has had its time.
+func (s *Server) awaitStopping(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, unitWait)
+	defer cancel()
+	tick := time.NewTicker(stopPoll)
+	defer tick.Stop()
+	for {
+		if f, err := s.readPIDFile(); err != nil || f.status == "stopping" {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }
 

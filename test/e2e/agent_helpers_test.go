@@ -23,7 +23,7 @@ type trio struct {
 const trioSample = "quorum-3data-2witness"
 
 // newTrio makes the hosts: a primary on n1 as somebody has it who begins, empty ones on n2 and n3, and starts vrrpd and the agents.
-func newTrio(t *testing.T) *trio {
+func newTrio(t *testing.T, settings map[string]string) *trio {
 	t.Helper()
 	lab.Require(t)
 	s := &trio{t: t}
@@ -37,7 +37,7 @@ func newTrio(t *testing.T) *trio {
 		}
 	})
 	var err error
-	if s.q, err = s.l.NewQuorum(within(t, longPatience), lab.QuorumOptions{Sample: filepath.Join("..", "..", "etc", trioSample)}); err != nil {
+	if s.q, err = s.l.NewQuorum(within(t, longPatience), lab.QuorumOptions{Sample: filepath.Join("..", "..", "etc", trioSample), Settings: settings}); err != nil {
 		t.Fatal(err)
 	}
 	s.pg = s.q.PG

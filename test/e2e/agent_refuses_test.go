@@ -20,7 +20,7 @@ import (
 // node is back when that is put right.
 func TestAgentRefuses(t *testing.T) {
 	t.Parallel()
-	s := newTrio(t)
+	s := newTrio(t, nil)
 	run(t, s.l.Host("n1"), "pgnotify", "init")
 	holder := s.whole()
 	victim := "n3"

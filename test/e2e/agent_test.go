@@ -18,7 +18,7 @@ import (
 // TestAgentTakesOver: a running primary becomes a cluster of three by init and two empty hosts, and its power loss costs no commit.
 func TestAgentTakesOver(t *testing.T) {
 	t.Parallel()
-	s := newTrio(t)
+	s := newTrio(t, nil)
 	out := run(t, s.l.Host("n1"), "pgnotify", "init")
 	t.Logf("init: %s", strings.TrimSpace(out))
 	holder := s.whole()
@@ -68,7 +68,8 @@ func TestAgentTakesOver(t *testing.T) {
 
 // TestAgentSurvives: what dies alone, and what an operator asks for.
 func TestAgentSurvives(t *testing.T) {
-	s := newTrio(t)
+	const archiver = "/run/archiver-waits" // while it is there, archive_command does not end
+	s := newTrio(t, map[string]string{"archive_mode": "on", "archive_command": "while [ -e " + archiver + " ]; do sleep 0.01; done"})
 	run(t, s.l.Host("n1"), "pgnotify", "init")
 	holder := s.whole()
 	m, err := meter.Start(within(t, 10*time.Minute), meter.Config{
@@ -157,7 +158,18 @@ func TestAgentSurvives(t *testing.T) {
 		t.Log(run(t, h, "pgnotify", "stop"))
 		t.Log(run(t, h, "pgnotify", "start"))
 	})
-	act("promote", func() { t.Log(run(t, s.l.Host(standby()), "pgnotify", "promote")) })
+	act("promote, and archive_command hangs", func() {
+		old := s.l.Host(holder)
+		writeFile(t, old, archiver, "", 0o644)
+		t.Log(run(t, s.l.Host(standby()), "pgnotify", "promote"))
+		if _, err := m.WaitAck(within(t, longPatience), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if out := run(t, old, "pgnotify", "status"); !strings.Contains(out, "waiting for its archiver") {
+			t.Errorf("status at %s: got %s, want that it waits for the archiver", holder, out)
+		}
+		run(t, old, "rm", archiver)
+	})
 	act("pause and resume", func() {
 		h := s.l.Host(standby())
 		t.Log(run(t, h, "pgnotify", "pause", "--reason", "a test"))
@@ -183,7 +195,7 @@ func sleep(d time.Duration) { <-time.After(d) }
 
 // TestAgentOutages: the primary is cut off with writes on their way, and everything loses its power at once.
 func TestAgentOutages(t *testing.T) {
-	s := newTrio(t)
+	s := newTrio(t, nil)
 	run(t, s.l.Host("n1"), "pgnotify", "init")
 	holder := s.whole()
 	m, err := meter.Start(within(t, 10*time.Minute), meter.Config{

@@ -48,7 +48,8 @@ const (
 	// server never reached, writes standby.signal, the hold, and the connection to Node ("": none), then starts the server and waits
 	// until it answers or, with a Node, lives.
 	StartStandby
-	// Stop stops the server, Fast or immediately. Result: Pos, Clean.
+	// Stop stops the server, Fast or immediately. With Handover it is fast and done when nobody but the archiver is left: what is seen of the server from then
+	// on is that it does not run, and what has to wait for its end does. Result: Pos, Clean.
 	Stop
 	// Rewind runs pg_rewind from Node. Result, if it failed: Whole.
 	Rewind
@@ -124,6 +125,7 @@ type Action struct {
 	SSN      SSN
 	Marker   Marker
 	Fast     bool
+	Handover bool
 	Probe    bool
 	On       bool
 	Ref      uint64
@@ -155,7 +157,10 @@ func (a Action) String() string {
 	case Release:
 		fmt.Fprintf(&b, " %d: %s", a.Epoch, a.Text)
 	case Stop:
-		if a.Fast {
+		switch {
+		case a.Handover:
+			b.WriteString(" for a handover")
+		case a.Fast:
 			b.WriteString(" fast")
 		}
 	case Eligible:

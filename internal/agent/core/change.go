@@ -202,7 +202,7 @@ func (a *Agent) switching() bool {
 		return true
 	case changeDrop:
 		c.step, c.since = changeStop, a.now
-		a.do(Action{Kind: Stop, Fast: true})
+		a.do(Action{Kind: Stop, Handover: true})
 		return true
 	}
 	return true

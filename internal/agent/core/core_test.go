@@ -779,8 +779,8 @@ func TestSwitchover(t *testing.T) {
 	r.want(DropVIP)
 	r.wantNot(Stop)
 	r.end(DropVIP, Result{}, nil)
-	if x := r.want(Stop); !x.Fast {
-		t.Errorf("got %v", x)
+	if x := r.want(Stop); !x.Handover {
+		t.Errorf("got %v, want one that does not wait for the archiver", x)
 	}
 	r.srv.Running, r.srv.Answering, r.srv.Postmaster, r.srv.Clean, r.srv.Pos = false, false, 0, true, Position{3, 210}
 	r.end(Stop, Result{Pos: Position{3, 210}, Clean: true}, nil)

@@ -85,7 +85,7 @@ func (s Standby) has() uint64 { return min(s.Sent, s.Flush) }
 type Server struct {
 	At         time.Duration // when the look began
 	NoData     bool          // there is no data directory
-	Running    bool          // the postmaster lives
+	Running    bool          // the postmaster lives, and not only to wait for its archiver
 	Answering  bool          // and takes sessions
 	Recovers   bool          // takes none, being in crash recovery: the postmaster restarts by itself what crashed (restart_after_crash)
 	Waits      bool          // takes none, and has long been waiting for WAL: what it has does not make it consistent

@@ -15,7 +15,8 @@ type node struct {
 	k           int
 	name        string
 	up          bool
-	power       int // how often it lost power
+	power       int   // how often it lost power
+	archives    int64 // until when the archiver of a server that is shut down is at work
 	robbedAt    int64
 	incarnation int
 	joined      string // the incarnation that the voters' membership names
@@ -311,13 +312,13 @@ func (n *node) perform(a core.Action, later later, finish finish) {
 			finish(none, nil)
 		})
 	case core.StartStandby:
-		n.startStandby(a, later, finish)
+		n.archived(later, func() { n.startStandby(a, later, finish) })
 	case core.Stop:
 		n.stop(a, finish)
 	case core.Rewind:
-		n.rewind(a, later, finish)
+		n.archived(later, func() { n.rewind(a, later, finish) })
 	case core.Clone:
-		n.clone(a, later, finish)
+		n.archived(later, func() { n.clone(a, later, finish) })
 	case core.DropVIP:
 		later(time.Millisecond, func() { n.vip = 0; finish(none, nil) })
 	default:
@@ -471,6 +472,15 @@ func (n *node) startStandby(a core.Action, later later, finish finish) {
 	})
 }
 
+// archived does what has to wait for the archiver of a server that is otherwise shut down.
+func (n *node) archived(later later, do func()) {
+	if d := time.Duration(n.archives - n.s.now); d > 0 {
+		later(d, do)
+		return
+	}
+	do()
+}
+
 // stop is fast or immediate. A fast stop of a primary waits for its standbys to have the shutdown checkpoint. A signal that was sent
 // is obeyed whatever becomes of whoever sent it.
 func (n *node) stop(a core.Action, finish finish) {
@@ -487,8 +497,8 @@ func (n *node) stop(a core.Action, finish finish) {
 			finish(result(), nil)
 			return
 		}
-		if !a.Fast || !p.primary {
-			n.stopPG(a.Fast && p.answering)
+		if fast := a.Fast || a.Handover; !fast || !p.primary {
+			n.stopPG(fast && p.answering)
 			finish(result(), nil)
 			return
 		}
@@ -507,6 +517,9 @@ func (n *node) stop(a core.Action, finish finish) {
 				return
 			}
 			n.stopPG(true)
+			if a.Handover && s.r.Chance(0.2) {
+				n.archives = s.now + int64(s.r.Between(0, 3*time.Second))
+			}
 			finish(result(), nil)
 		}
 		s.at(5*time.Millisecond, wait) // whatever becomes of the agent

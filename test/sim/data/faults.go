@@ -190,6 +190,7 @@ func (s *Sim) powerLoss(n *node, d time.Duration) {
 	n.stopPG(false)
 	n.up, n.vrrpd, n.holding, n.until, n.vip = false, false, 0, 0, 0
 	n.power++
+	n.archives = 0
 	n.disk.clean = false
 	// What was not fsynced is gone.
 	n.promise, n.disk.file = n.synced, n.disk.synced
