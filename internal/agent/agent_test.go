@@ -261,7 +261,7 @@ func newBench(t *testing.T, change func(*bench)) *bench {
 	r := &trace{}
 	b := &bench{trace: r, t: t, keeper: &fakeKeeper{trace: r, files: map[string]string{}}}
 	b.server = &fakeServer{trace: r, now: now, block: map[core.Kind]chan struct{}{}, s: core.Server{
-		Running: true, Answering: true, SystemID: 7, Pos: core.Position{TLI: 1, LSN: 1000}, Insert: 1000,
+		Running: true, Answering: true, SystemID: 7, Pos: core.Position{TLI: 1, LSN: 1000},
 	}}
 	b.vrrpd = &fakeVrrpd{trace: r, events: make(chan control.AgentEvent), cut: make(chan struct{}), nodes: []string{"n1", "n2", "n3"}}
 	if change != nil {

@@ -200,7 +200,6 @@ func (m *Machine) answered(s *core.Server, srv *postgres.Server, g postgres.Glan
 	s.Running, s.Answering, s.Postmaster = true, true, lifeNumber(g.Life)
 	s.InRecovery = g.InRecovery
 	s.Pos = core.Position{TLI: g.Position.Timeline, LSN: uint64(g.Position.LSN)}
-	s.Insert = uint64(g.InsertLSN)
 	s.History = m.history(srv, g.Life, s.Pos.TLI)
 	s.SSN = normal(g.SyncNames)
 	s.RewindReady = !g.InRecovery && g.Control.Timeline == g.Position.Timeline

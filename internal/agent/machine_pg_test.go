@@ -298,7 +298,7 @@ func TestMachine(t *testing.T) {
 	p.do("n2", core.Action{Kind: core.Follow, Node: "n1"})
 	p.until("n2", "streaming again", func(s core.Server) bool { return s.Upstream == "n1" })
 	p.until("n1", "seeing n2 again", func(s core.Server) bool {
-		return len(s.Standbys) == 1 && s.Standbys[0].Streaming && s.Standbys[0].Flush >= s.Insert
+		return len(s.Standbys) == 1 && s.Standbys[0].Streaming && s.Standbys[0].Flush >= s.Pos.LSN
 	})
 
 	// n1 is stopped with its last checkpoint at n2, which takes over; n1 comes back as it is.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"pgvrrp/internal/control"
 	"pgvrrp/test/lab"
 	"pgvrrp/test/lab/meter"
 )
@@ -72,6 +73,7 @@ func TestAgentSurvives(t *testing.T) {
 	s := newTrio(t, map[string]string{"archive_mode": "on", "archive_command": "while [ -e " + archiver + " ]; do sleep 0.01; done"})
 	run(t, s.l.Host("n1"), "pgnotify", "init")
 	holder := s.whole()
+	s.standsOpen(holder)
 	m, err := meter.Start(within(t, 10*time.Minute), meter.Config{
 		Conninfo: s.pg.MeterConninfo(lab.VIP(1).String()), Dial: s.l.Client().Dial, Writers: 4, Interval: 5 * time.Millisecond,
 	})
@@ -188,6 +190,26 @@ func TestAgentSurvives(t *testing.T) {
 	t.Log(r)
 	if len(r.Lost) > 0 || r.Unknown > 0 || r.Acked == 0 {
 		t.Errorf("acknowledged %d, lost %d, never written %d; want none but the first", r.Acked, len(r.Lost), r.Unknown)
+	}
+}
+
+// standsOpen: what a transaction that stands open has written is flushed and sent when somebody commits. No standby is behind because of that, and all
+// stay in the rule.
+func (s *trio) standsOpen(holder string) {
+	s.t.Helper()
+	rule := func() control.Rule {
+		now, err := s.status(holder)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return now.Resource.Rule
+	}
+	before := rule()
+	if _, err := s.pg.SQL(within(s.t, patience), holder, "BEGIN; CREATE TABLE stands_open(); SELECT pg_sleep(1); ROLLBACK"); err != nil {
+		s.t.Fatal(err)
+	}
+	if after := rule(); after.Version != before.Version {
+		s.t.Errorf("the rule was %+v before a transaction that stood open, and is %+v", before, after)
 	}
 }
 

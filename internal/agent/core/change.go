@@ -190,7 +190,7 @@ func (a *Agent) switching() bool {
 		if c.since < a.slot(Checkpoint).retry {
 			c.since = a.now
 		}
-		if p.has >= a.insert || p.moved == a.now {
+		if p.has >= a.flushed || p.moved == a.now {
 			c.step, c.since = changeDrop, a.now
 			a.do(Action{Kind: DropVIP, Epoch: a.view.Epoch})
 			return true

@@ -111,7 +111,7 @@ type Agent struct {
 	grow     grow
 	peers    []peer
 	lookAt   time.Duration // the last look at the standbys
-	insert   uint64        // the insert position of the look before
+	flushed  uint64        // the flushed position of the look before: what is inserted beyond it, no walsender sends
 	renewed  time.Duration
 	followed uint64 // the newest epoch in which this server may have streamed from the holder
 	follow   follow

@@ -113,7 +113,7 @@ func streams(name string, flush uint64, priority int) Standby {
 // holder is an agent whose server is the active holder with the rule {n1; S}, at the moment when all is in force.
 func holder(t *testing.T, s ...string) *rig {
 	r := newRig(t, Marks{Promise: 5, Attempted: 5})
-	r.srv.InRecovery, r.srv.Pos, r.srv.Insert, r.srv.RewindReady = false, Position{3, 200}, 200, true
+	r.srv.InRecovery, r.srv.Pos, r.srv.RewindReady = false, Position{3, 200}, true
 	r.srv.SSN = SSN{Names: s}.String()
 	for k, n := range s {
 		r.srv.Standbys = append(r.srv.Standbys, streams(n, 200, k+1))
@@ -185,7 +185,7 @@ func TestGrant(t *testing.T) {
 	}
 	r.end(Reserve, Result{}, nil)
 	r.want(PromoteTo)
-	r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{4, 101}, 101
+	r.srv.InRecovery, r.srv.Pos = false, Position{4, 101}
 	r.end(PromoteTo, Result{TLI: 4, SwitchLSN: 100, EndLSN: 101}, nil)
 	r.pass(100 * time.Millisecond)
 	r.wantNot(SetRule) // the first standby is waited for
@@ -235,7 +235,7 @@ func TestGrantAlone(t *testing.T) {
 			r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
 			r.end(PersistAttempt, Result{}, nil)
 			r.end(Reserve, Result{}, nil)
-			r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{2, 101}, 101
+			r.srv.InRecovery, r.srv.Pos = false, Position{2, 101}
 			r.end(PromoteTo, Result{TLI: 2, SwitchLSN: 100, EndLSN: 101}, nil)
 			r.pass(c.after - 100*time.Millisecond)
 			r.wantNot(SetRule)
@@ -266,7 +266,7 @@ func TestLateWordDuringGrant(t *testing.T) {
 	r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
 	r.end(PersistAttempt, Result{}, nil)
 	r.end(Reserve, Result{}, nil)
-	r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{2, 101}, 101
+	r.srv.InRecovery, r.srv.Pos = false, Position{2, 101}
 	r.end(PromoteTo, Result{TLI: 2, SwitchLSN: 100, EndLSN: 101}, nil)
 	r.pass(400 * time.Millisecond)
 	r.wantNot(Stop)
@@ -329,7 +329,7 @@ func TestGivesUpGrant(t *testing.T) {
 
 func TestRunningHolderKeepsItsRule(t *testing.T) {
 	r := newRig(t, Marks{Promise: 5})
-	r.srv.InRecovery, r.srv.Pos, r.srv.Insert = false, Position{3, 200}, 200
+	r.srv.InRecovery, r.srv.Pos = false, Position{3, 200}
 	r.view = View{Epoch: 6, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 9, Rule: Rule{Holder: "n1", S: []string{"n3", "n2"}, Version: 4},
 		Ledger: []Timeline{{TLI: 3, SwitchLSN: 150, Epoch: 5, Node: "n1"}, {TLI: 9, Epoch: 6, Node: "n1"}}}
 	r.look()
@@ -401,7 +401,7 @@ func TestUnknownShrinkIsDecidedByTheLog(t *testing.T) {
 
 func TestStalledStandbyIsLost(t *testing.T) {
 	r := holder(t, "n3", "n2")
-	r.srv.Insert, r.srv.Standbys[1].Sent, r.srv.Standbys[1].Flush = 210, 210, 210 // n3 stays at 200
+	r.srv.Pos.LSN, r.srv.Standbys[1].Sent, r.srv.Standbys[1].Flush = 210, 210, 210 // n3 stays at 200
 	r.pass(100 * time.Millisecond)
 	r.wantNot(SetRule)
 	r.pass(150 * time.Millisecond)
@@ -447,7 +447,7 @@ func TestGrowFromNothing(t *testing.T) {
 	r.end(ProveSSN, Result{Barrier: 230}, nil)
 	r.look()
 	r.wantNot(SetRule) // n2 is at 200
-	r.srv.Insert, r.srv.Standbys[0] = 230, streams("n2", 230, 1)
+	r.srv.Pos.LSN, r.srv.Standbys[0] = 230, streams("n2", 230, 1)
 	r.look()
 	if x := r.want(SetRule); !slices.Equal(x.Names, []string{"n2"}) {
 		t.Fatalf("got %v", x)
@@ -1069,7 +1069,7 @@ func TestLetGoIsNotTakenBackByAnOldStream(t *testing.T) {
 	if x := r.want(Left); x.Node != "n3" {
 		t.Errorf("got %v", x)
 	}
-	r.srv.Pos.LSN, r.srv.Insert = 210, 210
+	r.srv.Pos.LSN = 210
 	r.srv.Standbys[0] = streams("n3", 210, 0) // a reply that was on its way
 	r.pass(200 * time.Millisecond)
 	r.wantNot(WriteSSN)

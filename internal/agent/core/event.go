@@ -93,8 +93,7 @@ type Server struct {
 	InRecovery bool
 	Clean      bool // stopped, by a clean shutdown
 	SystemID   uint64
-	Pos        Position // primary: flushed; standby: the greatest of received and replayed; stopped: of the control file
-	Insert     uint64   // primary: where the next WAL goes
+	Pos        Position // primary: flushed, and so what a standby can have and a commit waits for; standby: the greatest of received and replayed; stopped: of the control file
 	History    []Fork   // of Pos.TLI
 	Upstream   string   // standby: node that the walreceiver streams from
 	Conninfo   string   // node that primary_conninfo in force names; "": none

@@ -35,7 +35,7 @@ func (a *Agent) watch() {
 	gap := a.now - a.lookAt
 	a.lookAt = a.now
 	if !a.primary() {
-		a.insert = 0
+		a.flushed = 0
 		for k := range a.peers {
 			p := &a.peers[k]
 			p.streams, p.since, p.moved, p.heard = false, a.now, a.now, a.now
@@ -51,7 +51,7 @@ func (a *Agent) watch() {
 			p.streams, p.since = streams, a.now
 			p.let = p.let && !streams
 		}
-		if streams && (s.has() > p.has || s.has() >= a.insert) {
+		if streams && (s.has() > p.has || s.has() >= a.flushed) {
 			p.moved = a.now
 		}
 		if gap > a.t.Gone { // nobody looked: that is no loss of theirs
@@ -62,7 +62,7 @@ func (a *Agent) watch() {
 		}
 		p.has = s.has()
 	}
-	a.insert = a.srv.Insert
+	a.flushed = a.srv.Pos.LSN
 }
 
 // unheard reports whether the agent of a standby is gone, though its server may stream on.
@@ -89,7 +89,7 @@ func (a *Agent) lost(name string) bool {
 		a.at(p.since + a.t.Gone)
 		return a.now >= p.since+a.t.Gone
 	}
-	if p.has < a.insert {
+	if p.has < a.flushed {
 		a.at(p.moved + a.t.Stalled)
 	}
 	return a.now >= p.moved+a.t.Stalled

@@ -609,7 +609,6 @@ func (n *node) facts() *core.Server {
 		f.Standbys = append(f.Standbys, core.Standby{Name: c.down.name, Streaming: c.streaming || c.stuck, Sent: uint64(n.s.plant.sent(c)), Flush: uint64(flush), Priority: c.priority})
 	}
 	if p.primary {
-		f.Insert = uint64(len(d.wal.recs))
 		f.RewindReady = p.ready
 	}
 	return f
