@@ -185,7 +185,8 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 			return s, false
 		}
 		m.Log.Debug("the server does not answer", "reason", err)
-		s.Waits = !s.Recovers && m.waits(srv, s.At)
+		idle := m.idleFor(srv, s.At)
+		s.Idle, s.Waits = idle > 0, !s.Recovers && idle >= waitTime
 	default:
 		m.Log.Debug("the server can't be observed", "reason", err)
 		return s, false
@@ -214,26 +215,27 @@ func (m *Machine) answered(s *core.Server, srv *postgres.Server, g postgres.Glan
 	s.Standbys = standbys(g.Walsenders)
 }
 
-// waits reports whether the startup process of a server that takes no sessions has long been doing nothing: replay takes the processor or the disk, a
+// idleFor is how long the startup process of a server that takes no sessions has been doing nothing: replay takes the processor or the disk, a
 // restore_command is a process of its own, and one that waits for a disk does not sleep. It is looked at each second.
-func (m *Machine) waits(srv *postgres.Server, now time.Duration) bool {
+func (m *Machine) idleFor(srv *postgres.Server, now time.Duration) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.weighed != 0 && now < m.weighed+time.Second {
-		return m.idle != 0 && now >= m.idle+waitTime
+	if m.weighed == 0 || now >= m.weighed+time.Second {
+		e, err := srv.Effort()
+		if err != nil {
+			m.Log.Debug("whether the server waits can't be told", "reason", err)
+		}
+		o, since := m.effort, now-m.weighed
+		m.effort, m.weighed = e, now
+		same := e.PID != 0 && e.Life == o.Life && e.PID == o.PID && e.Moved == o.Moved
+		if !same || !e.Idle || e.CPU-o.CPU > since/20 {
+			m.idle = now
+		}
 	}
-	e, err := srv.Effort()
-	if err != nil {
-		m.Log.Debug("whether the server waits can't be told", "reason", err)
+	if m.idle == m.weighed {
+		return 0
 	}
-	o, since := m.effort, now-m.weighed
-	m.effort, m.weighed = e, now
-	same := e.PID != 0 && e.Life == o.Life && e.PID == o.PID && e.Moved == o.Moved
-	if !same || !e.Idle || e.CPU-o.CPU > since/20 {
-		m.idle = now
-		return false
-	}
-	return now >= m.idle+waitTime
+	return now - m.idle
 }
 
 // standbys makes one of all walsenders of a name: the one that was heard last.

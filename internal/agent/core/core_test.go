@@ -770,6 +770,26 @@ func TestRewoundStartsOnlyUnderItsSource(t *testing.T) {
 	r.want(ReadLog)
 }
 
+// TestRewoundReplaysForLong: it takes no session before it has replayed all that was written meanwhile, which may be much. Only one that does nothing is
+// stopped.
+func TestRewoundReplaysForLong(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5, Marker: Rewound})
+	r.srv = Server{SystemID: 7, Pos: Position{3, 260}, History: []Fork{{1, 50}, {2, 250}}}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n3", Timeline: 4, Rule: Rule{Holder: "n3", Version: 7}}
+	r.look()
+	r.show()
+	r.end(Look, Result{Source: &Source{Node: "n3", SystemID: 7, TLI: 4, LSN: 400, History: []Fork{{1, 50}, {2, 250}, {3, 270}}}}, nil)
+	r.srv.Running, r.srv.Postmaster = true, 2
+	r.end(StartStandby, Result{}, nil)
+	r.pass(5 * time.Minute)
+	r.wantNot(Stop)
+	r.srv.Idle = true
+	r.pass(r.a.t.Stuck - 100*time.Millisecond)
+	r.wantNot(Stop)
+	r.pass(200 * time.Millisecond)
+	r.want(Stop)
+}
+
 func TestSwitchover(t *testing.T) {
 	r := holder(t, "n3", "n2")
 	r.give(Wish{Kind: Switchover, Node: "n2"})

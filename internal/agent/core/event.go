@@ -88,6 +88,7 @@ type Server struct {
 	Running    bool          // the postmaster lives, and not only to wait for its archiver
 	Answering  bool          // and takes sessions
 	Recovers   bool          // takes none, being in crash recovery: the postmaster restarts by itself what crashed (restart_after_crash)
+	Idle       bool          // takes none, and its startup process does nothing
 	Waits      bool          // takes none, and has long been waiting for WAL: what it has does not make it consistent
 	Postmaster uint64        // which start of it; not 0 while Running
 	InRecovery bool

@@ -110,10 +110,14 @@ func (a *Agent) silent() {
 	case a.marker != Rewound:
 		return
 	}
-	// It can't answer before it has streamed.
-	switch due := f.since + a.t.Stuck; {
-	case f.node == v.Holder && f.epoch == v.Epoch && a.now < due:
-		a.at(due)
+	// It can't answer before it has streamed, and replayed what may take long.
+	switch {
+	case f.node != v.Holder || f.epoch != v.Epoch:
+		a.do(Action{Kind: Stop}) // another holder took over: it is started to stream from that
+	case !a.srv.Idle:
+		f.since = a.now
+	case a.now < f.since+a.t.Stuck:
+		a.at(f.since + a.t.Stuck)
 	default:
 		f.tries++
 		a.do(Action{Kind: Stop})

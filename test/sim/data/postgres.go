@@ -593,7 +593,8 @@ func (n *node) facts() *core.Server {
 		f.Pos = core.Position{TLI: d.minTLI, LSN: uint64(d.minimum)} // as the control file says
 		f.History = d.minHistory
 	}
-	f.Waits = !n.s.plant.NeverWaits && p.pm != 0 && !p.answering && p.receiver == nil && n.s.now > p.started+int64(time.Second)
+	f.Idle = !n.s.plant.NeverWaits && p.pm != 0 && !p.answering && (p.receiver == nil || p.receiver.stuck)
+	f.Waits = f.Idle && n.s.now > p.started+int64(time.Second)
 	if p.pm == 0 || !p.answering {
 		return f
 	}
