@@ -244,7 +244,7 @@ func (a *Agent) session(ctx context.Context) error {
 	set := a.o.Settings
 	a.o.Family.set(a.known)
 	a.core = core.New(core.Options{
-		Node: a.known.Self, Peers: a.known.peers(), OnCrash: core.Crash(set.OnCrash), Rewind: set.Rewind, Clone: set.Reclone, Times: a.o.Times,
+		Node: a.known.Self, Peers: a.known.peers(), OnCrash: core.Crash(set.OnCrash), Rewind: set.Rewind, Clone: set.Reclone, Times: a.o.Times, Archiver: set.Timeouts.Stop,
 	}, a.first)
 	machine := a.core
 	a.queue = newQueue(a.carryOut, func(d core.Done) { a.post(func() { a.stepOf(machine, d) }) })

@@ -161,11 +161,11 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 	down := errors.Is(err, postgres.ErrNotRunning)
 	if !g.Answered && !down && g.Control.State == postgres.StateShutDown {
 		// Whoever waits for its end need not wait for its archiver.
-		archiving, aerr := srv.Archiving()
-		if aerr != nil {
+		var aerr error
+		if s.Archives, aerr = srv.Archiving(); aerr != nil {
 			m.Log.Debug("whether only the archiver is left can't be told", "reason", aerr)
 		}
-		down = archiving
+		down = s.Archives
 	}
 	switch {
 	case g.Answered:
@@ -304,7 +304,7 @@ func forksOf(h postgres.History) []core.Fork {
 func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 	srv, drv := m.server()
 	if srv != nil && (a.Kind == core.StartStandby || a.Kind == core.Rewind || a.Kind == core.Clone) {
-		if err := m.archived(ctx, srv); err != nil {
+		if err := m.endArchiver(ctx, srv); err != nil {
 			return core.Result{}, err
 		}
 	}
@@ -469,16 +469,14 @@ func (m *Machine) start(ctx context.Context, srv *postgres.Server, drv *postgres
 	return nil
 }
 
-// archived waits for the archiver of a server that is otherwise shut down, as long as a stop may take; then it is ended, too.
-func (m *Machine) archived(ctx context.Context, srv *postgres.Server) error {
+// endArchiver ends the archiver of a server that is otherwise shut down.
+func (m *Machine) endArchiver(ctx context.Context, srv *postgres.Server) error {
 	archiving, err := srv.Archiving()
 	if err != nil || !archiving {
 		return err
 	}
-	m.Log.Info("PostgreSQL is shut down, waiting for its archiver", "at_most", m.Settings.Timeouts.Stop)
-	_, end := m.progress("PostgreSQL is shut down, waiting for its archiver")
-	defer end()
-	_, err = m.stop(ctx, srv, postgres.Fast)
+	m.Log.Warn("PostgreSQL is shut down, and its archiver is ended")
+	_, err = m.stop(ctx, srv, postgres.Immediate)
 	return err
 }
 

@@ -167,8 +167,8 @@ func TestAgentSurvives(t *testing.T) {
 		if _, err := m.WaitAck(within(t, longPatience), time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if out := run(t, old, "pgnotify", "status"); !strings.Contains(out, "waiting for its archiver") {
-			t.Errorf("status at %s: got %s, want that it waits for the archiver", holder, out)
+		if out := run(t, old, "pgnotify", "explain"); !strings.Contains(out, holder+": PostgreSQL is shut down, and its archiver still at work") {
+			t.Errorf("explain: got %s, want that %s waits for its archiver", out, holder)
 		}
 		run(t, old, "rm", archiver)
 	})

@@ -46,10 +46,10 @@ const (
 	Follow
 	// StartStandby removes comment-only history files above the highest real timeline, sets aside what there is of timelines that the
 	// server never reached, writes standby.signal, the hold, and the connection to Node ("": none), then starts the server and waits
-	// until it answers or, with a Node, lives.
+	// until it answers or, with a Node, lives. Like Rewind and Clone it ends an archiver that is left.
 	StartStandby
 	// Stop stops the server, Fast or immediately. With Handover it is fast and done when nobody but the archiver is left: what is seen of the server from then
-	// on is that it does not run, and what has to wait for its end does. Result: Pos, Clean.
+	// on is that it does not run, and Archives. Result: Pos, Clean.
 	Stop
 	// Rewind runs pg_rewind from Node. Result, if it failed: Whole.
 	Rewind

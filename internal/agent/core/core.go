@@ -56,12 +56,13 @@ func Defaults() Times {
 
 // Options are what an agent is.
 type Options struct {
-	Node    string   // the application_name of its walreceiver
-	Peers   []string // the other data nodes
-	OnCrash Crash    // "" is Failover
-	Rewind  bool     // pg_rewind may be used
-	Clone   bool     // a new copy may be made
-	Times   Times    // zero: Defaults
+	Node     string        // the application_name of its walreceiver
+	Peers    []string      // the other data nodes
+	OnCrash  Crash         // "" is Failover
+	Rewind   bool          // pg_rewind may be used
+	Clone    bool          // a new copy may be made
+	Archiver time.Duration // how long a server that is shut down is left to its archiver; 0: 30 s
+	Times    Times         // zero: Defaults
 }
 
 // Agent is the machine beside one PostgreSQL.
@@ -121,10 +122,11 @@ type Agent struct {
 	giving   giving
 	away     away // maintenance, shutdown
 	broken   string
-	beyond   uint32 // timeline that the standby went by at the last fence without having WAL of it
-	anew     uint64 // the postmaster that did: it is stopped
-	inVain   bool   // the server was started, and what it has does not make it consistent
-	fails    int    // starts in a row
+	beyond   uint32        // timeline that the standby went by at the last fence without having WAL of it
+	anew     uint64        // the postmaster that did: it is stopped
+	archives time.Duration // since when the server is left to its archiver
+	inVain   bool          // the server was started, and what it has does not make it consistent
+	fails    int           // starts in a row
 	verdict  Action
 }
 
@@ -147,6 +149,9 @@ func New(o Options, m Marks) *Agent {
 	}
 	if o.OnCrash == "" {
 		o.OnCrash = Failover
+	}
+	if o.Archiver == 0 {
+		o.Archiver = 30 * time.Second
 	}
 	a := &Agent{o: o, t: o.Times, promise: m.Promise, attempted: m.Attempted, marker: m.Marker, mark: m.Mark, wake: never}
 	a.followed = m.Promise // whatever the former process followed, it did so under its promise

@@ -814,6 +814,56 @@ func TestSwitchover(t *testing.T) {
 	}
 }
 
+// TestArchiverIsLeftToItsWork: a server that is shut down is not started while its archiver is at work, unless this node may have to go on.
+func TestArchiverIsLeftToItsWork(t *testing.T) {
+	left := func() *rig {
+		r := holder(t, "n3", "n2")
+		r.give(Wish{Kind: Switchover, Node: "n2"})
+		r.end(Checkpoint, Result{}, nil)
+		r.look()
+		r.end(DropVIP, Result{}, nil)
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster, r.srv.Clean, r.srv.Archives, r.srv.Pos = false, false, 0, true, true, Position{3, 210}
+		r.end(Stop, Result{Pos: Position{3, 210}, Clean: true}, nil)
+		r.end(Look, Result{Source: &Source{Node: "n2", TLI: 3, LSN: 210, InRecovery: true}}, nil)
+		r.end(Release, Result{}, nil)
+		r.view.Epoch, r.view.Phase, r.view.Holder, r.view.Mine, r.view.Live = r.view.Epoch+1, Electing, "", false, false
+		r.show()
+		r.end(PersistPromise, Result{}, nil)
+		r.look()
+		r.wantNot(StartStandby)
+		if r.under(PersistMark) != nil {
+			r.end(PersistMark, Result{}, nil)
+			r.look()
+		}
+		r.want(ReportPledge) // its WAL ends where the control file says
+		return r
+	}
+	t.Run("another node is active", func(t *testing.T) {
+		r := left()
+		r.view.Phase, r.view.Holder, r.view.Timeline, r.view.Rule = Active, "n2", 4, Rule{Holder: "n2", S: []string{"n3"}, Version: r.view.Rule.Version + 1}
+		r.show()
+		r.pass(29 * time.Second)
+		r.wantNot(StartStandby)
+		r.srv.Archives = false
+		r.look()
+		r.want(StartStandby)
+	})
+	t.Run("for ever", func(t *testing.T) {
+		r := left()
+		r.view.Phase, r.view.Holder, r.view.Timeline, r.view.Rule = Active, "n2", 4, Rule{Holder: "n2", S: []string{"n3"}, Version: r.view.Rule.Version + 1}
+		r.show()
+		r.pass(31 * time.Second)
+		r.want(StartStandby)
+	})
+	t.Run("it is granted to this node", func(t *testing.T) {
+		r := left()
+		r.view.Phase, r.view.Holder, r.view.Mine, r.view.Live, r.view.Timeline = Granted, "n1", true, true, 4
+		r.show()
+		r.look()
+		r.want(StartStandby)
+	})
+}
+
 func TestSwitchoverAborts(t *testing.T) {
 	t.Run("before the stop it goes on", func(t *testing.T) {
 		r := holder(t, "n3", "n2")

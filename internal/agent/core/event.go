@@ -93,6 +93,7 @@ type Server struct {
 	Postmaster uint64        // which start of it; not 0 while Running
 	InRecovery bool
 	Clean      bool // stopped, by a clean shutdown
+	Archives   bool // and the postmaster waits for its archiver, whom a start ends
 	SystemID   uint64
 	Pos        Position // primary: flushed, and so what a standby can have and a commit waits for; standby: the greatest of received and replayed; stopped: of the control file
 	History    []Fork   // of Pos.TLI

@@ -26,6 +26,9 @@ func (a *Agent) Explain() []string {
 	} else {
 		add("promotable: the rule %s names this node", a.ruleText())
 	}
+	if a.srv.Archives {
+		add("PostgreSQL is shut down, and its archiver still at work: it is started when that is done, at the latest after %v", a.o.Archiver)
+	}
 	if v.Paused {
 		add("paused by an operator: no election, and the rule only shrinks")
 	}

@@ -23,6 +23,10 @@ func (a *Agent) down() {
 			return
 		}
 	}
+	if a.archiving() {
+		a.reportStopped()
+		return
+	}
 	switch {
 	case a.srv.NoData:
 		a.copyAgain("there is no data directory")
@@ -45,15 +49,39 @@ func (a *Agent) down() {
 		a.copyAgain(inconsistent)
 		return
 	}
-	if v.Phase == Electing && a.srv.Clean && a.rule.Holder == a.o.Node && a.reported.epoch != v.Epoch && a.broken == "" && a.sameSystem() {
-		// What was shut down cleanly is known from its control file: the report need not wait for the start.
-		if a.srv.Pos.LSN > a.mark.LSN && a.srv.Pos.TLI >= a.mark.TLI {
-			a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
-			return
-		}
-		a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: a.srv.SystemID, Pos: a.srv.Pos})
+	if !a.reportStopped() {
+		a.startStandby("")
 	}
-	a.startStandby("")
+}
+
+// reportStopped pledges with a server that is down: what was shut down cleanly is known from its control file, and the report need not wait for the
+// start. It reports whether the mark is to be written first.
+func (a *Agent) reportStopped() bool {
+	v := &a.view
+	if v.Phase != Electing || !a.srv.Clean || a.rule.Holder != a.o.Node || a.reported.epoch == v.Epoch || a.broken != "" || !a.sameSystem() {
+		return false
+	}
+	if a.srv.Pos.LSN > a.mark.LSN && a.srv.Pos.TLI >= a.mark.TLI {
+		a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
+		return true
+	}
+	a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: a.srv.SystemID, Pos: a.srv.Pos})
+	return false
+}
+
+// archiving reports whether a server that is shut down is left to its archiver, which a start ends. It has pledged meanwhile if the rule calls it the
+// holder, and if this node is to go on, it is granted that.
+func (a *Agent) archiving() bool {
+	if !a.srv.Archives {
+		a.archives = 0
+		return false
+	}
+	if a.archives == 0 {
+		a.archives = a.now
+	}
+	due := a.archives + a.o.Archiver
+	a.at(due)
+	return a.now < due && !a.live()
 }
 
 // startRebuilt starts what was rewound or copied: it must stream before it is consistent, and from a server that has the minimum

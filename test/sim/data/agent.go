@@ -312,13 +312,13 @@ func (n *node) perform(a core.Action, later later, finish finish) {
 			finish(none, nil)
 		})
 	case core.StartStandby:
-		n.archived(later, func() { n.startStandby(a, later, finish) })
+		n.startStandby(a, later, finish)
 	case core.Stop:
 		n.stop(a, finish)
 	case core.Rewind:
-		n.archived(later, func() { n.rewind(a, later, finish) })
+		n.rewind(a, later, finish)
 	case core.Clone:
-		n.archived(later, func() { n.clone(a, later, finish) })
+		n.clone(a, later, finish)
 	case core.DropVIP:
 		later(time.Millisecond, func() { n.vip = 0; finish(none, nil) })
 	default:
@@ -470,15 +470,6 @@ func (n *node) startStandby(a core.Action, later later, finish finish) {
 		n.startPG()
 		later(s.r.Between(2*time.Millisecond, 60*time.Millisecond), func() { finish(core.Result{}, nil) })
 	})
-}
-
-// archived does what has to wait for the archiver of a server that is otherwise shut down.
-func (n *node) archived(later later, do func()) {
-	if d := time.Duration(n.archives - n.s.now); d > 0 {
-		later(d, do)
-		return
-	}
-	do()
 }
 
 // stop is fast or immediate. A fast stop of a primary waits for its standbys to have the shutdown checkpoint. A signal that was sent

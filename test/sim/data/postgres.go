@@ -139,7 +139,7 @@ func (n *node) startPG() {
 		s.fail("%s starts a half rewound data directory", n.name)
 	}
 	s.pms++
-	n.pg = postgres{pm: s.pms, started: s.now, conf: d.file}
+	n.pg, n.archives = postgres{pm: s.pms, started: s.now, conf: d.file}, 0
 	n.pg.flag = d.file.ssn.String() != ""
 	d.clean = false
 	n.pg.answering = len(d.wal.recs) >= d.minimum && d.beyond() == 0
@@ -593,6 +593,7 @@ func (n *node) facts() *core.Server {
 		f.Pos = core.Position{TLI: d.minTLI, LSN: uint64(d.minimum)} // as the control file says
 		f.History = d.minHistory
 	}
+	f.Archives = p.pm == 0 && n.archives > n.s.now
 	f.Idle = !n.s.plant.NeverWaits && p.pm != 0 && !p.answering && (p.receiver == nil || p.receiver.stuck)
 	f.Waits = f.Idle && n.s.now > p.started+int64(time.Second)
 	if p.pm == 0 || !p.answering {
