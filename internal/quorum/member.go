@@ -143,6 +143,10 @@ func openMember(n *Node, id, dir string, port uint16, listen []netip.Addr) (_ *m
 		m.machines[r.Name] = m.newMachines(r, now, identity.Incarnation)
 		m.order = append(m.order, m.machines[r.Name])
 	}
+	// Whatever is acknowledged from now on, the next start must be silent for so long, also with a shorter lease in its file.
+	if err := m.store.PutLongest(n.params.Hold()); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -486,29 +490,45 @@ func (m *member) save(r *machines, a lease.Action, back func(time.Duration, *mac
 
 // extend moves the kernel's deadline first and ours after it: nobody believes longer than the kernel.
 func (m *member) extend(r *machines, epoch uint64, deadline time.Duration) {
-	if r.opened != epoch {
+	over := func(why string) {
+		r.liveUntil.Store(0)
+		m.later(func(now time.Duration) { m.hold(now, r, lease.Event{Kind: lease.GiveUp, Reason: why}) })
+	}
+	renewed := r.opened == epoch
+	until := r.liveUntil.Load()
+	if renewed && until == 0 {
+		over(seenLapsed)
+		return
+	}
+	if !renewed {
 		// From here on something of the resource is up: no pledge is told before it is off again.
 		m.stand(m.n.o.Now(), r, lease.Event{Kind: lease.Idle, On: false})
 	}
 	if g := m.n.o.Guard; g != nil && !r.parked {
 		var err error
-		if r.opened == epoch {
+		if renewed {
 			err = g.Refresh(r.name, deadline)
 		} else {
 			err = g.Open(r.name, deadline)
 		}
 		if err != nil {
-			r.liveUntil.Store(0)
-			reason := fmt.Sprintf("the guard could not be set: %v", err)
-			m.later(func(now time.Duration) { m.hold(now, r, lease.Event{Kind: lease.GiveUp, Reason: reason}) })
+			over(fmt.Sprintf("the guard could not be set: %v", err))
 			return
 		}
 	}
+	if !renewed {
+		r.liveUntil.Store(int64(deadline))
+	} else if !r.liveUntil.CompareAndSwap(until, int64(deadline)) {
+		over(seenLapsed)
+		return
+	}
 	r.opened = epoch
 	r.renewals++
-	r.liveUntil.Store(int64(deadline))
 	m.n.watch.notify()
 }
+
+// seenLapsed: the instances have taken the addresses off meanwhile, and wait for another grant.
+const seenLapsed = "the lease was renewed too late: it had been seen to have lapsed"
 
 // later runs f on the loop after what runs now. It must not wait for the loop, which is us.
 func (m *member) later(f func(now time.Duration)) {

@@ -204,13 +204,27 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-base.Done():
 	}
 	stop()
-	err := n.tasks.Wait()
-	n.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- n.tasks.Wait() }()
+	late := time.NewTimer(endTime)
+	defer late.Stop()
+	var err error
+	select {
+	case err = <-ended:
+		n.Close()
+	case <-late.C:
+		// A write that never returns, and a Close would not either. Whoever waits for us must not wait for it too.
+		n.closing.Do(func() {})
+		err = fmt.Errorf("the voter's tasks do not end within %v, the disk of %s may hang", endTime, n.o.File.StateDir)
+	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("quorum: %w", err)
 	}
 	return nil
 }
+
+// endTime is how long the tasks may take to end: longer than the log waits for its own.
+const endTime = 5 * time.Second
 
 // leaveTime is how long a stop waits for the release of what we hold, and for the log's leader to be another.
 const leaveTime = time.Second
@@ -251,14 +265,26 @@ func (n *Node) Eligible(resource string, ok bool, reason string, priority uint8)
 	}
 }
 
-// Live reports whether this node may have the resource's addresses up.
+// Live reports whether this node may have the resource's addresses up. Whoever was told that it may not is told nothing else until the next grant: a
+// renewal that comes later is none.
 func (n *Node) Live(resource string) bool {
 	m := n.data()
 	if m == nil {
 		return false
 	}
 	r := m.machines[resource] // the map never changes
-	return r != nil && r.liveUntil.Load() > int64(n.o.Now())
+	if r == nil {
+		return false
+	}
+	for {
+		until := r.liveUntil.Load()
+		if until > int64(n.o.Now()) {
+			return true
+		}
+		if until == 0 || r.liveUntil.CompareAndSwap(until, 0) {
+			return false
+		}
+	}
 }
 
 // Reconfigure takes over what a reload may change: voters' addresses, the policy's command, the agent's user.

@@ -542,6 +542,21 @@ func TestStopGivesTheLeadershipAway(t *testing.T) {
 	})
 }
 
+// TestStepDownWaitsForNoWrite: the membership is locked during a write, which a disk that hangs never ends.
+func TestStepDownWaitsForNoWrite(t *testing.T) {
+	inBubble(t, voters("n1", "n2", "n3"), func(t *testing.T, c *cluster) {
+		c.start("n1", "n2", "n3")
+		c.waitMembers("n1 n2 n3")
+		l := c.leader()
+		time.Sleep(time.Second) // the others are heard
+		l.log.members.mu.Lock()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		l.log.StepDown(ctx)
+		l.log.members.mu.Unlock()
+	})
+}
+
 func TestNewVoterOfTheFileIsAdded(t *testing.T) {
 	inBubble(t, voters("n1", "n2", "n3", "n4"), func(t *testing.T, c *cluster) {
 		file := c.file
