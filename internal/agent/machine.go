@@ -710,7 +710,10 @@ func (m *Machine) lookAt(ctx context.Context, node string) (*core.Source, error)
 	set.Port = port
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	s.RewindReady = srv.RewindReady(ctx, set.Source(addr.String(), "postgres")) == nil
+	err = srv.RewindReady(ctx, set.Source(addr.String(), "postgres"))
+	if s.RewindReady = err == nil; err != nil && !errors.Is(err, postgres.ErrNotCheckpointed) {
+		s.Unready = err.Error()
+	}
 	return s, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A standby without data, whose agent was restarted, asks the holder for a newer rule instead of waiting for one, and once only.
@@ -47,6 +48,56 @@ func TestCopyAsksForANewerRule(t *testing.T) {
 	ask()
 	if x := r.want(PersistMarker); x.Marker != Cloning {
 		t.Errorf("got %v", x)
+	}
+}
+
+// A holder that can't be used for a rewind, for another reason than a checkpoint to come, is asked less often, and the reason is told.
+func TestUnreadyHolderIsNamed(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5, Mark: Position{3, 300}})
+	r.srv = Server{SystemID: 7, Running: true, Answering: true, InRecovery: true, Postmaster: 1, SSN: SSN{Hold: true}.String(), Pos: Position{3, 300}, History: []Fork{{1, 50}, {2, 150}}}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 4, Rule: Rule{Holder: "n2", S: []string{"n3"}, Version: 9}, SyncNum: 2, MinCopies: 1}
+	r.look()
+	r.show()
+	source := &Source{Node: "n2", SystemID: 7, TLI: 4, LSN: 400, History: []Fork{{1, 50}, {2, 150}, {3, 250}}, Unready: "remaining connection slots are reserved"}
+	looks := 0
+	step := func(d time.Duration) {
+		for end := r.now + d; r.now < end; {
+			r.pass(10 * time.Millisecond)
+			if r.under(Look) != nil {
+				looks++
+				r.end(Look, Result{Source: source}, nil)
+			}
+			if r.under(Leave) != nil {
+				r.end(Leave, Result{}, nil)
+			}
+			if r.under(ReadLog) != nil {
+				view := r.view
+				view.SystemID = 7
+				r.end(ReadLog, Result{View: &view}, nil)
+				r.view.Rule.Version++ // the holder's next one, without this node
+				r.show()
+			}
+			for _, k := range []Kind{Fence, PersistMark} {
+				if r.under(k) != nil {
+					r.end(k, Result{SystemID: 7, Pos: r.srv.Pos}, nil)
+				}
+			}
+		}
+	}
+	step(2 * time.Second)
+	if got := strings.Join(r.a.Explain(), "; "); !strings.Contains(got, "n2's server can't be used for a rewind: remaining connection slots are reserved") {
+		t.Errorf("got %q", got)
+	}
+	looks = 0
+	step(5 * time.Second)
+	if looks == 0 || looks > 6 {
+		t.Errorf("asked %d times in 5 s, want about once a second", looks)
+	}
+	r.wantNot(PersistMarker)
+	source.Unready, source.RewindReady = "", true
+	step(2 * time.Second)
+	if x := r.want(PersistMarker); x.Marker != Rewinding {
+		t.Errorf("got %v, want that it is rewound", x)
 	}
 }
 

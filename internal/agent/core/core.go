@@ -110,6 +110,7 @@ type Agent struct {
 	opened   uint64
 	flag     bool // the checkpointer has certainly told all backends to wait
 	grow     grow
+	growAt   time.Duration // after one that failed
 	peers    []peer
 	lookAt   time.Duration // the last look at the standbys
 	flushed  uint64        // the flushed position of the look before: what is inserted beyond it, no walsender sends

@@ -454,6 +454,37 @@ func TestGrowFromNothing(t *testing.T) {
 	}
 }
 
+// TestBusyCheckpointerIsNoFaultOfAStandby: whether commits wait, all sessions have from the checkpointer, which does not look in the middle of a checkpoint.
+func TestBusyCheckpointerIsNoFaultOfAStandby(t *testing.T) {
+	r := holder(t)
+	r.srv.Standbys = []Standby{streams("n2", 200, 0)}
+	r.pass(100 * time.Millisecond)
+	for range 5 {
+		r.srv.SSN, r.srv.Standbys[0].Priority = "FIRST 2 (n2, pgnotify_hold)", 1
+		r.end(WriteSSN, Result{}, nil)
+		r.end(ProveSSN, Result{}, errors.New("no commit waits"))
+		r.look()
+		if x := r.want(WriteSSN); x.SSN.String() != "" {
+			t.Fatalf("got %v, want that commits go on", x)
+		}
+		r.srv.SSN, r.srv.Standbys[0].Priority = "", 0
+		r.end(WriteSSN, Result{}, nil)
+		for end := r.now + r.a.t.Flap; r.now < end+100*time.Millisecond && r.under(WriteSSN) == nil; r.pass(10 * time.Millisecond) {
+			for _, k := range []Kind{Nudge, PersistMark} {
+				if r.under(k) != nil {
+					r.end(k, Result{}, nil)
+				}
+			}
+			if r.now < end-100*time.Millisecond {
+				r.wantNot(WriteSSN)
+			}
+		}
+		if x := r.want(WriteSSN); x.SSN.String() != "FIRST 2 (n2, pgnotify_hold)" {
+			t.Fatalf("got %v, want another try", x)
+		}
+	}
+}
+
 func TestGrowPutsTheNewOneInFront(t *testing.T) {
 	r := holder(t, "n2")
 	r.srv.Standbys = append(r.srv.Standbys, streams("n3", 200, 0))

@@ -123,6 +123,7 @@ type Source struct {
 	LSN         uint64 // primary: flushed; standby: the greatest of received and replayed
 	History     []Fork
 	RewindReady bool
+	Unready     string // why not, unless it only has to make its checkpoint or was not asked yet
 }
 
 // Done is the outcome of an action.

@@ -142,6 +142,8 @@ func (a *Agent) explainFollow() []string {
 		out = append(out, "nothing is changed here while the rule names this node")
 	case a.awaitsRule():
 		out = append(out, fmt.Sprintf("waiting for a rule after version %d: one that names this node may be on its way", a.read.version))
+	case f.unready != "":
+		out = append(out, v.Holder+"'s server can't be used for a rewind: "+f.unready)
 	default:
 		out = append(out, "waiting for the log, or for "+v.Holder+" to be ready for a rewind")
 	}

@@ -14,6 +14,7 @@ type follow struct {
 	asked      time.Duration
 	unseen     string // why the holder's server could not be asked, the last time
 	reason     string // why it does not follow
+	unready    string // why the holder is not ready for a rewind, unless it only has to make its checkpoint
 }
 
 // read is a reading of the log behind a barrier, begun after this server was cut off from whatever it followed.
@@ -94,7 +95,11 @@ func (a *Agent) holderSeen(x string) *Source {
 			return s
 		}
 	}
-	if due := f.asked + a.t.Ask; f.asked != 0 && a.now < due {
+	due := f.asked + a.t.Ask
+	if f.unready != "" {
+		due = f.asked + 10*a.t.Retry // nothing that passes in a moment, and each look costs the holder a session
+	}
+	if f.asked != 0 && a.now < due {
 		a.at(due)
 		return nil
 	}
@@ -177,6 +182,7 @@ func (a *Agent) rebuild(s *Source) {
 	rewind := a.o.Rewind && a.marker == NoMarker && !a.srv.NoData && f.tries < 2 && a.fails <= 3
 	switch {
 	case rewind && !s.RewindReady:
+		f.unready = s.Unready
 		return // the next look may find it so
 	case !rewind && !a.o.Clone:
 		f.reason += "; rewind and copy are switched off, or have failed"

@@ -314,10 +314,13 @@ func (a *Agent) growing() bool {
 		return false
 	}
 	if a.lost(g.name) || g.failed || a.now >= g.since+a.t.Grow || a.view.Paused {
-		if p := a.peer(g.name); p != nil {
+		if p := a.peer(g.name); g.step == growProbe && !a.lost(g.name) {
+			// No commit was seen to wait: the checkpointer, which has that from the setting, is busy. That is no fault of the standby.
+			a.growAt = a.now + a.t.Flap
+		} else if p != nil {
 			p.losses = append(p.losses, a.now)
+			a.say("%s does not keep up: not into the rule yet", g.name)
 		}
-		a.say("%s does not keep up: not into the rule yet", g.name)
 		*g = grow{}
 		return false
 	}
@@ -381,6 +384,10 @@ func (a *Agent) wrote(ok bool) {
 // startGrow picks the standby that enters S next: of those that keep up, the one that has the most.
 func (a *Agent) startGrow() bool {
 	if a.view.Paused || len(a.rule.S) >= a.syncNum() {
+		return false
+	}
+	if a.now < a.growAt {
+		a.at(a.growAt)
 		return false
 	}
 	var best *peer
