@@ -47,9 +47,10 @@ func (q *Quorum) Equal(other *Quorum) bool {
 }
 
 // NeedsRestart gives the keywords of what differs in next and cannot change while the daemon runs, in the order of the
-// documentation: quorum if only one of the two is there, witness if a name votes in another way, resource if one changes
-// its kind. Everything else can be applied by a reload: addresses, further or fewer voters and resources,
-// agent_user, no_quorum_policy, reboot_command, guard_port.
+// documentation: quorum if only one of the two is there, witness if a name votes in another way, resource if one comes, goes or
+// changes its kind, no_quorum_policy if it becomes ignore or no longer is, because then nobody or everybody needs a grant.
+// Everything else can be applied by a reload: further or fewer voters, addresses of the others (only the daemon knows which are its
+// own, on which it listens), agent_user, the other policies, reboot_command.
 func (q *Quorum) NeedsRestart(next *Quorum) (keys []string) {
 	if q == nil || next == nil {
 		if q != next {
@@ -70,12 +71,14 @@ func (q *Quorum) NeedsRestart(next *Quorum) (keys []string) {
 		other, ok := next.find(v.Name)
 		return ok && (v.Witness != other.Witness || v.Votes != other.Votes)
 	}))
-	differs("resource", slices.ContainsFunc(q.Resources, func(r Resource) bool {
+	differs("resource", len(q.Resources) != len(next.Resources) || slices.ContainsFunc(q.Resources, func(r Resource) bool {
 		other, ok := next.Resource(r.Name)
-		return ok && r.Kind != other.Kind
+		return !ok || r.Kind != other.Kind
 	}))
 	differs("lease", q.Lease != next.Lease)
+	differs("no_quorum_policy", (q.Policy == PolicyIgnore) != (next.Policy == PolicyIgnore))
 	differs("guard", q.Guard != next.Guard)
+	differs("guard_port", q.GuardPort != next.GuardPort)
 	return keys
 }
 

@@ -68,7 +68,7 @@ func placesOf(instances []conf.Instance) map[string]int {
 // becomes says whether next is the virtual router was under the same name, so that it may be put in force without a stop.
 func becomes(was, next *conf.Instance) bool {
 	return next.Name == was.Name && next.SameVirtualRouter(was) && placeOf(next) == placeOf(was) &&
-		next.Version == was.Version && sameVMAC(was, next) && (next.Priority == 255) == (was.Priority == 255) &&
+		next.Version == was.Version && next.Quorum == was.Quorum && sameVMAC(was, next) && (next.Priority == 255) == (was.Priority == 255) &&
 		(next.SyncGroup == "") == (was.SyncGroup == "")
 }
 

@@ -132,3 +132,31 @@ func TestPlanSteps(t *testing.T) {
 		})
 	}
 }
+
+const quorumText = "quorum {\nvoter n1 10.0.0.1\nvoter n2 10.0.0.2\nwitness w1 10.0.0.3\nresource a plain\nresource b plain\n}\n"
+
+// An instance goes by a grant from its start to its end: with another resource it is another one.
+func TestPlanQuorum(t *testing.T) {
+	free := vi(1, "192.0.2.1/24")
+	a, b := vi(1, "192.0.2.1/24", "quorum a"), vi(1, "192.0.2.1/24", "quorum b")
+	anew := []string{
+		"remove instance VI_1: it gives its addresses away; under its name comes another virtual router",
+		"add instance VI_1: virtual_router_id 1 on eth0, priority 100",
+	}
+	for _, tt := range []struct {
+		name, before, after string
+		want                []string
+	}{
+		{"nothing", a, a, []string{"unchanged VI_1"}},
+		{"a first grant", free, a, anew},
+		{"another grant", a, b, anew},
+		{"no grant any more", a, free, anew},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := planned(t, quorumText+tt.before, quorumText+tt.after, map[string]string{"VI_1": control.StateMaster})
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}

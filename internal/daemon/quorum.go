@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -146,16 +147,23 @@ func (g *grants) collect(config *conf.Config) {
 		if g.resources[r.Name] == nil {
 			g.resources[r.Name] = &shared{name: r.Name, members: map[string]*gated{}}
 		}
-		g.resources[r.Name].vips = nil
+		g.resources[r.Name].vips = guarded(config, r.Name)
+	}
+}
+
+// guarded are the addresses of a resource; "": of all resources.
+func guarded(config *conf.Config, resource string) (all []netip.Addr) {
+	if !gates(config.Quorum) {
+		return nil
 	}
 	for k := range config.Instances {
-		c := &config.Instances[k]
-		if s := g.resources[c.Quorum]; s != nil && gates(config.Quorum) {
+		if c := &config.Instances[k]; c.Quorum != "" && (resource == "" || c.Quorum == resource) {
 			for _, a := range held(c) {
-				s.vips = append(s.vips, a.Prefix.Addr())
+				all = append(all, a.Prefix.Addr())
 			}
 		}
 	}
+	return all
 }
 
 // gates reports whether mastership needs a grant at all.
@@ -196,19 +204,36 @@ func (k kernelGuard) Refresh(resource string, deadline time.Duration) error {
 // Shut implements quorum.Guard.
 func (k kernelGuard) Shut(resource string) error { return k.g.guard.Shut(k.g.vips(resource)) }
 
-// reconfigure takes over what a reload may change.
+// reconfigure takes over what a reload may change, or nothing. Until reconfigured, the addresses are guarded that were, and those that
+// will be: those of an instance that goes, or needs no grant any more, are up until it has stopped, and those of one that needs its
+// first grant may be up already.
 func (g *grants) reconfigure(config *conf.Config) error {
+	if g.guard != nil {
+		if err := g.guard.Configure(append(g.all(), guarded(config, "")...)); err != nil {
+			return err
+		}
+	}
 	if err := g.Reconfigure(config.Quorum); err != nil {
+		if g.guard != nil {
+			err = errors.Join(err, g.guard.Configure(g.all()))
+		}
 		return err
 	}
 	g.collect(config)
 	g.mu.Lock()
 	g.file = config.Quorum
 	g.mu.Unlock()
-	if g.guard != nil {
-		return g.guard.Configure(g.all())
-	}
 	return nil
+}
+
+// reconfigured is the end of a reload: what no instance with a resource has any more is guarded no longer.
+func (g *grants) reconfigured() {
+	if g.guard == nil {
+		return
+	}
+	if err := g.guard.Configure(g.all()); err != nil {
+		g.log.Error("the guard still shuts addresses that nobody guards", "error", err)
+	}
 }
 
 // join makes the Grants of an instance; nil if it needs none.

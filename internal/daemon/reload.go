@@ -59,6 +59,9 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 		before = d.seqs()
 	}
 	d.apply(ctx, c.config)
+	if d.grants != nil {
+		d.grants.reconfigured()
+	}
 	if before != nil {
 		d.restate(ctx, before)
 	}

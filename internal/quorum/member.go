@@ -173,21 +173,26 @@ func (m *member) newMachines(r conf.Resource, now time.Duration, incarnation str
 	if n.o.Kind == "lifetime" {
 		hold = p.LifetimeHold()
 	}
-	var peers []string
-	for _, name := range dataNodes(n.o.File) {
-		if name != self.Node {
-			peers = append(peers, name)
-		}
-	}
 	activate := time.Duration(0)
 	if x.kind == record.PostgreSQL {
 		activate = 5 * time.Second
 	}
 	x.holder = lease.NewHolder(lease.HolderOptions{Resource: r.Name, Self: self, Boot: n.boot, Params: p, Hold: hold,
-		Policy: lease.Policy(n.o.File.Policy), Peers: peers, Activate: activate})
+		Policy: lease.Policy(n.o.File.Policy), Peers: otherDataNodes(n.o.File, self.Node), Activate: activate})
 	x.candidate = lease.NewCandidate(lease.CandidateOptions{Resource: r.Name, Self: self, Boot: n.boot, Params: p, Hold: hold, Start: now,
 		Promised: m.store.Promised(r.Name), Longest: m.store.Longest(), Agent: x.kind == record.PostgreSQL})
 	return x
+}
+
+// configure gives the machines what a reload may change for them.
+func (m *member) configure(file *conf.Quorum) {
+	m.post(func(time.Duration) {
+		for _, r := range m.order {
+			if r.holder != nil {
+				r.holder.Configure(lease.Policy(file.Policy), otherDataNodes(file, m.n.o.Self.Name))
+			}
+		}
+	})
 }
 
 func (m *member) close() {
@@ -704,7 +709,7 @@ func (m *member) found(r *machines) {
 		return
 	}
 	c := record.Command{Op: record.Init, Resource: r.name, Kind: record.Plain, Why: "made from the configuration file"}
-	names := dataNodes(m.n.o.File)
+	names := dataNodes(m.n.current())
 	for _, v := range m.log.Members() {
 		for _, name := range names {
 			if v.ID == name && v.Incarnation != "" {

@@ -108,6 +108,10 @@ func dataNodes(q *conf.Quorum) []string {
 	return all
 }
 
+func otherDataNodes(q *conf.Quorum, self string) []string {
+	return slices.DeleteFunc(dataNodes(q), func(name string) bool { return name == self })
+}
+
 // Open reads the key and the state directory and binds the addresses. On a data node the guard must be shut and the addresses of
 // a former run off before: a record that names a former run is released at once.
 func Open(o Options) (_ *Node, err error) {
@@ -287,26 +291,38 @@ func (n *Node) Live(resource string) bool {
 	}
 }
 
-// Reconfigure takes over what a reload may change: voters' addresses, the policy's command, the agent's user.
+// Reconfigure takes over what a reload may change: the other voters and their addresses, the policy and its command, the agent's
+// user. What it refuses changes nothing.
 func (n *Node) Reconfigure(file *conf.Quorum) error {
 	if keys := n.NeedsRestart(file); len(keys) > 0 {
 		return fmt.Errorf("reload the quorum block: changes of %s need a restart of vrrpd", strings.Join(keys, ", "))
 	}
+	for _, m := range n.members {
+		// Neither refuses what conf has read.
+		if err := errors.Join(m.log.SetVoters(votersOf(file)), m.net.SetPeers(peersOf(file))); err != nil {
+			return fmt.Errorf("reload the quorum block: %w", err)
+		}
+		m.configure(file)
+	}
 	n.mu.Lock()
 	n.file = file
 	n.mu.Unlock()
-	var errs []error
-	for _, m := range n.members {
-		errs = append(errs, m.net.SetPeers(peersOf(file)), m.log.SetVoters(votersOf(file)))
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
-// NeedsRestart gives the keywords of what differs in file and Reconfigure refuses.
+// NeedsRestart gives the keywords of what differs in file and Reconfigure refuses: besides what conf tells, our own line, because
+// we listen on its addresses from the start on.
 func (n *Node) NeedsRestart(file *conf.Quorum) []string {
-	keys := n.o.File.NeedsRestart(file)
-	if !slices.EqualFunc(n.o.File.Resources, file.Resources, func(a, b conf.Resource) bool { return a.Name == b.Name }) && !slices.Contains(keys, "resource") {
-		keys = append(keys, "resource") // its machines are made at the start
+	keys := n.current().NeedsRestart(file)
+	own := slices.ContainsFunc(file.Voters, func(v conf.Voter) bool {
+		return v.Name == n.o.Self.Name && slices.Equal(v.Addrs, n.o.Self.Addrs)
+	})
+	key := "voter"
+	if n.o.Self.Witness {
+		key = "witness"
+	}
+	if !own && !slices.Contains(keys, key) {
+		keys = append(keys, key)
 	}
 	return keys
 }

@@ -266,3 +266,64 @@ func TestAStandbyLeads(t *testing.T) {
 	c.await("another standby leads", func() bool { return leader() != "" && leader() != holder })
 	t.Logf("after %s, with %s as holder: %s leads; the best is %s", first, holder, leader(), want)
 }
+
+// A reload is in force whole, or it is refused and changes nothing.
+func TestReconfigure(t *testing.T) {
+	c := newCluster(t, plain, "n1", "n2", "w1")
+	without := func(name string, voters []conf.Voter) []conf.Voter {
+		return slices.DeleteFunc(slices.Clone(voters), func(v conf.Voter) bool { return v.Name == name })
+	}
+	for _, name := range []string{"n1", "w1"} {
+		c.startWith(name, func(q *conf.Quorum) { q.Voters = without("n2", q.Voters) })
+	}
+	n1 := c.nodes["n1"].node
+	whole := *n1.current()
+	whole.Voters = c.file.Voters
+	for _, tt := range []struct {
+		name, want string
+		change     func(q *conf.Quorum)
+	}{
+		{"our own line goes", "changes of voter", func(q *conf.Quorum) { q.Voters = without("n1", q.Voters) }},
+		{"another address of ours", "changes of voter", func(q *conf.Quorum) {
+			q.Voters = slices.Clone(q.Voters)
+			q.Voters[0].Addrs = q.Voters[0].Addrs[:1]
+		}},
+		{"a resource more", "changes of resource", func(q *conf.Quorum) {
+			q.Resources = append(slices.Clone(q.Resources), conf.Resource{Name: "more", Kind: conf.KindPlain})
+		}},
+		{"no lease any more", "changes of no_quorum_policy", func(q *conf.Quorum) { q.Policy = conf.PolicyIgnore }},
+	} {
+		next := whole
+		tt.change(&next)
+		if err := n1.Reconfigure(&next); err == nil || !strings.Contains(err.Error(), tt.want+" need a restart") {
+			t.Errorf("%s: got %v, want a refusal because of %s", tt.name, err, tt.want)
+		}
+		s := n1.Status(t.Context())
+		if len(s.Voters) != 2 || s.Policy != conf.PolicyFreeze {
+			t.Errorf("%s: after the refusal got %d voters and policy %s, want those from before", tt.name, len(s.Voters), s.Policy)
+		}
+	}
+
+	// Alone in its rule it would stay for ever under freeze.
+	c.await("n1 holds the resource alone", func() bool { return c.holder("vip") == "n1" && c.resource("n1", "vip").Phase == "active" })
+	next := *n1.current()
+	next.Policy = conf.PolicyStop
+	if err := n1.Reconfigure(&next); err != nil {
+		t.Fatal(err)
+	}
+	c.stop("w1")
+	c.await("n1 goes with its lease", func() bool { return c.holder("vip") == "" })
+
+	c.startWith("w1", func(q *conf.Quorum) { q.Voters = without("n2", q.Voters) })
+	c.start("n2")
+	for _, name := range []string{"n1", "w1"} {
+		next := *c.nodes[name].node.current()
+		next.Voters = c.file.Voters
+		if err := c.nodes[name].node.Reconfigure(&next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.await("the further data node is in the rule", func() bool {
+		return c.holder("vip") == "n1" && slices.Equal(c.resource("n1", "vip").Rule.S, []string{"n2"})
+	})
+}

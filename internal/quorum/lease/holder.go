@@ -106,6 +106,10 @@ func NewHolder(o HolderOptions) *Holder {
 	return &Holder{o: o, idle: true, heard: make([]heard, 0, len(o.Peers))}
 }
 
+// Configure replaces the policy and the other data nodes of the file, from the next round on. Who has to agree to a frozen lease is
+// the record's to say, not the file's.
+func (h *Holder) Configure(policy Policy, peers []string) { h.o.Policy, h.o.Peers = policy, peers }
+
 // Live reports whether the lease runs at now. The guard in the kernel says the same without us.
 func (h *Holder) Live(now time.Duration) bool { return h.live && now < h.deadline }
 

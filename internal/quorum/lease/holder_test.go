@@ -317,6 +317,26 @@ func TestHolderDoesNotFreeze(t *testing.T) {
 	})
 }
 
+// A reload counts from the next round on.
+func TestHolderAnotherPolicyAndOtherPeers(t *testing.T) {
+	h, a := frozenHolder(t, nil)
+	one(t, a, Extend)
+	h.h.Configure(Stop, nil)
+	none(t, h.tick(t0+300*ms), Extend)
+	one(t, h.tick(t0+600*ms), Lapse)
+
+	n4 := record.Member{Node: "n4", Incarnation: "d"}
+	h, a = newTestHolder(t, []record.Member{n2, n3})
+	h.h.Configure(Freeze, []string{"n2", "n4"})
+	for _, m := range []record.Member{n2, n3, n4} {
+		h.report(t0, m)
+	}
+	a = h.ack(t0, sent(t, a, Renew), "n1", "n2", "n3")
+	if c := one(t, a, Submit).Command; !sameMembers(c.S, []record.Member{n2, n4}) {
+		t.Errorf("got the rule %v, want n2 and n4", c.S)
+	}
+}
+
 func TestHolderMajorityComesBack(t *testing.T) {
 	h, a := frozenHolder(t, []record.Member{n2})
 	h.h.Step(t0+201*ms, heardFrom("n2", peerOK(sent(t, a, PeerRenew))))

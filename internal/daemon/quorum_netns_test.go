@@ -1,0 +1,68 @@
+//go:build netns
+
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"pgvrrp/internal/system/nstest"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("PGVRRP_NSTEST") != "" { // the untagged tests listen on loopback addresses
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "set lo up: %v\n", err)
+			os.Exit(1)
+		}
+	}
+	nstest.Main(m)
+}
+
+// While a reload goes on, an address is guarded that was before, or will be: it may be up until its instance has stopped.
+func TestGuardDuringAReload(t *testing.T) {
+	nstest.Require(t, "nft")
+	dir := t.TempDir()
+	block := quorumOf(t, dir, "n1", "resource vip plain")
+	former, next := vi(1, "192.0.2.1/24", "quorum vip")+vi(2, "192.0.2.2/24"), vi(1, "192.0.2.1/24")+vi(2, "192.0.2.2/24", "quorum vip")
+	g := openQuorum(t, block+former)
+	guards := func(when, want string) {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), "nft", "list", "ruleset").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		var got []string
+		for _, a := range []string{"192.0.2.1", "192.0.2.2"} {
+			if strings.Contains(string(out), a) {
+				got = append(got, a)
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: got %v guarded, want %s", when, got, want)
+		}
+	}
+	guards("before", "192.0.2.1")
+	config, _, _ := load(t, block+next)
+	if err := g.reconfigure(config); err != nil {
+		t.Fatal(err)
+	}
+	guards("while instances stop and start", "192.0.2.1 192.0.2.2")
+	g.reconfigured()
+	guards("after", "192.0.2.2")
+
+	config, _, _ = load(t, strings.Replace(block, "resource vip plain", "resource vip plain\nno_quorum_policy ignore", 1)+next)
+	if err := g.reconfigure(config); err == nil {
+		t.Error("a reload without grants: got no refusal")
+	}
+	guards("after a refusal", "192.0.2.2")
+}
