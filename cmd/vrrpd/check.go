@@ -20,13 +20,14 @@ func checkCommand() *ufcli.Command {
 			&ufcli.BoolFlag{Name: "json", Usage: "print the parsed model and all findings as JSON"},
 		},
 		Description: "Exit codes: 0 clean, 4 cannot run, 5 would run with errors, 6 script security (as keepalived -t).\n" +
-			"In a file with an extension of ours every error is 4.",
+			"In a file with an extension of ours every error is 4. Whether this host has a line and the key of a quorum block only informs\n" +
+			"without --startup, so that the file of other nodes can be checked.",
 		Action: cli.Args(check),
 	}
 }
 
 func check(c *ufcli.Context) error {
-	config, found := daemon.Check(cli.String(c, "file"), cli.String(c, "config-id"))
+	config, found := daemon.Check(cli.String(c, "file"), cli.String(c, "config-id"), c.Bool("startup"))
 	if c.Bool("json") {
 		if err := cli.JSON(c.App.Writer, conf.NewReport(config, found, c.Bool("strict"))); err != nil {
 			return err

@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) error {
 	// waits in the kernel lets the others go on.
 	runtime.GOMAXPROCS(1)
 	log := o.Log
-	config, found := Check(o.File, o.ConfigID)
+	config, found := Check(o.File, o.ConfigID, true)
 	if conf.ExitCode(found, false) != conf.ExitCannot {
 		if err := enter(config); err != nil { // as a rule it does not return, and then we start anew there
 			return err

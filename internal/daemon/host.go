@@ -3,15 +3,18 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 
 	"pgvrrp/internal/child"
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/quorum/trust"
 )
 
-// Check is Load and what only this host can tell: whether the interfaces exist, and whether each program can be run by its
-// user. A finding here is as bad as the same finding about the text.
-func Check(file, configID string) (*conf.Config, []conf.Diagnostic) {
+// Check is Load and what only this host can tell: whether the interfaces exist, whether each program can be run by its
+// user, and whether this host has a line and the key of the quorum block. A finding here is as bad as the same finding about the
+// text, but for the last: one file serves every node, and may be looked at elsewhere, so that it is fatal only if the file is to run here.
+func Check(file, configID string, here bool) (*conf.Config, []conf.Diagnostic) {
 	config, found := Load(file, configID)
 	h := hostCheck{config: config, severity: conf.Error}
 	if config.Extended {
@@ -24,6 +27,13 @@ func Check(file, configID string) (*conf.Config, []conf.Diagnostic) {
 	}
 	for _, p := range config.Programs() {
 		h.program(p)
+	}
+	if config.Quorum != nil {
+		severity := conf.Lint
+		if here {
+			severity = conf.Fatal
+		}
+		h.voter(severity, conf.ExitCode(found, false) != conf.ExitCannot)
 	}
 	return config, append(found, h.found...)
 }
@@ -82,5 +92,22 @@ func (h *hostCheck) program(c conf.Program) {
 		if err := child.Secure(command); err != nil {
 			h.report(c.Pos, conf.Security, c.Keyword, c.Argv[0], "not secure, so it does not run, which counts as failed: %v", err)
 		}
+	}
+}
+
+// voter asks whether this host can be the voter that the quorum block makes it. Of a text with mistakes nobody knows who that is.
+func (h *hostCheck) voter(severity conf.Severity, sound bool) {
+	q := h.config.Quorum
+	if sound {
+		if _, err := h.config.Node(hostName()); err != nil {
+			h.report(q.Pos, severity, "node", "", "cannot run on this host: %v", err)
+		}
+	}
+	switch _, err := trust.ReadKey(q.KeyFile); {
+	case err == nil:
+	case severity == conf.Lint && errors.Is(err, fs.ErrPermission):
+		h.report(q.Pos, severity, "key_file", "", "not checked: %v", err) // vrrpd may be another user
+	default:
+		h.report(q.Pos, severity, "key_file", "", "cannot run on this host: %v", err)
 	}
 }

@@ -29,7 +29,7 @@ func load(t *testing.T, text string) (*conf.Config, []conf.Diagnostic, string) {
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	config, found := Check(file, "n1")
+	config, found := Check(file, "n1", true)
 	return config, found, file
 }
 
@@ -119,5 +119,46 @@ func TestNoSuchNetNamespace(t *testing.T) {
 		if err := enter(config); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: entered: %v", name, err)
 		}
+	}
+}
+
+// One file serves every node: that this host has no line or no key in it is told anywhere, and keeps vrrpd from starting here.
+func TestAQuorumBlockThatIsNotThisHosts(t *testing.T) {
+	dir := t.TempDir()
+	good, line := quorumOf(t, dir, "w1", "resource vip plain"), "node w1\n"
+	open := filepath.Join(dir, "open.key")
+	if err := WriteKey(open); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(dir, "quorum.key")
+	for _, tt := range []struct{ name, text, want string }{
+		{"fine", good, ""},
+		{"no line", strings.Replace(good, line, "", 1), "node: cannot run on this host: find host " + hostName() + " in the quorum block: expected one of n1, n2, w1"},
+		{"no key", strings.Replace(good, key, "/nonexistent/key", 1), "key_file: cannot run on this host: read key /nonexistent/key: file does not exist"},
+		{"a key for all", strings.Replace(good, key, open, 1), "key_file: cannot run on this host: read key " + open + ": its mode 0644 lets others use it"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, found, file := load(t, "# a comment\n"+tt.text)
+			_, elsewhere := Check(file, "n1", false)
+			if tt.want == "" {
+				if conf.ExitCode(found, true) != conf.ExitClean {
+					t.Errorf("got %v, want nothing", found)
+				}
+				return
+			}
+			if got := fmt.Sprint(found); !strings.Contains(got, file+":2:1: "+tt.want) {
+				t.Errorf("got %s, want %s at line 2", got, tt.want)
+			}
+			if conf.ExitCode(found, false) != conf.ExitCannot || conf.ExitCode(elsewhere, false) != conf.ExitClean || len(elsewhere) != len(found) {
+				t.Errorf("here %v, elsewhere %v; want the same, fatal here and lint elsewhere", found, elsewhere)
+			}
+		})
+	}
+	_, found, _ := load(t, strings.Replace(good, "node w1", "node w9", 1))
+	if n := strings.Count(fmt.Sprint(found), "node: "); n != 1 {
+		t.Errorf("a node that has no line: told %d times in %v, want once", n, found)
 	}
 }

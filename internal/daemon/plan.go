@@ -347,7 +347,7 @@ func (d *Daemon) refusal(c candidate) string {
 // Plan implements control.Daemon: it reads a file as a reload does, and goes no further.
 func (d *Daemon) Plan(_ context.Context, file string) (control.Plan, error) {
 	c := candidate{}
-	c.config, c.found = Check(file, d.opt.ConfigID)
+	c.config, c.found = Check(file, d.opt.ConfigID, true)
 	p := control.Plan{File: file, Running: d.opt.File, Refused: d.refusal(c), Steps: []control.PlanStep{}}
 	for _, f := range c.found {
 		p.Findings = append(p.Findings, f.String())

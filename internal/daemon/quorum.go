@@ -65,7 +65,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	}
 	self, err := config.Node(hostName())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", config.Quorum.At(), err)
 	}
 	g := &grants{log: o.Log, owner: guardOwner(o.RunDir), file: config.Quorum, kind: config.Quorum.Guard, resources: map[string]*shared{}}
 	g.reboot = g.runReboot
@@ -90,7 +90,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	}()
 	g.Node, err = quorum.Open(quorum.Options{File: config.Quorum, Self: self, Now: quiet.BootTime, Log: o.Log, Host: g, Guard: guard, Kind: g.kind, Trouble: trouble})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", config.Quorum.At(), err)
 	}
 	return g, nil
 }

@@ -23,7 +23,7 @@ type candidate struct {
 func (d *Daemon) reload() {
 	d.tell(daemon.SdNotifyReloading)
 	go func() {
-		config, found := Check(d.opt.File, d.opt.ConfigID)
+		config, found := Check(d.opt.File, d.opt.ConfigID, true)
 		d.candidates <- candidate{config, found}
 	}()
 }

@@ -49,5 +49,8 @@ func voterOf(file, configID string) (*conf.Config, conf.Voter, error) {
 		return nil, conf.Voter{}, fmt.Errorf("%s has no quorum block that can be read; see vrrpd check -f %s", file, file)
 	}
 	self, err := config.Node(hostName())
-	return config, self, err
+	if err != nil {
+		return nil, conf.Voter{}, fmt.Errorf("%s: %w", config.Quorum.At(), err)
+	}
+	return config, self, nil
 }
