@@ -24,7 +24,7 @@ type ForceOptions struct {
 	Self     conf.Voter
 	Resource string
 	Word     string // how it is certain that the other data nodes are off
-	DryRun   bool
+	DryRun   bool   // nothing is changed, and what would be refused is refused
 	Log      *slog.Logger
 }
 
@@ -42,8 +42,11 @@ func Force(ctx context.Context, o ForceOptions) (Forced, error) {
 	if o.Self.Witness {
 		return fail(errors.New("this node is a witness, and cannot hold a resource"))
 	}
+	if who := answering(ctx, o.File, o.Self.Name); who != "" {
+		return fail(fmt.Errorf("%s answers: it is not off", who))
+	}
 	dir := o.File.StateDir
-	old, err := store.Open(dir, store.Options{Log: o.Log})
+	old, err := store.Open(dir, store.Options{Log: o.Log, ReadOnly: true})
 	if err != nil {
 		return fail(err)
 	}
@@ -71,9 +74,6 @@ func Force(ctx context.Context, o ForceOptions) (Forced, error) {
 	}
 	if o.DryRun {
 		return done, nil
-	}
-	if who := answering(ctx, o.File, o.Self.Name); who != "" {
-		return fail(fmt.Errorf("%s answers: it is not off", who))
 	}
 	if o.Word == "" {
 		return fail(errors.New("wants the word that the other data nodes are off"))

@@ -1,8 +1,10 @@
 package quorum
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -38,10 +40,28 @@ func TestForce(t *testing.T) {
 	if _, err := Force(context.Background(), o); err == nil || !strings.Contains(err.Error(), "n1 answers: it is not off") {
 		t.Errorf("force beside a living data node: got %v, want a refusal", err)
 	}
-	c.stop("n1")
 	o.DryRun = true
+	if done, err := Force(context.Background(), o); err == nil || !strings.Contains(err.Error(), "n1 answers: it is not off") {
+		t.Errorf("dry run beside a living data node: got %+v, %v, want the refusal of the real run", done, err)
+	}
+	c.stop("n1")
+	before, err := os.ReadFile(filepath.Join(file.StateDir, "quorum.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if done, err := Force(context.Background(), o); err != nil || len(done.Steps) == 0 || !strings.Contains(done.Loss, "names it") {
 		t.Errorf("dry run: got %+v, %v", done, err)
+	}
+	if after, err := os.ReadFile(filepath.Join(file.StateDir, "quorum.db")); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the dry run changed the log (%v)", err)
+	}
+	nowhere := o
+	nowhere.File = &conf.Quorum{StateDir: filepath.Join(c.dir, "none")}
+	if _, err := Force(context.Background(), nowhere); err == nil {
+		t.Error("dry run without a state directory: got no error")
+	}
+	if _, err := os.Stat(nowhere.File.StateDir); err == nil {
+		t.Error("the dry run made a state directory")
 	}
 	o.DryRun, o.Word = false, ""
 	if _, err := Force(context.Background(), o); err == nil {

@@ -72,6 +72,8 @@ var (
 type Options struct {
 	Log    *slog.Logger // nil: silent
 	NoSync bool         // for tests alone: nothing waits for the disk, and no room is kept
+	// ReadOnly opens what is there, and neither makes nor counts anything.
+	ReadOnly bool
 }
 
 // Identity is which state directory this is.
@@ -119,23 +121,21 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) open(o Options) error {
-	if err := makeDir(s.dir); err != nil {
-		return err
+func (s *Store) open(o Options) (err error) {
+	if !o.ReadOnly {
+		if err := makeDir(s.dir); err != nil {
+			return err
+		}
 	}
-	var err error
 	if s.lock, err = lockDir(s.dir); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(s.dir, newName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove what a first start left: %w", err)
+	if !o.ReadOnly {
+		err = s.prepare(o)
+	} else {
+		_, err = os.Stat(s.path)
 	}
-	if _, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
-		if err := create(s.dir, o); err != nil {
-			return fmt.Errorf("make %s: %w", s.path, err)
-		}
-		s.log.Info("state directory is new", "dir", s.dir)
-	} else if err != nil {
+	if err != nil {
 		return err
 	}
 	db, err := openDB(s.path, o)
@@ -149,7 +149,26 @@ func (s *Store) open(o Options) error {
 	if err != nil {
 		return damaged(s.path, err)
 	}
+	if o.ReadOnly {
+		return nil
+	}
 	return s.start()
+}
+
+// prepare makes the file at the first start.
+func (s *Store) prepare(o Options) error {
+	if err := os.Remove(filepath.Join(s.dir, newName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what a first start left: %w", err)
+	}
+	_, err := os.Stat(s.path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := create(s.dir, o); err != nil {
+		return fmt.Errorf("make %s: %w", s.path, err)
+	}
+	s.log.Info("state directory is new", "dir", s.dir)
+	return nil
 }
 
 var errInUse = errors.New("another vrrpd uses it")
@@ -256,7 +275,7 @@ func openDB(path string, o Options) (db *bbolt.DB, err error) {
 	}()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: lockWait, NoSync: o.NoSync, NoGrowSync: o.NoSync, FreelistType: bbolt.FreelistArrayType,
+		Timeout: lockWait, ReadOnly: o.ReadOnly, NoSync: o.NoSync, NoGrowSync: o.NoSync, FreelistType: bbolt.FreelistArrayType,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			var err error
 			file, err = os.OpenFile(name, flag, mode)
