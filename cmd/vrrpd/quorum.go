@@ -184,7 +184,7 @@ func forceCommand() *ufcli.Command {
 	return &ufcli.Command{
 		Name:      "force",
 		Usage:     "Let this node go on alone although the quorum is lost: an operator's word replaces the vote.",
-		ArgsUsage: "RESOURCE",
+		ArgsUsage: "RESOURCE [RESOURCE…]",
 		Flags: []ufcli.Flag{
 			&ufcli.BoolFlag{Name: "accept-data-loss", Usage: "commits that other nodes acknowledged may be lost, and I know which"},
 			&ufcli.StringFlag{Name: "node", Usage: "this node's `NAME`, as a check that this is the right machine"},
@@ -192,10 +192,11 @@ func forceCommand() *ufcli.Command {
 			&ufcli.BoolFlag{Name: "dry-run", Usage: "say what would be done, and what may be lost"},
 		},
 		Description: "vrrpd must be stopped on this node, and is started again afterwards. Nobody but you keeps an old master from running on: make\n" +
-			"sure that it is off first. The other voters come back one by one after `vrrpd quorum reset` on each, as new ones; nothing of\n" +
-			"theirs is deleted.",
+			"sure that it is off first. There is one log for all resources: each of them is forced, and one whose rule does not name this node\n" +
+			"only if you name it. The other voters come back one by one after `vrrpd quorum reset` on each, as new ones; nothing of theirs is\n" +
+			"deleted.",
 		Action: cli.Args(func(c *ufcli.Context) error {
-			o := daemon.ForceOptions{File: cli.String(c, "file"), ConfigID: cli.String(c, "config-id"), Resource: c.Args().First(),
+			o := daemon.ForceOptions{File: cli.String(c, "file"), ConfigID: cli.String(c, "config-id"), Resources: c.Args().Slice(),
 				Node: c.String("node"), Word: c.String("others-are-off"), DryRun: c.Bool("dry-run")}
 			if !o.DryRun && (o.Node == "" || o.Word == "" || !c.Bool("accept-data-loss")) {
 				return cli.Usagef("vrrpd quorum force: wants --node NAME, --others-are-off HOW and --accept-data-loss; --dry-run says what it would do")
@@ -208,11 +209,11 @@ func forceCommand() *ufcli.Command {
 			if err != nil {
 				return err
 			}
-			for _, s := range append(done.Steps, done.Loss) {
+			for _, s := range append(done.Steps, done.Losses...) {
 				fmt.Fprintln(c.App.Writer, s)
 			}
 			return nil
-		}, "RESOURCE"),
+		}, "RESOURCE", "[RESOURCE…]"),
 	}
 }
 

@@ -130,10 +130,10 @@ func unknownVerb(c *ufcli.Context) error {
 }
 
 // Args declares a command's arguments and makes everything else a usage error before action runs. Words name the
-// arguments in order; one in brackets may be left out, and only such ones may follow it. A word on the command line that
-// starts with "-" after the flags is always refused: flag parsing has ended there and would ignore it.
+// arguments in order; one in brackets may be left out, and only such ones may follow it; one that ends in …] may be given often. A
+// word on the command line that starts with "-" after the flags is always refused: flag parsing has ended there and would ignore it.
 func Args(action ufcli.ActionFunc, words ...string) ufcli.ActionFunc {
-	required := 0
+	required, open := 0, len(words) > 0 && strings.HasSuffix(words[len(words)-1], "…]")
 	for _, w := range words {
 		if !strings.HasPrefix(w, "[") {
 			required++
@@ -149,7 +149,7 @@ func Args(action ufcli.ActionFunc, words ...string) ufcli.ActionFunc {
 		switch {
 		case len(got) > len(words) && len(words) == 0:
 			return Usagef("%s: takes no arguments (got %q)", name(c), got[0])
-		case len(got) > len(words):
+		case len(got) > len(words) && !open:
 			return Usagef("%s: surplus argument %q, wants only %s", name(c), got[len(words)], strings.Join(words, " "))
 		case len(got) < required:
 			return Usagef("%s: %s is missing, wants %s", name(c), words[len(got)], strings.Join(words, " "))

@@ -33,6 +33,7 @@ func testApp(ran *string) *ufcli.App {
 			{Name: "none", Usage: "Takes nothing.", Flags: dry(), Action: Args(act)},
 			{Name: "one", Usage: "Takes one.", ArgsUsage: "NAME", Flags: dry(), Action: Args(act, "NAME")},
 			{Name: "maybe", Usage: "Takes one or none.", ArgsUsage: "[NAME]", Flags: dry(), Action: Args(act, "[NAME]")},
+			{Name: "many", Usage: "Takes one or more.", ArgsUsage: "NAME [NAME…]", Flags: dry(), Action: Args(act, "NAME", "[NAME…]")},
 			{Name: "fail", Usage: "Fails.", Action: Args(func(*ufcli.Context) error { return errors.New("disk on fire") })},
 			{Name: "five", Usage: "Exits with 5.", Action: Args(func(*ufcli.Context) error { return Exit(5, nil) })},
 			{Name: "group", Usage: "Has verbs.", Subcommands: []*ufcli.Command{{Name: "sub", Usage: "Is one.", Action: Args(act)}}},
@@ -60,6 +61,10 @@ func TestArguments(t *testing.T) {
 		{"surplus word", "one a b", 2, "", "prog one: surplus argument \"b\", wants only NAME\n"},
 		{"optional word left out", "maybe", 0, "maybe  dry=false config=/etc/x", ""},
 		{"optional word", "maybe a", 0, "maybe a dry=false config=/etc/x", ""},
+		{"many words", "many a b c", 0, "many a,b,c dry=false config=/etc/x", ""},
+		{"one of many", "many a", 0, "many a dry=false config=/etc/x", ""},
+		{"none of many", "many", 2, "", "prog many: NAME is missing, wants NAME [NAME…]\n"},
+		{"flag after many words", "many a b --dry-run", 2, "", "prog many: \"--dry-run\" after the arguments began: flags stand before the words\n"},
 		{"unknown flag", "none --nonsense", 2, "", "prog none: provided but not defined: -nonsense\n"},
 		{"unknown flag of the program", "--nonsense none", 2, "", "prog: provided but not defined: -nonsense\n"},
 		{"flag without its value", "none --for", 2, "", "prog none: needs an argument: -for\n"},
@@ -96,6 +101,7 @@ Verbs:
    none   Takes nothing.
    one    Takes one.
    maybe  Takes one or none.
+   many   Takes one or more.
    fail   Fails.
    five   Exits with 5.
    group  Has verbs.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/quorum"
@@ -24,23 +25,25 @@ func ResetVoter(file, configID string, dryRun bool) ([]string, error) {
 
 // ForceOptions are what an operator says to Force.
 type ForceOptions struct {
-	File, ConfigID, Resource string
-	Node                     string // this node's name, as a check
-	Word                     string // how it is certain that the other data nodes are off
-	DryRun                   bool
-	Log                      *slog.Logger
+	File, ConfigID string
+	Resources      []string
+	Node           string // this node's name, as a check
+	Word           string // how it is certain that the other data nodes are off
+	DryRun         bool
+	Log            *slog.Logger
 }
 
 // Force lets this node, whose vrrpd is stopped, go on alone although the quorum is lost.
 func Force(ctx context.Context, o ForceOptions) (quorum.Forced, error) {
+	names := strings.Join(o.Resources, ", ")
 	config, self, err := voterOf(o.File, o.ConfigID)
 	if err != nil {
-		return quorum.Forced{}, fmt.Errorf("force %s: %w", o.Resource, err)
+		return quorum.Forced{}, fmt.Errorf("force %s: %w", names, err)
 	}
 	if !o.DryRun && o.Node != self.Name {
-		return quorum.Forced{}, fmt.Errorf("force %s: this node is %s, not %q", o.Resource, self.Name, o.Node)
+		return quorum.Forced{}, fmt.Errorf("force %s: this node is %s, not %q", names, self.Name, o.Node)
 	}
-	return quorum.Force(ctx, quorum.ForceOptions{File: config.Quorum, Self: self, Resource: o.Resource, Word: o.Word, DryRun: o.DryRun, Log: o.Log})
+	return quorum.Force(ctx, quorum.ForceOptions{File: config.Quorum, Self: self, Resources: o.Resources, Word: o.Word, DryRun: o.DryRun, Log: o.Log})
 }
 
 func voterOf(file, configID string) (*conf.Config, conf.Voter, error) {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,25 +22,27 @@ import (
 
 // ForceOptions are an operator's word in the place of a vote.
 type ForceOptions struct {
-	File     *conf.Quorum
-	Self     conf.Voter
-	Resource string
-	Word     string // how it is certain that the other data nodes are off
-	DryRun   bool   // nothing is changed, and what would be refused is refused
-	Log      *slog.Logger
+	File      *conf.Quorum
+	Self      conf.Voter
+	Resources []string // at least those whose rule does not have this node
+	Word      string   // how it is certain that the other data nodes are off
+	DryRun    bool     // nothing is changed, and what would be refused is refused
+	Log       *slog.Logger
 }
 
 // Forced is what was, or would be, done.
 type Forced struct {
-	Steps []string
-	Loss  string // what may be lost
+	Steps  []string
+	Losses []string // what may be lost, for each resource
 }
 
 // Force lets this stopped node go on alone although the quorum is lost. It makes a new log in which this voter is the only member,
-// with another cluster id and another incarnation, so that no old voter can count in it by mistake; the old one is kept. It
-// refuses while another data node answers.
+// with another cluster id and another incarnation, so that no old voter can count in it by mistake; the old one is kept. A log is
+// that of all resources, so that all of them are forced. It refuses while another data node answers.
 func Force(ctx context.Context, o ForceOptions) (Forced, error) {
-	fail := func(err error) (Forced, error) { return Forced{}, fmt.Errorf("force %s: %w", o.Resource, err) }
+	fail := func(err error) (Forced, error) {
+		return Forced{}, fmt.Errorf("force %s: %w", strings.Join(o.Resources, ", "), err)
+	}
 	if o.Self.Witness {
 		return fail(errors.New("this node is a witness, and cannot hold a resource"))
 	}
@@ -56,21 +60,27 @@ func Force(ctx context.Context, o ForceOptions) (Forced, error) {
 	if err := errors.Join(err, old.Close()); err != nil {
 		return fail(err)
 	}
-	r := state.Get(o.Resource)
-	if r == nil {
-		return fail(errors.New("the resource is not in this node's log"))
+	for _, name := range o.Resources {
+		if state.Get(name) == nil {
+			return fail(fmt.Errorf("resource %s is not in this node's log", name))
+		}
 	}
-	done := Forced{
-		Steps: []string{
-			fmt.Sprintf("the membership becomes %s alone; it was %s", o.Self.Name, strings.Join(members, ", ")),
-			"the cluster gets another id; the other voters do not count until `vrrpd quorum reset` was run on each of them",
-			fmt.Sprintf("epoch %d of %s ends, and its rule %v becomes {%s;}", r.Epoch, o.Resource, r.Rule, o.Self.Name),
-			"the former log is kept beside the new one in " + dir,
-		},
-		Loss: loss(r, self),
+	done := Forced{Steps: []string{
+		fmt.Sprintf("the membership becomes %s alone; it was %s", o.Self.Name, strings.Join(members, ", ")),
+		"the cluster gets another id; the other voters do not count until `vrrpd quorum reset` was run on each of them",
+	}}
+	names := slices.Sorted(maps.Keys(state.Resources))
+	for _, name := range names {
+		r := state.Resources[name]
+		if !r.Rule.Has(self) && !slices.Contains(o.Resources, name) {
+			return fail(fmt.Errorf("resource %s would be forced too, and the last rule that this node knows, %v, does not name it: name that resource too, or force a node of its rule", name, r.Rule))
+		}
+		done.Steps = append(done.Steps, fmt.Sprintf("epoch %d of %s ends, and its rule %v becomes {%s;}", r.Epoch, name, r.Rule, o.Self.Name))
+		done.Losses = append(done.Losses, fmt.Sprintf("%s: %s", name, loss(r, self)))
 	}
+	done.Steps = append(done.Steps, "the former log is kept beside the new one in "+dir)
 	if outlived != "" {
-		done.Loss += "; and its log is an old copy: " + outlived
+		done.Losses = append(done.Losses, "this node's log is an old copy: "+outlived)
 	}
 	if o.DryRun {
 		return done, nil
@@ -78,7 +88,13 @@ func Force(ctx context.Context, o ForceOptions) (Forced, error) {
 	if o.Word == "" {
 		return fail(errors.New("wants the word that the other data nodes are off"))
 	}
-	o.Log.Warn("quorum force", "resource", o.Resource, "epoch", r.Epoch, "rule", r.Rule.String(), "word", o.Word, "loss", done.Loss)
+	for _, name := range names {
+		r := state.Resources[name]
+		o.Log.Warn("quorum force", "resource", name, "epoch", r.Epoch, "rule", r.Rule.String(), "word", o.Word, "loss", loss(r, self))
+	}
+	if outlived != "" {
+		o.Log.Warn("quorum force", "loss", "this node's log is an old copy: "+outlived)
+	}
 	if err := refound(o, state, dir, longest); err != nil {
 		return fail(err)
 	}
