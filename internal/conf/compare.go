@@ -78,7 +78,6 @@ func (q *Quorum) NeedsRestart(next *Quorum) (keys []string) {
 	differs("lease", q.Lease != next.Lease)
 	differs("no_quorum_policy", (q.Policy == PolicyIgnore) != (next.Policy == PolicyIgnore))
 	differs("guard", q.Guard != next.Guard)
-	differs("guard_port", q.GuardPort != next.GuardPort)
 	return keys
 }
 

@@ -76,9 +76,9 @@ func TestExampleBlock(t *testing.T) {
 		t.Fatal("there is no such block")
 	}
 	before = strings.Replace(before, "# quorum web ", "quorum web ", 1)
-	c, diags := load(before + "quorum {\n" + strings.NewReplacer("! ", "", "# guard_port", "guard_port").Replace(block))
+	c, diags := load(before + "quorum {\n" + strings.ReplaceAll(block, "! ", ""))
 	wantDiags(t, diags)
-	if c.Quorum == nil || len(c.Quorum.Voters) != 3 || c.Quorum.GuardPort != 5432 || c.Instances[0].Quorum != "web" {
+	if c.Quorum == nil || len(c.Quorum.Voters) != 3 || c.Instances[0].Quorum != "web" {
 		t.Errorf("got %+v, %+v", c.Quorum, c.Instances[0])
 	}
 }

@@ -24,7 +24,7 @@ func seeds(f *testing.F) {
 		"notify 'a\nnotify \"a \\x\"", "global_defs {\ninclude_check -x +y read\n}\n", "vrrp_instance\n", "quorum {",
 		quorum("@n1 node n1", "port 3741", "lease 0.4", "witness w2 2001:db8::1 10.0.0.1 votes 2") + instance("quorum pg"),
 		quorum("voter n1 10.77.0.1", "voter n2 fe80::1%eth0 ::ffff:10.0.0.1 votes", "watchdog a timeout b mode", "fencing") + "quorum {\n}\n",
-		"quorum {\nno_quorum_policy suicide\nreboot_command '/sbin/reboot\nguard lifetime\nguard_port 3742\n}\n" + instance("quorum pg", "vip_lifetime 0", "priority 255"),
+		"quorum {\nno_quorum_policy suicide\nreboot_command '/sbin/reboot\nguard lifetime\n}\n" + instance("quorum pg", "vip_lifetime 0", "priority 255"),
 		"track_file f {\nfile /f\nmissing fail\ninit_file 1 overwrite\n}\nvrrp_track_process p {\nprocess a b\nparam_match partial\nquorum_max 0\n}\n" +
 			instance("priority 255", "track_file {\nf weight -254 reverse\n}", "track_process {\np\n}") + "vrrp_sync_group G {\ngroup {\nVI_1\n}\ntrack_file {\nf\n}\n}\n",
 		instance("auth_hmac {\nkey 1 hex:"+strings.Repeat("00", 32)+"\nkey 2 file:a\nactive_key 1\n}", "use_vmac name a 1:2:3:4:5 group 5", "use_vmac_addr", "strict_mode", "owner_ignore_adverts"),
@@ -172,7 +172,7 @@ func fuzzQuorum(t *testing.T, c *Config, code int) {
 	if !c.Extended || !q.Equal(q) || len(q.NeedsRestart(q)) > 0 {
 		t.Errorf("got %+v, not equal to itself or not ours", q)
 	}
-	if q.Port < 1 || q.Port > 65534 || q.Lease < 100*time.Millisecond || q.Lease > 10*time.Second || q.GuardPort < 0 || q.GuardPort > 65535 ||
+	if q.Port < 1 || q.Port > 65534 || q.Lease < 100*time.Millisecond || q.Lease > 10*time.Second ||
 		!path.IsAbs(q.KeyFile) || !path.IsAbs(q.StateDir) || q.AgentUser == "" || q.Policy == "" || q.Guard == "" {
 		t.Errorf("got %+v", q)
 	}

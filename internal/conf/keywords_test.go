@@ -221,7 +221,6 @@ var badValues = map[string]map[string]struct{ line, want string }{
 		"no_quorum_policy": {"no_quorum_policy halt", "fatal f:5:18: no_quorum_policy: unknown value, expected freeze, stop, ignore or suicide"},
 		"reboot_command":   {`reboot_command "/sbin/reboot 'now"`, "fatal f:5:16: reboot_command: unterminated quote in the command, expected a second '; nothing is run"},
 		"guard":            {"guard iptables", "fatal f:5:7: guard: unknown value, expected nftables, lifetime or none"},
-		"guard_port":       {"guard_port 0", "fatal f:5:12: guard_port: out of range, expected a whole number from 1 to 65535"},
 		"fencing":          {"fencing automatic", `fatal f:5:9: fencing: fencing is not part of this version, expected off (got "automatic")`},
 		"watchdog":         {"watchdog /dev/watchdog timeout 2", "fatal f:5:33: watchdog: a watchdog is not part of this version, expected mode off"},
 	},

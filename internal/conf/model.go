@@ -385,7 +385,6 @@ type Quorum struct {
 	Policy            string        // no_quorum_policy: freeze, stop, ignore or suicide; default freeze
 	RebootCommand     Command       // what suicide runs; empty Argv: none; without a user it is root's
 	Guard             string        // nftables, lifetime or none; default nftables
-	GuardPort         int           // 1 to 65535; 0: none
 }
 
 // Voter is a voter or witness line of the quorum block.

@@ -119,11 +119,6 @@ func quorumKeywords() [][]keyword[quorumDraft] {
 		})},
 		choice("guard", "nftables, lifetime or none", func(d *quorumDraft) *string { return &d.Guard },
 			GuardNFTables, GuardLifetime, GuardNone),
-		one("guard_port", func(s *statement, d *quorumDraft, w word) {
-			if v, ok := s.number(w, 1, 65535, ""); ok {
-				d.GuardPort = int(v)
-			}
-		}),
 		one("fencing", func(s *statement, d *quorumDraft, w word) {
 			switch w.text {
 			case "off":
@@ -136,6 +131,7 @@ func quorumKeywords() [][]keyword[quorumDraft] {
 		{name: "watchdog", need: 1, max: -1, set: once(watchdogLine)},
 	},
 		not[quorumDraft](refused, false, "fencing is not part of this version, expected no such line", "fence"),
+		not[quorumDraft](refused, false, "a guard of ports is not part of this version, expected no such line", "guard_port"),
 	}
 }
 
@@ -351,18 +347,6 @@ func (p *parser) finishQuorum() {
 		report(Lint, "reboot_command", "", "has no effect without no_quorum_policy suicide")
 	case d.Policy == PolicyIgnore:
 		report(Lint, "no_quorum_policy", d.Policy, "two nodes can be master at once, and commits get lost; expected freeze or stop")
-	}
-
-	last := d.Port
-	if slices.ContainsFunc(d.Voters, func(v Voter) bool { return v.Votes == 2 }) {
-		last++
-	}
-	switch {
-	case d.GuardPort == 0:
-	case d.Guard != GuardNFTables:
-		report(Error, "guard_port", fmt.Sprint(d.GuardPort), "guard %s shuts no port, expected guard nftables", d.Guard)
-	case d.Port <= d.GuardPort && d.GuardPort <= last:
-		report(Error, "guard_port", fmt.Sprint(d.GuardPort), "the voters themselves use this port, expected that of the service")
 	}
 }
 

@@ -121,11 +121,8 @@ func TestQuorum(t *testing.T) {
 		{"suicide with an unusable command", with("no_quorum_policy suicide", `reboot_command ""`), "", nil, []string{"fatal f:6:16: reboot_command: empty command, expected a program and its arguments; nothing is run"}},
 		{"reboot_command alone", with(`reboot_command "/sbin/reboot -f"`), "", nil, []string{"lint f:5:1: reboot_command: has no effect without no_quorum_policy suicide"}},
 
-		{"guard_port", with("guard_port 5432"), "nftables 5432", guardOf, nil},
-		{"guard_port with another guard", with("guard lifetime", "guard_port 5432"), "", nil, []string{`fatal f:6:1: guard_port: guard lifetime shuts no port, expected guard nftables (got "5432")`}},
-		{"guard_port of the voters", with("guard_port 3741"), "", nil, []string{"fatal f:5:1: guard_port: the voters themselves use this port"}},
-		{"guard_port of the second vote", nodes("voter n1 10.0.0.1", "witness w1 10.0.0.2 votes 2", "port 5431", "guard_port 5432"), "", nil, []string{"fatal f:5:1: guard_port: the voters themselves use this port"}},
-		{"guard_port beside the voters'", with("port 5431", "guard_port 5432"), "nftables 5432", guardOf, nil},
+		{"guard", with("guard lifetime"), "lifetime", guardOf, nil},
+		{"guard_port", with("guard_port 5432"), "", nil, []string{"fatal f:5:1: guard_port: a guard of ports is not part of this version, expected no such line"}},
 
 		{"node", with("node n3"), "n3", nodeOf, nil},
 		{"node before its line", nodes("node n1", "voter n1 10.0.0.1", "voter n2 10.0.0.2", "voter n3 10.0.0.3"), "n1", nodeOf, nil},
@@ -191,7 +188,7 @@ func resourcesOf(q *Quorum) string {
 
 func pathsOf(q *Quorum) string { return q.KeyFile + " " + q.StateDir }
 func leaseOf(q *Quorum) string { return q.Lease.String() }
-func guardOf(q *Quorum) string { return fmt.Sprint(q.Guard, " ", q.GuardPort) }
+func guardOf(q *Quorum) string { return q.Guard }
 func nodeOf(q *Quorum) string  { return q.Node }
 
 func policyOf(q *Quorum) string {
@@ -362,7 +359,6 @@ func TestNeedsRestart(t *testing.T) {
 		{"policy ignore", quorum("voter n3 10.77.0.3", "witness w2 10.77.0.22", "no_quorum_policy ignore"), false, []string{"no_quorum_policy"}},
 		{"reboot_command", quorum("voter n3 10.77.0.3", "witness w2 10.77.0.22", "reboot_command /bin/a"), false, nil},
 		{"agent_user", quorum("voter n3 10.77.0.3", "witness w2 10.77.0.22", "agent_user pg"), false, nil},
-		{"guard_port", quorum("voter n3 10.77.0.3", "witness w2 10.77.0.22", "guard_port 5432"), false, []string{"guard_port"}},
 		{"all that needs one", "quorum {\nvoter n1 10.77.0.1\nvoter n2 10.77.0.2\nwitness w1 10.77.0.21 votes 2\nvoter w2 10.77.0.22\nresource pg postgresql\n" +
 			"guard none\nlease 1\nport 4000\nstate_dir /s\nkey_file /k\nnode n1\n}\n", false,
 			[]string{"node", "key_file", "state_dir", "port", "witness", "resource", "lease", "guard"}},

@@ -75,7 +75,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	if g.witness = len(config.Instances) == 0; g.witness {
 		g.kind = conf.GuardNone
 	} else if g.kind == conf.GuardNFTables {
-		g.guard, err = system.OpenGuard(system.GuardOptions{Log: o.Log, Addresses: g.all(), Port: uint16(config.Quorum.GuardPort), Exempt: exempt(config.Quorum), Owner: g.owner})
+		g.guard, err = system.OpenGuard(system.GuardOptions{Log: o.Log, Addresses: g.all(), Owner: g.owner})
 		if err == nil {
 			guard = kernelGuard{g}
 		} else {
@@ -128,15 +128,6 @@ func (g *grants) look() {
 	if err := g.guard.Check(); err != nil {
 		g.log.Error("look at the guard", "error", err)
 	}
-}
-
-// exempt are the voters, which reach the guarded port always.
-func exempt(q *conf.Quorum) []netip.Addr {
-	var all []netip.Addr
-	for _, v := range q.Voters {
-		all = append(all, v.Addrs...)
-	}
-	return all
 }
 
 // collect notes which addresses belong to which resource.

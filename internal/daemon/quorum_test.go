@@ -67,7 +67,6 @@ func TestReloadOfTheQuorumBlock(t *testing.T) {
 		{"another address elsewhere", strings.Replace(block(), "127.3.7.2", "127.3.7.5", 1), ""},
 		{"another address here", strings.Replace(block(), "127.3.7.3", "127.3.7.5", 1), "changes of witness in the quorum block need a restart of vrrpd"},
 		{"no grants any more", block("no_quorum_policy ignore"), "changes of no_quorum_policy in the quorum block need a restart of vrrpd"},
-		{"a guarded port", block("guard_port 5432"), "changes of guard_port in the quorum block need a restart of vrrpd"},
 		{"a resource more", block("resource other plain"), "changes of resource in the quorum block need a restart of vrrpd"},
 		{"another lease", block("lease 1"), "changes of lease in the quorum block need a restart of vrrpd"},
 		{"no block", "", "the quorum block cannot be removed without a restart of vrrpd"},

@@ -45,19 +45,16 @@ var errGuardSlow = fmt.Errorf("the kernel took longer than %s, %d times", guardS
 //
 // A Guard is safe for concurrent use.
 type Guard struct {
-	log    *slog.Logger
-	now    func() time.Duration
-	port   uint16
-	exempt []netip.Addr
-	mark   string
-	claim  *guardClaim
+	log   *slog.Logger
+	now   func() time.Duration
+	mark  string
+	claim *guardClaim
 
-	mu         sync.Mutex
-	kernel     guardKernel
-	addresses  []netip.Addr                 // guarded, sorted
-	deadlines  map[netip.Addr]time.Duration // of what we opened until then
-	torn       map[netip.Addr]bool          // of these, what was shut with its table and not by the lease
-	portAlways bool
+	mu        sync.Mutex
+	kernel    guardKernel
+	addresses []netip.Addr                 // guarded, sorted
+	deadlines map[netip.Addr]time.Duration // of what we opened until then
+	torn      map[netip.Addr]bool          // of these, what was shut with its table and not by the lease
 }
 
 // GuardOptions are what a Guard needs.
@@ -67,11 +64,6 @@ type GuardOptions struct {
 	// Addresses are all guarded virtual addresses of this host, of both families.
 	Addresses []netip.Addr
 
-	// Port, if not 0, is a TCP port that is shut too, on the addresses of this host that are not guarded. Exempt are the peers that reach
-	// it all the same. This host reaches it over its loopback interface.
-	Port   uint16
-	Exempt []netip.Addr
-
 	// Owner tells the runs of one vrrpd from those of others: its run directory, as an absolute path. It marks the tables for CleanupGuard.
 	// OpenGuard fails with ErrGuardTaken while another process runs with a guard that has an owner. "": nobody is told, nor asked.
 	Owner string
@@ -80,7 +72,7 @@ type GuardOptions struct {
 	Now func() time.Duration
 }
 
-// guardKernel is the kernel's half of a Guard. What can be open is a guarded address or, as the zero netip.Addr, the guarded port.
+// guardKernel is the kernel's half of a Guard.
 type guardKernel interface {
 	// build makes everything in one transaction, in place of what is there.
 	build(l guardLayout) error
@@ -91,13 +83,10 @@ type guardKernel interface {
 	close() error
 }
 
-// guardLayout is what a new guard looks like: shut, but for the port.
+// guardLayout is what a new guard looks like: shut.
 type guardLayout struct {
 	mark      string // guardMark
 	addresses []netip.Addr
-	port      uint16 // 0: none
-	exempt    []netip.Addr
-	portOpen  bool
 }
 
 // guardChange is carried out in the order of its fields.
@@ -106,7 +95,7 @@ type guardChange struct {
 	shut    []netip.Addr // shut, whether it is open or not
 	renew   []netip.Addr // shut; ENOENT if it is shut already
 	open    []netip.Addr
-	timeout time.Duration // of all that are opened; 0 is for ever
+	timeout time.Duration // of all that are opened
 	unguard []netip.Addr  // no longer guarded
 }
 
@@ -138,7 +127,7 @@ func OpenGuard(o GuardOptions) (_ *Guard, err error) {
 
 func newGuard(o GuardOptions, kernel guardKernel) (*Guard, error) {
 	g := &Guard{
-		log: o.Log, now: o.Now, port: o.Port, exempt: plainAddresses(o.Exempt),
+		log: o.Log, now: o.Now,
 		mark: guardMark(o.Owner), kernel: kernel, addresses: plainAddresses(o.Addresses),
 		deadlines: map[netip.Addr]time.Duration{}, torn: map[netip.Addr]bool{},
 	}
@@ -191,50 +180,6 @@ func (g *Guard) Shut(addresses []netip.Addr) error {
 	}
 	if err != nil {
 		return fmt.Errorf("shut guarded addresses %v: %w", addresses, err)
-	}
-	return nil
-}
-
-// portGate is the guarded port among the addresses.
-var portGate = []netip.Addr{{}}
-
-// OpenPort lets the guarded port pass until the deadline, whatever it was before. Errors are as Open's.
-func (g *Guard) OpenPort(deadline time.Duration) error {
-	return g.changePort("open", func() error { return g.set(portGate, deadline, false) })
-}
-
-// OpenPortAlways lets the guarded port pass until ShutPort, OpenPort or Close.
-func (g *Guard) OpenPortAlways() error {
-	return g.changePort("open", func() error {
-		g.forget(portGate)
-		g.portAlways = true
-		err := g.kernel.change(guardChange{shut: portGate, open: portGate})
-		if errors.Is(err, unix.ENOENT) {
-			err = g.rebuild()
-		}
-		if err != nil {
-			return errors.Join(err, g.shut(portGate))
-		}
-		return nil
-	})
-}
-
-// ShutPort shuts the guarded port at once. It is harmless if it is shut.
-func (g *Guard) ShutPort() error {
-	return g.changePort("shut", func() error { return g.shut(portGate) })
-}
-
-func (g *Guard) changePort(act string, fn func() error) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	err := error(nil)
-	if g.port == 0 {
-		err = errors.New("no port is guarded")
-	} else {
-		err = fn()
-	}
-	if err != nil {
-		return fmt.Errorf("%s guarded port %d: %w", act, g.port, err)
 	}
 	return nil
 }
@@ -386,9 +331,6 @@ func (g *Guard) forget(gates []netip.Addr) {
 	for _, a := range gates {
 		delete(g.deadlines, a)
 		delete(g.torn, a)
-		if a == portGate[0] {
-			g.portAlways = false
-		}
 	}
 }
 
@@ -406,7 +348,7 @@ func (g *Guard) rebuild() error {
 }
 
 func (g *Guard) layout() guardLayout {
-	return guardLayout{mark: g.mark, addresses: g.addresses, port: g.port, exempt: g.exempt, portOpen: g.portAlways}
+	return guardLayout{mark: g.mark, addresses: g.addresses}
 }
 
 // plainAddresses are the addresses sorted, once each, as the kernel has them in packets.

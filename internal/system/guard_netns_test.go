@@ -560,13 +560,13 @@ func TestGuardRefreshCost(t *testing.T) {
 func TestGuardConcurrent(t *testing.T) {
 	hosts := guardHosts(t, 0)
 	neighbours(t, hosts)
-	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs, Port: 5432})
+	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
 	var group sync.WaitGroup
 	for i, act := range []func() error{
 		func() error { return g.Open(guardVIPs[:1], quiet.BootTime()+time.Minute) },
 		func() error { return g.Open(guardVIPs[1:], quiet.BootTime()+time.Minute) },
 		func() error { return g.Shut(guardVIPs[1:]) },
-		g.OpenPortAlways, g.ShutPort, g.Check,
+		g.Check,
 	} {
 		group.Go(func() {
 			for range 200 {
@@ -749,9 +749,8 @@ func TestGuardAdvertisement(t *testing.T) {
 func TestGuardListed(t *testing.T) {
 	nstest.Require(t, "nft")
 	host := nstest.New(t)
-	g := openGuard(t, host, GuardOptions{Addresses: guardVIPs, Port: 5432, Exempt: []netip.Addr{guardPeer4, guardPeer6}})
+	g := openGuard(t, host, GuardOptions{Addresses: guardVIPs})
 	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Hour))
-	must(t, g.OpenPortAlways())
 	got := host.Run(t, "nft", "-n", "list", "ruleset")
 	for _, want := range []string{
 		"type filter hook input priority -300; policy accept;",
@@ -830,16 +829,13 @@ func TestGuardForwards(t *testing.T) {
 func TestGuardReplaced(t *testing.T) {
 	hosts := guardHosts(t, 0)
 	neighbours(t, hosts)
-	first := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs, Port: 5432})
+	first := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
 	must(t, first.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	reachesAll(t, hosts[1], guardVIPs, true)
 	second := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs})
 	reachesAll(t, hosts[1], guardVIPs, false)
 	if got := hosts[0].Run(t, "nft", "list", "tables"); got != "table inet vrrpd\ntable arp vrrpd\n" {
 		t.Errorf("got tables %q, want ours once", got)
-	}
-	if got := hosts[0].Run(t, "nft", "list", "ruleset"); strings.Contains(got, "5432") {
-		t.Errorf("the first run's port is still there:\n%s", got)
 	}
 
 	p := []*pinger{newPinger(t, hosts[1], guardVIP4), newPinger(t, hosts[1], guardVIP6)}
@@ -873,54 +869,6 @@ func TestGuardReplaced(t *testing.T) {
 	}
 	must(t, second.Open(guardVIPs, quiet.BootTime()+time.Minute))
 	reachesAll(t, hosts[1], guardVIPs, true)
-}
-
-func TestGuardPort(t *testing.T) {
-	hosts := guardHosts(t, 0)
-	neighbours(t, hosts)
-	const exempt4, exempt6 = "192.0.2.3", "2001:db8::3"
-	ipBatch(t, hosts[1], "addr add "+exempt4+"/24 dev eth0\naddr add "+exempt6+"/64 dev eth0 nodad\n")
-	exempt := addresses(exempt4, exempt6)
-	peers := []netip.Addr{guardPeer4, guardPeer6}
-	port, other := echoServer(t, hosts[0]), echoServer(t, hosts[0])
-	g := openGuard(t, hosts[0], GuardOptions{Addresses: guardVIPs, Port: port, Exempt: exempt})
-	expect := func(when string, want bool) {
-		t.Helper()
-		t.Log(when)
-		for i, a := range guardNodes {
-			connects(t, hosts[1], peers[i], a, port, want)
-			connects(t, hosts[1], exempt[i], a, port, true)
-			connects(t, hosts[1], peers[i], a, other, true)
-			connects(t, hosts[0], netip.Addr{}, a, port, true)
-		}
-		connects(t, hosts[0], netip.Addr{}, netip.MustParseAddr("127.0.0.1"), port, true)
-		connects(t, hosts[0], netip.Addr{}, netip.MustParseAddr("::1"), port, true)
-	}
-	expect("shut at first", false)
-	for i, a := range guardVIPs {
-		connects(t, hosts[1], exempt[i], a, port, false)
-	}
-	must(t, g.Open(guardVIPs, quiet.BootTime()+time.Minute))
-	for i, a := range guardVIPs {
-		connects(t, hosts[1], peers[i], a, port, true)
-	}
-	expect("shut while the virtual addresses are open", false)
-	must(t, g.OpenPortAlways())
-	expect("open always", true)
-	must(t, g.ShutPort())
-	must(t, g.ShutPort())
-	expect("shut", false)
-	must(t, g.OpenPort(quiet.BootTime()+time.Minute))
-	expect("open", true)
-	must(t, g.OpenPort(quiet.BootTime()+100*time.Millisecond))
-	<-time.After(120 * time.Millisecond)
-	expect("lapsed", false)
-	must(t, g.OpenPortAlways())
-	expect("open always again", true)
-	if err := g.OpenPort(quiet.BootTime()); !errors.Is(err, ErrLapsed) {
-		t.Errorf("got %v from OpenPort until now, want ErrLapsed", err)
-	}
-	expect("shut by a deadline that is over", false)
 }
 
 func TestGuardConfigure(t *testing.T) {

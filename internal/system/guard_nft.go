@@ -1,7 +1,6 @@
 package system
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,9 +34,6 @@ type guardTables struct {
 	// Guarded addresses and, of them, those that are open. Sets belong to tables, so the IPv4 ones are there twice.
 	guarded4, guarded6, guardedARP *nftables.Set
 	open4, open6, openARP          *nftables.Set
-
-	exempt4, exempt6, openPort *nftables.Set
-	port                       uint16
 }
 
 var errEncoded = errors.New("encoded")
@@ -71,16 +67,12 @@ func openGuardTables() (*guardTables, error) {
 	k.open4 = set(k.inet, "open4", nftables.TypeIPAddr, true)
 	k.open6 = set(k.inet, "open6", nftables.TypeIP6Addr, true)
 	k.openARP = set(k.arp, "open4", nftables.TypeIPAddr, true)
-	k.exempt4 = set(k.inet, "exempt4", nftables.TypeIPAddr, false)
-	k.exempt6 = set(k.inet, "exempt6", nftables.TypeIP6Addr, false)
-	k.openPort = set(k.inet, "openport", nftables.TypeInetService, true)
 	return k, nil
 }
 
 func (k *guardTables) close() error { return k.nl.close() }
 
 func (k *guardTables) build(l guardLayout) error {
-	k.port = l.port
 	err := k.commit(func(c *nftables.Conn) error {
 		for _, t := range []*nftables.Table{k.inet, k.arp} {
 			// Only what exists can be removed.
@@ -89,9 +81,6 @@ func (k *guardTables) build(l guardLayout) error {
 			c.AddTable(t)
 		}
 		sets := []*nftables.Set{k.guarded4, k.guarded6, k.guardedARP, k.open4, k.open6, k.openARP}
-		if l.port != 0 {
-			sets = append(sets, k.exempt4, k.exempt6, k.openPort)
-		}
 		if l.mark != "" {
 			for k, t := range []*nftables.Table{k.inet, k.arp} {
 				sets = append(sets, &nftables.Set{Table: t, ID: uint32(100 + k), Name: l.mark, KeyType: nftables.TypeMark})
@@ -106,15 +95,7 @@ func (k *guardTables) build(l guardLayout) error {
 			return err
 		}
 		k.addRules(c)
-		if l.port == 0 {
-			return nil
-		}
-		k.addPortRules(c)
-		exempt := setElements{{set: k.exempt4, keys: keys4(l.exempt)}, {set: k.exempt6, keys: keys6(l.exempt)}}
-		if err := k.add(c, exempt, 0); err != nil || !l.portOpen {
-			return err
-		}
-		return k.add(c, k.openSets(portGate), 0)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("make nftables tables inet %[1]s and arp %[1]s: %[2]w", guardTable, err)
@@ -169,11 +150,7 @@ func (k *guardTables) guardedSets(addresses []netip.Addr) setElements {
 // openSets is where open gates stand.
 func (k *guardTables) openSets(gates []netip.Addr) setElements {
 	v4 := keys4(gates)
-	s := setElements{{k.open4, v4}, {k.openARP, v4}, {k.open6, keys6(gates)}}
-	if slices.Contains(gates, portGate[0]) {
-		s = append(s, setElements{{k.openPort, [][]byte{binary.BigEndian.AppendUint16(nil, k.port)}}}...)
-	}
-	return s
+	return setElements{{k.open4, v4}, {k.openARP, v4}, {k.open6, keys6(gates)}}
 }
 
 func keys4(addresses []netip.Addr) (keys [][]byte) {
@@ -231,8 +208,6 @@ const (
 	ip4Source, ip4Destination = 12, 16 // RFC 791 section 3.1
 	ip6Source, ip6Destination = 8, 24  // RFC 8200 section 3
 
-	tcpDestination = 2 // RFC 9293 section 3.1
-
 	icmp6Type, ndTarget           = 0, 8 // RFC 4861 sections 4.3 and 4.4
 	ndSolicitation, ndAdvertising = 135, 136
 
@@ -269,30 +244,26 @@ func addRule(c *nftables.Conn, chain *nftables.Chain, verdict expr.VerdictKind, 
 	c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: exprs})
 }
 
-func (k *guardTables) inputChain() *nftables.Chain {
-	return &nftables.Chain{Name: "input", Table: k.inet, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput,
-		Priority: nftables.ChainPriorityRef(guardPriority)}
-}
-
 func (k *guardTables) addRules(c *nftables.Conn) {
 	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
 	ip4, ip6 := is(meta(expr.MetaKeyNFPROTO), unix.NFPROTO_IPV4), is(meta(expr.MetaKeyNFPROTO), unix.NFPROTO_IPV6)
 	icmp6 := is(meta(expr.MetaKeyL4PROTO), unix.IPPROTO_ICMPV6)
 	target := payload(transport, ndTarget, 16)
 
+	chain := func(name string, hook *nftables.ChainHook) *nftables.Chain {
+		return c.AddChain(&nftables.Chain{Name: name, Table: k.inet, Type: nftables.ChainTypeFilter, Hooknum: hook,
+			Priority: nftables.ChainPriorityRef(guardPriority)})
+	}
 	// What is for the virtual address as another host has it must pass: only the sender counts in what we send, only
 	// the receiver in what we get. A packet of this host to itself is both.
-	input, output := k.inputChain(), &nftables.Chain{Name: "output", Table: k.inet, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(guardPriority)}
 	for _, side := range []struct {
 		chain              *nftables.Chain
 		offset4, offset6   uint32
 		neighbourDiscovery byte
 	}{
-		{input, ip4Destination, ip6Destination, ndSolicitation}, // solicitations go to a multicast address
-		{output, ip4Source, ip6Source, ndAdvertising},
+		{chain("input", nftables.ChainHookInput), ip4Destination, ip6Destination, ndSolicitation}, // solicitations go to a multicast address
+		{chain("output", nftables.ChainHookOutput), ip4Source, ip6Source, ndAdvertising},
 	} {
-		c.AddChain(side.chain)
 		address4, address6 := payload(network, side.offset4, 4), payload(network, side.offset6, 16)
 		addRule(c, side.chain, expr.VerdictDrop, ip4, in(address4, k.guarded4), notIn(address4, k.open4))
 		addRule(c, side.chain, expr.VerdictDrop, ip6, in(address6, k.guarded6), notIn(address6, k.open6))
@@ -309,22 +280,6 @@ func (k *guardTables) addRules(c *nftables.Conn) {
 	addRule(c, arp("input", hookARPIn), expr.VerdictDrop, is(payload(network, arpOperation, 2), 0, arpRequest),
 		in(asked, k.guardedARP), notIn(asked, k.openARP), notIn(sender, k.guardedARP))
 	addRule(c, arp("output", hookARPOut), expr.VerdictDrop, in(sender, k.guardedARP), notIn(sender, k.openARP))
-}
-
-func (k *guardTables) addPortRules(c *nftables.Conn) {
-	const network, transport = expr.PayloadBaseNetworkHeader, expr.PayloadBaseTransportHeader
-	ip4, ip6 := is(meta(expr.MetaKeyNFPROTO), unix.NFPROTO_IPV4), is(meta(expr.MetaKeyNFPROTO), unix.NFPROTO_IPV6)
-	port := payload(transport, tcpDestination, 2)
-	input := k.inputChain()
-
-	// To accept is to leave our chain: the host's own rules come behind it. An open virtual address is open with all its ports.
-	addRule(c, input, expr.VerdictAccept, ip4, in(payload(network, ip4Destination, 4), k.guarded4))
-	addRule(c, input, expr.VerdictAccept, ip6, in(payload(network, ip6Destination, 16), k.guarded6))
-	addRule(c, input, expr.VerdictAccept, is(meta(expr.MetaKeyIIFTYPE), binaryutil.NativeEndian.PutUint16(unix.ARPHRD_LOOPBACK)...))
-	addRule(c, input, expr.VerdictAccept, ip4, in(payload(network, ip4Source, 4), k.exempt4))
-	addRule(c, input, expr.VerdictAccept, ip6, in(payload(network, ip6Source, 16), k.exempt6))
-	addRule(c, input, expr.VerdictDrop, is(meta(expr.MetaKeyL4PROTO), unix.IPPROTO_TCP),
-		is(port, binary.BigEndian.AppendUint16(nil, k.port)...), notIn(port, k.openPort))
 }
 
 // commit sends what fill writes as one transaction. The error tells, by errors.Is, why the kernel refused it.

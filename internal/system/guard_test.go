@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,8 +32,6 @@ type fakeGuardKernel struct {
 	failWith error // for build and remove
 }
 
-const fakeForEver = time.Duration(math.MaxInt64)
-
 func (k *fakeGuardKernel) build(l guardLayout) error {
 	if k.failWith != nil {
 		return k.failWith
@@ -43,9 +40,6 @@ func (k *fakeGuardKernel) build(l guardLayout) error {
 	k.gone, k.guarded, k.until = false, map[netip.Addr]bool{}, map[netip.Addr]time.Duration{}
 	for _, a := range l.addresses {
 		k.guarded[a] = true
-	}
-	if l.portOpen {
-		k.until[portGate[0]] = fakeForEver
 	}
 	return nil
 }
@@ -83,9 +77,6 @@ func (k *fakeGuardKernel) change(c guardChange) error {
 			return &ackError{errno: unix.EEXIST}
 		}
 		until[a] = k.now + c.timeout
-		if c.timeout == 0 {
-			until[a] = fakeForEver
-		}
 	}
 	for _, a := range c.unguard {
 		if !guarded[a] {
@@ -106,20 +97,13 @@ func (k *fakeGuardKernel) String() string {
 		return "gone\n"
 	}
 	var b strings.Builder
-	line := func(name string, a netip.Addr) {
-		switch until := k.until[a]; {
-		case until == fakeForEver:
-			fmt.Fprintf(&b, "%s open\n", name)
-		case until > k.now:
-			fmt.Fprintf(&b, "%s %d\n", name, (until-k.now)/time.Millisecond)
-		default:
-			fmt.Fprintf(&b, "%s shut\n", name)
+	for _, a := range slices.SortedFunc(maps.Keys(k.guarded), netip.Addr.Compare) {
+		if until := k.until[a]; until > k.now {
+			fmt.Fprintf(&b, "%s %d\n", a, (until-k.now)/time.Millisecond)
+		} else {
+			fmt.Fprintf(&b, "%s shut\n", a)
 		}
 	}
-	for _, a := range slices.SortedFunc(maps.Keys(k.guarded), netip.Addr.Compare) {
-		line(a.String(), a)
-	}
-	line("port", portGate[0])
 	return b.String()
 }
 
@@ -161,7 +145,7 @@ func TestGuard(t *testing.T) {
 	failing := func(act func(*Guard, *fakeGuardKernel) error, errs ...error) func(*Guard, *fakeGuardKernel) error {
 		return func(g *Guard, k *fakeGuardKernel) error { k.fail = errs; return act(g, k) }
 	}
-	const allShut = vip + " shut\n" + other + " shut\n" + vip6 + " shut\nport shut\n"
+	const allShut = vip + " shut\n" + other + " shut\n" + vip6 + " shut\n"
 
 	tests := []struct {
 		name  string
@@ -169,63 +153,63 @@ func TestGuard(t *testing.T) {
 	}{
 		{"shut at first", []step{{pass(0), allShut, nil}}},
 		{"open, refreshed, lapsed, open again", []step{
-			{open(400*ms, vip, vip6), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 400\nport shut\n", nil},
-			{pass(100 * ms), "192.0.2.100 300\n192.0.2.200 shut\n2001:db8::100 300\nport shut\n", nil},
-			{refresh(500*ms, vip, vip6), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 400\nport shut\n", nil},
+			{open(400*ms, vip, vip6), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 400\n", nil},
+			{pass(100 * ms), "192.0.2.100 300\n192.0.2.200 shut\n2001:db8::100 300\n", nil},
+			{refresh(500*ms, vip, vip6), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 400\n", nil},
 			{pass(400 * ms), allShut, nil},
 			{refresh(900*ms, vip, vip6), allShut, ErrLapsed},
 			{refresh(900*ms, vip, vip6), allShut, ErrLapsed},
-			{open(900*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(900*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 		}},
 		{"the time is rounded down", []step{
-			{open(400*ms-1, vip), "192.0.2.100 399\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms-1, vip), "192.0.2.100 399\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 		}},
 		{"an address once each and as it is in packets", []step{
-			{open(400*ms, vip, "::ffff:192.0.2.100", vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{refresh(500*ms, vip, vip), "192.0.2.100 500\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip, "::ffff:192.0.2.100", vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{refresh(500*ms, vip, vip), "192.0.2.100 500\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 		}},
 		{"one that is shut spoils a refresh of many", []step{
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 			{refresh(500*ms, vip, other), allShut, ErrLapsed},
 		}},
 		{"never opened, never refreshed", []step{{refresh(500*ms, vip), allShut, ErrLapsed}}},
 		{"opened while open", []step{
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{open(300*ms, vip), "192.0.2.100 300\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{open(300*ms, vip), "192.0.2.100 300\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 		}},
 		{"no address", []step{{open(400 * ms), allShut, nil}, {refresh(400 * ms), allShut, nil}, {shut(), allShut, nil}}},
 		{"a deadline in the past shuts", []step{
 			{pass(400 * ms), allShut, nil},
-			{open(800*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(800*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 			{refresh(399*ms, vip), allShut, ErrLapsed},
 			{open(400*ms, vip), allShut, ErrLapsed},
 		}},
 		{"a deadline within a tick is over", []step{
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 			{refresh(10*ms-1, vip), allShut, ErrLapsed},
-			{open(10*ms, vip), "192.0.2.100 10\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(10*ms, vip), "192.0.2.100 10\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 		}},
 		{"shut twice", []step{
-			{open(400*ms, vip, other), "192.0.2.100 400\n192.0.2.200 400\n2001:db8::100 shut\nport shut\n", nil},
-			{shut(vip), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\nport shut\n", nil},
-			{shut(vip), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\nport shut\n", nil},
-			{refresh(400*ms, vip), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\nport shut\n", ErrLapsed},
+			{open(400*ms, vip, other), "192.0.2.100 400\n192.0.2.200 400\n2001:db8::100 shut\n", nil},
+			{shut(vip), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\n", nil},
+			{shut(vip), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\n", nil},
+			{refresh(400*ms, vip), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\n", ErrLapsed},
 		}},
 
 		{"a slow call is made again, to the same deadline", []step{
-			{during(open(400*ms, vip), 11*ms), "192.0.2.100 389\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{during(refresh(400*ms, vip), 100*ms, 50*ms), "192.0.2.100 239\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{during(open(400*ms, vip), 11*ms), "192.0.2.100 389\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{during(refresh(400*ms, vip), 100*ms, 50*ms), "192.0.2.100 239\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 		}},
 		{"10 ms are not slow", []step{
-			{during(open(400*ms, vip), 10*ms), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{during(open(400*ms, vip), 10*ms), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 		}},
 		{"slow three times", []step{
 			{during(open(400*ms, vip), 11*ms, 12*ms, 13*ms), allShut, errGuardSlow},
 			{refresh(800*ms, vip), allShut, ErrLapsed},
 		}},
 		{"asleep past the deadline", []step{
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{pass(300 * ms), "192.0.2.100 100\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{pass(300 * ms), "192.0.2.100 100\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 			// The kernel's element is gone when the call gets there.
 			{during(refresh(700*ms, vip), time.Second), allShut, ErrLapsed},
 			// Here it is opened, and shut when the process looks at its clock.
@@ -233,38 +217,38 @@ func TestGuard(t *testing.T) {
 		}},
 
 		{"refused by the kernel", []step{
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
 			{failing(refresh(500*ms, vip), refused), allShut, refused},
 			{failing(open(500*ms, vip), refused), allShut, refused},
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{failing(shut(vip), refused), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", refused},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{failing(shut(vip), refused), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", refused},
 		}},
 
 		{"a firewall's reload while open", []step{
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{open(500*ms, other), "192.0.2.100 400\n192.0.2.200 500\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{open(500*ms, other), "192.0.2.100 400\n192.0.2.200 500\n2001:db8::100 shut\n", nil},
 			{flush, "gone\n", nil},
-			{refresh(450*ms, vip), "192.0.2.100 450\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{refresh(550*ms, other), "192.0.2.100 450\n192.0.2.200 550\n2001:db8::100 shut\nport shut\n", nil},
+			{refresh(450*ms, vip), "192.0.2.100 450\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{refresh(550*ms, other), "192.0.2.100 450\n192.0.2.200 550\n2001:db8::100 shut\n", nil},
 			{pass(600 * ms), allShut, nil},
 			{refresh(1000*ms, vip), allShut, ErrLapsed},
 		}},
 		{"a firewall's reload, and a lease that lapsed", []step{
-			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\nport shut\n", nil},
-			{open(500*ms, other), "192.0.2.100 400\n192.0.2.200 500\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip), "192.0.2.100 400\n192.0.2.200 shut\n2001:db8::100 shut\n", nil},
+			{open(500*ms, other), "192.0.2.100 400\n192.0.2.200 500\n2001:db8::100 shut\n", nil},
 			{flush, "gone\n", nil},
 			{pass(450 * ms), "gone\n", nil},
 			{refresh(800*ms, vip), allShut, ErrLapsed},
-			{refresh(800*ms, other), "192.0.2.100 shut\n192.0.2.200 350\n2001:db8::100 shut\nport shut\n", nil},
-			{refresh(800*ms, vip), "192.0.2.100 shut\n192.0.2.200 350\n2001:db8::100 shut\nport shut\n", ErrLapsed},
+			{refresh(800*ms, other), "192.0.2.100 shut\n192.0.2.200 350\n2001:db8::100 shut\n", nil},
+			{refresh(800*ms, vip), "192.0.2.100 shut\n192.0.2.200 350\n2001:db8::100 shut\n", ErrLapsed},
 		}},
 		{"a firewall's reload while shut", []step{
-			{open(400*ms, other), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, other), "192.0.2.100 shut\n192.0.2.200 400\n2001:db8::100 shut\n", nil},
 			{flush, "gone\n", nil},
 			{check, allShut, nil},
 			{check, allShut, nil},
 			{refresh(400*ms, vip), allShut, ErrLapsed},
-			{refresh(500*ms, other), "192.0.2.100 shut\n192.0.2.200 500\n2001:db8::100 shut\nport shut\n", nil},
+			{refresh(500*ms, other), "192.0.2.100 shut\n192.0.2.200 500\n2001:db8::100 shut\n", nil},
 			{flush, "gone\n", nil},
 			{refresh(400*ms, vip), allShut, ErrLapsed},
 			{flush, "gone\n", nil},
@@ -272,49 +256,26 @@ func TestGuard(t *testing.T) {
 			{flush, "gone\n", nil},
 			{refresh(500*ms, other), allShut, ErrLapsed},
 			{flush, "gone\n", nil},
-			{open(500*ms, other), "192.0.2.100 shut\n192.0.2.200 500\n2001:db8::100 shut\nport shut\n", nil},
-		}},
-		{"a firewall's reload and the port", []step{
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPortAlways() }, strings.Replace(allShut, "port shut", "port open", 1), nil},
-			{flush, "gone\n", nil},
-			{check, strings.Replace(allShut, "port shut", "port open", 1), nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.ShutPort() }, allShut, nil},
-			{flush, "gone\n", nil},
-			{check, allShut, nil},
-			{flush, "gone\n", nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPortAlways() }, strings.Replace(allShut, "port shut", "port open", 1), nil},
-			{flush, "gone\n", nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPort(300 * ms) }, strings.Replace(allShut, "port shut", "port 300", 1), nil},
-		}},
-		{"port", []step{
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPort(300 * ms) }, strings.Replace(allShut, "port shut", "port 300", 1), nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPort(400 * ms) }, strings.Replace(allShut, "port shut", "port 400", 1), nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPortAlways() }, strings.Replace(allShut, "port shut", "port open", 1), nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPort(100 * ms) }, strings.Replace(allShut, "port shut", "port 100", 1), nil},
-			{pass(100 * ms), allShut, nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPort(100 * ms) }, allShut, ErrLapsed},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPortAlways() }, strings.Replace(allShut, "port shut", "port open", 1), nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.ShutPort() }, allShut, nil},
-			{failing(func(g *Guard, _ *fakeGuardKernel) error { return g.OpenPortAlways() }, refused), allShut, refused},
+			{open(500*ms, other), "192.0.2.100 shut\n192.0.2.200 500\n2001:db8::100 shut\n", nil},
 		}},
 
 		{"configured anew", []step{
-			{open(400*ms, vip, other), "192.0.2.100 400\n192.0.2.200 400\n2001:db8::100 shut\nport shut\n", nil},
+			{open(400*ms, vip, other), "192.0.2.100 400\n192.0.2.200 400\n2001:db8::100 shut\n", nil},
 			{func(g *Guard, _ *fakeGuardKernel) error {
 				return g.Configure(addresses(vip, "192.0.2.44", "192.0.2.44"))
-			}, "192.0.2.44 shut\n192.0.2.100 400\nport shut\n", nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(addresses("192.0.2.44", vip)) }, "192.0.2.44 shut\n192.0.2.100 400\nport shut\n", nil},
+			}, "192.0.2.44 shut\n192.0.2.100 400\n", nil},
+			{func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(addresses("192.0.2.44", vip)) }, "192.0.2.44 shut\n192.0.2.100 400\n", nil},
 			{flush, "gone\n", nil},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(addresses(vip)) }, "192.0.2.100 shut\nport shut\n", nil},
-			{refresh(500*ms, vip), "192.0.2.100 500\nport shut\n", nil},
-			{failing(func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(nil) }, refused), "192.0.2.100 500\nport shut\n", refused},
-			{func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(nil) }, "port shut\n", nil},
+			{func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(addresses(vip)) }, "192.0.2.100 shut\n", nil},
+			{refresh(500*ms, vip), "192.0.2.100 500\n", nil},
+			{failing(func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(nil) }, refused), "192.0.2.100 500\n", refused},
+			{func(g *Guard, _ *fakeGuardKernel) error { return g.Configure(nil) }, "", nil},
 		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			k := &fakeGuardKernel{}
-			g, err := newGuard(GuardOptions{Addresses: addresses(vip, vip6, other), Port: 5432, Now: func() time.Duration { return k.now }}, k)
+			g, err := newGuard(GuardOptions{Addresses: addresses(vip, vip6, other), Now: func() time.Duration { return k.now }}, k)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -348,8 +309,6 @@ func TestGuardErrors(t *testing.T) {
 		{"open a stranger", func() error { return g.Open(stranger, time.Second) }, "open guarded addresses [192.0.2.1]: 192.0.2.1 is not guarded"},
 		{"refresh a stranger", func() error { return g.Refresh(stranger, time.Second) }, "refresh guarded addresses [192.0.2.1]: 192.0.2.1 is not guarded"},
 		{"shut a stranger", func() error { return g.Shut(stranger) }, "shut guarded addresses [192.0.2.1]: 192.0.2.1 is not guarded"},
-		{"no port", func() error { return g.OpenPort(time.Second) }, "open guarded port 0: no port is guarded"},
-		{"no port to shut", g.ShutPort, "shut guarded port 0: no port is guarded"},
 		{"refresh what is shut", func() error { return g.Refresh(vip, time.Second) }, "refresh guarded addresses [192.0.2.100]: the lease has lapsed"},
 		{"slow", func() error {
 			k.before = []time.Duration{11 * ms, 11 * ms, 11 * ms}
@@ -393,7 +352,7 @@ func TestGuardNeverOpenTooLong(t *testing.T) {
 	all := addresses("192.0.2.100", "192.0.2.200", "2001:db8::100")
 	rapid.Check(t, func(t *rapid.T) {
 		k := &fakeGuardKernel{}
-		g, err := newGuard(GuardOptions{Addresses: all, Port: 5432, Now: func() time.Duration { return k.now }}, k)
+		g, err := newGuard(GuardOptions{Addresses: all, Now: func() time.Duration { return k.now }}, k)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -440,11 +399,6 @@ func TestGuardNeverOpenTooLong(t *testing.T) {
 				if g.Shut(list) == nil {
 					shut(list)
 				}
-			},
-			"port": func(*rapid.T) {
-				d := deadline()
-				pauses()
-				result(portGate, d, g.OpenPort(d))
 			},
 			"flush": func(*rapid.T) { k.gone = true },
 			"check": func(*rapid.T) { _ = g.Check() },
