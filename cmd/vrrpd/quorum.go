@@ -156,7 +156,8 @@ func keygenCommand() *ufcli.Command {
 			if err := daemon.WriteKey(path); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.App.Writer, "%s written; copy it to every voter, mode 0600\n", path)
+			fmt.Fprintf(c.App.Writer, "%s written; copy it to every voter, mode 0600; on a witness, which runs as the user vrrpd:\n"+
+				"install -o vrrpd -g vrrpd -m 600 quorum.key %[1]s\n", path)
 			return nil
 		}, "[FILE]"),
 	}
