@@ -43,6 +43,7 @@ type grants struct {
 type shared struct {
 	name    string
 	vips    []netip.Addr
+	opened  []netip.Addr      // by the lease here, until its deadline
 	members map[string]*gated // by instance
 	granted bool
 	reason  string
@@ -184,16 +185,55 @@ type kernelGuard struct{ g *grants }
 
 // Open implements quorum.Guard.
 func (k kernelGuard) Open(resource string, deadline time.Duration) error {
-	return k.g.guard.Open(k.g.vips(resource), deadline)
+	vips := k.g.vips(resource)
+	err := k.g.guard.Open(vips, deadline)
+	k.g.opens(resource, vips, err)
+	return err
 }
 
-// Refresh implements quorum.Guard.
+// Refresh implements quorum.Guard. An address that a reload has added since is opened, once the kernel has said of the others that the
+// lease had not lapsed.
 func (k kernelGuard) Refresh(resource string, deadline time.Duration) error {
-	return k.g.guard.Refresh(k.g.vips(resource), deadline)
+	vips, opened := k.g.vips(resource), k.g.openedBefore(resource)
+	added := slices.DeleteFunc(slices.Clone(vips), func(a netip.Addr) bool { return slices.Contains(opened, a) })
+	if len(added) == len(vips) {
+		added = nil // none that could tell of the lease: then these do, by being shut
+	}
+	stay := slices.DeleteFunc(slices.Clone(vips), func(a netip.Addr) bool { return slices.Contains(added, a) })
+	err := k.g.guard.Refresh(stay, deadline)
+	if err == nil {
+		err = k.g.guard.Open(added, deadline)
+	}
+	k.g.opens(resource, vips, err)
+	return err
 }
 
 // Shut implements quorum.Guard.
-func (k kernelGuard) Shut(resource string) error { return k.g.guard.Shut(k.g.vips(resource)) }
+func (k kernelGuard) Shut(resource string) error {
+	k.g.opens(resource, nil, nil)
+	return k.g.guard.Shut(k.g.vips(resource))
+}
+
+// opens notes which addresses of a resource are open; none after an error.
+func (g *grants) opens(resource string, vips []netip.Addr, err error) {
+	if err != nil {
+		vips = nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.resources[resource]; s != nil {
+		s.opened = vips
+	}
+}
+
+func (g *grants) openedBefore(resource string) []netip.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.resources[resource]; s != nil {
+		return s.opened
+	}
+	return nil
+}
 
 // reconfigure takes over what a reload may change, or nothing. Until reconfigured, the addresses are guarded that were, and those that
 // will be: those of an instance that goes, or needs no grant any more, are up until it has stopped, and those of one that needs its
