@@ -64,6 +64,7 @@ type fileState struct {
 	LSN       postgres.LSN      `json:"lsn"`
 	Upstream  string            `json:"upstream"`
 	Streaming bool              `json:"streaming"`
+	Standbys  []string          `json:"standbys"` // that stream from it
 }
 
 func (f *fileServer) with(change func(*fileState)) fileState {
@@ -128,6 +129,9 @@ func (f *fileServer) Facts(context.Context) (postgres.Facts, error) {
 	}
 	if s.Streaming {
 		p.Upstream.Status = "streaming"
+	}
+	for _, name := range s.Standbys {
+		p.ReplicationState = append(p.ReplicationState, postgres.Standby{Name: name, State: "streaming"})
 	}
 	return p, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	ufcli "github.com/urfave/cli/v2"
@@ -21,8 +22,9 @@ func switchoverCommand(h machine) *ufcli.Command {
 		Usage: "Moves the primary and the VIP away from this node, and waits until another one has taken over.",
 		Description: `In quorum mode it runs on any node: the holder's server makes a checkpoint, gives the address away and is stopped, and --to (default: the
 standby that has most) is granted the next epoch once it has all of the WAL; if it is not to be, the old primary goes on.
-In hook mode run it on the primary. It stops the server, so that the standbys have all of its WAL, and asks vrrpd to release the instance that
-holds the VIP; the hooks do the rest. If the VIP can't be given away this server is made the primary again.
+In hook mode run it on the primary, as root, to whom alone vrrpd gives the VIP away; it is refused before anything is stopped if vrrpd would not.
+It stops the server, so that the standbys have all of its WAL, and asks vrrpd to release the instance that holds the VIP; the hooks do the rest.
+If the VIP can't be given away after all, this server is made the primary again.
 VRRP decides by priority who takes over: with --to the move is refused if that node could not, and fails if another one did.
 Under keepalived it says what to do instead.`,
 		Flags: []ufcli.Flag{
@@ -36,7 +38,8 @@ Under keepalived it says what to do instead.`,
 			if c.Duration("for") <= 0 || c.Duration("wait") <= 0 {
 				return cli.Usagef("pgnotify switchover: --for and --wait: want more than 0")
 			}
-			if s, a, err := h.quorum(c); err != nil || a != nil {
+			s, a, err := h.quorum(c)
+			if err != nil || a != nil {
 				if err == nil {
 					err = refuseFlags(c, "the quorum's log decides who takes over", "instance", "for", "dry-run")
 				}
@@ -47,37 +50,83 @@ Under keepalived it says what to do instead.`,
 				defer cancel()
 				return s.order(ctx, a, "switchover", agent.Request{To: c.String("to")})
 			}
-			// vrrpd lets root release: the connection must be made while we are root.
-			client := control.NewClient(cli.String(c, "socket"))
-			defer client.Close()
-			connErr := client.Connect(c.Context)
-			s, e, err := h.openEngine(c)
-			if err != nil {
-				return err
-			}
 			to := c.String("to")
 			if to != "" && (to == s.settings.Node || s.settings.Peers[to] == nil) {
 				return cli.Usagef("pgnotify switchover: --to: want another node of [hook] peers (got %q)", to)
 			}
-			if connErr != nil {
-				return fmt.Errorf("%w\n%s", connErr, byPriority(s.settings))
+			vip := &mastership{client: control.NewClient(cli.String(c, "socket")), hold: c.Duration("for")}
+			defer vip.client.Close()
+			if err := vip.client.Connect(c.Context); err != nil {
+				return fmt.Errorf("%w\n%s", err, byPriority(s.settings))
 			}
-			plan := e.SwitchoverPlan(c.Context, to)
-			if plan.Refusal != "" || c.Bool("dry-run") {
-				return s.plan(plan)
-			}
-			name, err := findInstance(c.Context, client, c.String("instance"), s.settings)
+			mayNot := vip.find(c.Context, c.String("instance"), s.settings)
+			keep, stop := context.WithCancel(context.WithoutCancel(c.Context))
+			defer stop()
+			go vip.keep(keep, keepEvery)
+			s, e, err := h.openEngine(c)
 			if err != nil {
 				return err
 			}
-			release := func(ctx context.Context) error { return client.Release(ctx, name, c.Duration("for")) }
-			who, o := e.Switchover(c.Context, to, release, c.Duration("wait"))
+			plan := e.SwitchoverPlan(c.Context, to)
+			if plan.Refusal == "" && mayNot != nil {
+				return mayNot
+			}
+			if plan.Refusal != "" || c.Bool("dry-run") {
+				return s.plan(plan)
+			}
+			who, o := e.Switchover(c.Context, to, vip, c.Duration("wait"))
 			if err := s.report(o); err != nil {
 				return fmt.Errorf("%w; \"pgnotify history\", here and on the other nodes, tells more", err)
 			}
 			fmt.Fprintf(s.stdout, "%s is the primary at the VIP %s, %s after the stop began\n", who, s.settings.VIP, o.Took.Round(time.Millisecond))
 			return nil
 		}),
+	}
+}
+
+// mastership is that of the instance with the VIP. vrrpd lets root give it away, and sees who called when the connection was made: before we
+// became the owner of the data. So it must be this one to the end.
+type mastership struct {
+	client   *control.Client
+	instance string
+	hold     time.Duration
+	one      sync.Mutex // a second call beside another one would be a second connection
+}
+
+// find finds the instance and makes sure that it could be given away. It is the first call, at once: vrrpd does not wait long for that.
+func (m *mastership) find(ctx context.Context, name string, s promote.Settings) (err error) {
+	if m.instance, err = findInstance(ctx, m.client, name, s); err != nil {
+		return err
+	}
+	if err := m.MayRelease(ctx); err != nil {
+		return fmt.Errorf("refused: vrrpd does not give the VIP %s away: %w", s.VIP, err)
+	}
+	return nil
+}
+
+func (m *mastership) MayRelease(ctx context.Context) error {
+	m.one.Lock()
+	defer m.one.Unlock()
+	return m.client.MayRelease(ctx, m.instance)
+}
+
+func (m *mastership) Release(ctx context.Context) error {
+	m.one.Lock()
+	defer m.one.Unlock()
+	return m.client.Release(ctx, m.instance, m.hold)
+}
+
+// keepEvery is well below the minute after which both ends close a connection that nobody uses.
+const keepEvery = 10 * time.Second
+
+// keep has the connection used until ctx ends: locks, CHECKPOINT and the stop may take longer than it would live.
+func (m *mastership) keep(ctx context.Context, every time.Duration) {
+	for {
+		pause(ctx, every)
+		if ctx.Err() != nil {
+			return
+		}
+		_ = m.MayRelease(ctx) // whoever needs the right asks for himself
 	}
 }
 

@@ -91,6 +91,11 @@ func (c *Client) Release(ctx context.Context, instance string, hold time.Duratio
 	return c.call(ctx, http.MethodPost, "/v1/release", ReleaseRequest{Instance: instance, Hold: hold}, nil)
 }
 
+// MayRelease asks whether Release would be allowed to this caller, and gives nothing away.
+func (c *Client) MayRelease(ctx context.Context, instance string) error {
+	return c.call(ctx, http.MethodPost, "/v1/release", ReleaseRequest{Instance: instance, Ask: true}, nil)
+}
+
 // Events calls f for each transition from now on until f fails, ctx ends or vrrpd stops (io.EOF).
 // ready, if not nil, is called once the stream stands: what happens after that is not missed.
 func (c *Client) Events(ctx context.Context, ready func(), f func(Event) error) error {

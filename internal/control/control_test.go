@@ -108,6 +108,15 @@ func TestRelease(t *testing.T) {
 	if got, want := <-d.released, "VI_1 30s"; got != want {
 		t.Errorf("released %q, want %q", got, want)
 	}
+	if err := c.MayRelease(t.Context(), "VI_1"); err != nil {
+		t.Errorf("may release: %v", err)
+	}
+	if len(d.released) > 0 {
+		t.Error("asking gave it away")
+	}
+	if code := control.ReleaseAs(t, d, 4242, `{"instance":"VI_1","ask":true}`); code != http.StatusForbidden {
+		t.Errorf("another user may: status %d, want 403", code)
+	}
 	d.refuse = errors.New("no instance VI_9")
 	if err := c.Release(t.Context(), "VI_9", 0); err == nil || err.Error() != "no instance VI_9" {
 		t.Errorf("refused call: got %v", err)

@@ -118,6 +118,10 @@ func (s *Server) release(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, fmt.Errorf("release %s: hold must not be negative (got %s)", q.Instance, q.Hold))
 		return
 	}
+	if q.Ask {
+		reply(w, http.StatusOK, struct{}{})
+		return
+	}
 	s.log.Info("release asked for", "instance", q.Instance, "for", q.Hold)
 	if err := s.daemon.Release(r.Context(), q.Instance, q.Hold); err != nil {
 		fail(w, http.StatusConflict, err)

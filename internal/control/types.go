@@ -230,6 +230,8 @@ type Event struct {
 type ReleaseRequest struct {
 	Instance string        `json:"instance"`
 	Hold     time.Duration `json:"hold_nanoseconds"` // keep off it for so long; 0 ends a running hold
+	// Ask gives nothing away: the answer says whether the caller may.
+	Ask bool `json:"ask,omitempty"`
 }
 
 // errorBody is what every refused or failed call answers.

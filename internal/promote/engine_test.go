@@ -552,12 +552,12 @@ func TestSwitchover(t *testing.T) {
 		b.server.primary = true
 		b.network.set("10.0.0.2", remote(true, at(1, 100)))
 	}
-	released := func(b *bench) func(context.Context) error {
-		return func(context.Context) error {
+	released := func(b *bench) Mastership {
+		return fakeVIP{release: func() error {
 			b.network.set("10.0.0.2", remote(false, at(2, 200)))
 			b.network.set("10.0.0.100", remote(false, at(2, 200)))
 			return nil
-		}
+		}}
 	}
 	t.Run("moves", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -581,12 +581,22 @@ func TestSwitchover(t *testing.T) {
 			wantDid(t, b, "")
 		})
 	})
+	t.Run("stops nothing when the VIP would not be given away", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			ready(b)
+			b.Server = withStandbys{b.server, "n2"}
+			_, o := b.Switchover(t.Context(), "", fakeVIP{may: errFake}, time.Minute)
+			wantResult(t, o, Refused, "vrrpd does not give the VIP away: as the test wants")
+			wantDid(t, b, "checkpoint")
+		})
+	})
 	t.Run("is primary again when the VIP can't be given away", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
 			ready(b)
 			b.Server = withStandbys{b.server, "n2"}
-			_, o := b.Switchover(t.Context(), "", func(context.Context) error { return errFake }, time.Minute)
+			_, o := b.Switchover(t.Context(), "", fakeVIP{release: func() error { return errFake }}, time.Minute)
 			wantResult(t, o, Failed, "as the test wants; n1 is the primary again")
 			wantDid(t, b, "checkpoint, stop fast, start-standby, promote")
 		})
@@ -602,6 +612,15 @@ func TestSwitchover(t *testing.T) {
 		})
 	})
 }
+
+// fakeVIP is given away by release, if it may be.
+type fakeVIP struct {
+	may     error
+	release func() error
+}
+
+func (v fakeVIP) MayRelease(context.Context) error { return v.may }
+func (v fakeVIP) Release(context.Context) error    { return v.release() }
 
 // withStandbys is a primary that somebody streams from.
 type withStandbys struct {

@@ -520,9 +520,15 @@ func (e *Engine) SwitchoverPlan(ctx context.Context, to string) Plan {
 		Step{Words: "wait until another node answers as the primary at the VIP"})
 }
 
-// Switchover moves the primary away: release gives the VIP away. The server is stopped before that, so that all WAL arrives;
-// if nobody has received it, or the VIP can't be given away, it is made the primary here again.
-func (e *Engine) Switchover(ctx context.Context, to string, release func(context.Context) error, wait time.Duration) (who string, out Outcome) {
+// Mastership is the VIP's, which vrrpd gives away at our word.
+type Mastership interface {
+	MayRelease(ctx context.Context) error // would Release be allowed?
+	Release(ctx context.Context) error
+}
+
+// Switchover moves the primary away. The server is stopped before the VIP is given away, so that all WAL arrives; if nobody has
+// received it, or the VIP can't be given away, it is made the primary here again.
+func (e *Engine) Switchover(ctx context.Context, to string, vip Mastership, wait time.Duration) (who string, out Outcome) {
 	var since time.Time
 	out = e.hand(ctx, "switchover", Event{State: Master, ByHand: true}, func(ctx context.Context, out *Outcome) {
 		plan := e.SwitchoverPlan(ctx, to)
@@ -536,13 +542,18 @@ func (e *Engine) Switchover(ctx context.Context, to string, release func(context
 			return
 		}
 		out.Steps = append(out.Steps, plan.Steps[0].Words)
+		// The last moment at which a refusal costs nothing: the locks and the CHECKPOINT may have taken long.
+		if err := vip.MayRelease(ctx); err != nil {
+			out.fail(ctx, &RefusedError{fmt.Sprintf("the server goes on: vrrpd does not give the VIP away: %v", err)})
+			return
+		}
 		since = time.Now()
 		// Not to be broken off by an interrupt: it ends with the VIP given away, or with a primary here again.
 		ctx = context.WithoutCancel(ctx)
 		if err = e.stop(ctx); err == nil {
 			out.Steps = append(out.Steps, plan.Steps[1].Words)
 			if err = e.received(ctx, to); err == nil {
-				if err = release(ctx); err == nil {
+				if err = vip.Release(ctx); err == nil {
 					out.Steps = append(out.Steps, plan.Steps[2].Words)
 					out.Result = Done
 					return
