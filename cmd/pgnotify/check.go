@@ -18,7 +18,7 @@ func checkCommand(h machine) *ufcli.Command {
 		Usage: "Exits 0 if the server is healthy in its role, for a vrrp_script; never fails during a promotion, rewind or copy of ours.",
 		Flags: []ufcli.Flag{
 			&ufcli.StringFlag{Name: "role", Value: "any", Usage: "want the `ROLE` primary, standby or any"},
-			&ufcli.StringFlag{Name: "max-lag", Usage: "of a standby: most WAL not replayed yet, a `SIZE` as 16MB (default: not looked at)"},
+			&ufcli.StringFlag{Name: "max-lag", Usage: "of a standby: it must stream, with at most a `SIZE` as 16MB of WAL not replayed yet (default: not looked at)"},
 			&ufcli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Usage: "give up after a `TIME` with its unit"},
 		},
 		Action: cli.Args(func(c *ufcli.Context) error {

@@ -651,6 +651,17 @@ func TestCheck(t *testing.T) {
 		{"can't be observed", func(b *bench) { b.server.fail["facts"] = errFake }, "any", -1, "as the test wants"},
 		{"lag", func(b *bench) { b.network.set("10.0.0.100", remote(false, at(1, 1000))) }, "standby", 900, ""},
 		{"too much lag", func(b *bench) { b.network.set("10.0.0.100", remote(false, at(1, 1000))) }, "standby", 899, "lags 900 bytes"},
+		{"lag of another cluster's", func(b *bench) {
+			h := remote(false, at(1, 100))
+			h.remote.SystemID++
+			b.network.set("10.0.0.100", h)
+		}, "standby", 899, "belongs to another cluster"},
+		{"ahead of a primary that it does not follow", func(b *bench) {
+			b.network.set("10.0.0.100", remote(false, at(1, 50)))
+			b.server.streams = nil
+		}, "standby", 899, "does not stream"},
+		{"any lag, and does not stream", func(b *bench) { b.server.streams = nil }, "standby", -1, ""},
+		{"lag on another timeline", func(b *bench) { b.network.set("10.0.0.100", remote(false, at(2, 100))) }, "standby", 899, "the standby is on timeline 1, VIP at 10.0.0.100 on 2"},
 		{"lag unknown", func(*bench) {}, "standby", 899, "the lag can't be told"},
 		{"down, but at work", func(b *bench) {
 			b.server.running = false

@@ -287,7 +287,15 @@ func (e *Engine) judge(ctx context.Context, role string, maxLag int64) (string, 
 	if vip.Reach != Primary {
 		return "", fmt.Errorf("the lag can't be told: no primary answers at the VIP %s (%s %s)", e.Settings.VIP, vip.Reach, vip.Reason)
 	}
-	if lag := int64(vip.Position.LSN) - int64(f.ReplayLSN); lag > maxLag {
+	// Positions compare within one history alone: a former primary that wrote on for itself is ahead of all, and must not pass.
+	switch lag := int64(vip.Position.LSN) - int64(f.ReplayLSN); {
+	case f.SystemID != vip.SystemID:
+		return "", fmt.Errorf("%s belongs to another cluster: its system identifier is %d, ours %d", vip.where(), vip.SystemID, f.SystemID)
+	case f.Upstream.Status != "streaming":
+		return "", fmt.Errorf("the standby does not stream, and %s goes on from %s", vip.where(), vip.Position)
+	case f.Timeline != vip.Position.Timeline:
+		return "", fmt.Errorf("the standby is on timeline %d, %s on %d", f.Timeline, vip.where(), vip.Position.Timeline)
+	case lag > maxLag:
 		return "", fmt.Errorf("the standby lags %d bytes behind, want at most %d", lag, maxLag)
 	}
 	return fmt.Sprintf("a standby, %s", f.Position()), nil
