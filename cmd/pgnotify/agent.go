@@ -46,14 +46,17 @@ const leaveTime = 40 * time.Second
 func (s *session) runAgent(c *ufcli.Context) error {
 	set := s.settings
 	dir := cli.String(c, "state-dir")
-	if err := promote.FinishSwap(dir, set.DataDir); err != nil {
-		return err
+	place, err := promote.OwnersPlace(dir, set.DataDir)
+	if err == nil {
+		place, err = ownersPlace(place)
 	}
-	place, err := ownersPlace(set.DataDir)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(prepareStateDir(dir, place), s.becomeOwner(place)); err != nil {
+		return err
+	}
+	if err := promote.FinishSwap(dir, set.DataDir); err != nil {
 		return err
 	}
 	if err := s.ready(c, dir); err != nil {

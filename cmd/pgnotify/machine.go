@@ -63,13 +63,17 @@ func (h machine) open(c *ufcli.Context) (*session, error) {
 		return nil, err
 	}
 	dir := cli.String(c, "state-dir")
+	place, err := promote.OwnersPlace(dir, s.settings.DataDir)
+	if err != nil {
+		return nil, s.failed(err)
+	}
+	if err := prepareStateDir(dir, place); err != nil {
+		return nil, s.failed(err)
+	}
+	if err := h.becomeOwner(place); err != nil {
+		return nil, s.failed(err)
+	}
 	if err := promote.FinishSwap(dir, s.settings.DataDir); err != nil {
-		return nil, s.failed(err)
-	}
-	if err := prepareStateDir(dir, s.settings.DataDir); err != nil {
-		return nil, s.failed(err)
-	}
-	if err := h.becomeOwner(s.settings.DataDir); err != nil {
 		return nil, s.failed(err)
 	}
 	if err := s.ready(c, dir); err != nil {

@@ -466,6 +466,37 @@ func TestBadHost(t *testing.T) {
 	}
 }
 
+// The end of a swap that was broken off is the data owner's work: root's marker would be one that he can't read.
+func TestOwnerFinishesASwap(t *testing.T) {
+	dir := t.TempDir()
+	settings, data, state := filepath.Join(dir, "pgnotify.toml"), filepath.Join(dir, "data"), filepath.Join(dir, "state")
+	check(t, os.WriteFile(settings, []byte(strings.ReplaceAll(testSettings, "DIR", dir)), 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "server.json"), []byte(`{"running":true,"timeline":1,"lsn":"0/64"}`), 0o600))
+	check(t, errors.Join(os.Mkdir(state, 0o700), os.Mkdir(data+".new", 0o700)))
+	store, err := promote.OpenStore(state, data)
+	check(t, err)
+	check(t, store.Swapping(data+".new", "cloned from n2"))
+	h := fakeHost(dir)
+	h.stdout, h.stderr = &bytes.Buffer{}, &bytes.Buffer{}
+	owner := ""
+	h.becomeOwner = func(place string) error {
+		owner = place
+		if _, err := os.Stat(data); err == nil {
+			t.Error("the copy took its place before its owner was at work")
+		}
+		return nil
+	}
+	if code := run(t.Context(), []string{"pgnotify", "--config", settings, "--state-dir", state, "check"}, h); code != 0 {
+		t.Errorf("exit code %d: %s", code, h.stderr)
+	}
+	if owner != data+".new" {
+		t.Errorf("became the owner of %q, want the copy's", owner)
+	}
+	if r, err := store.Rebuild(); err != nil || r.Phase != promote.PhaseRewound {
+		t.Errorf("got %+v, %v, want the copy in its place", r, err)
+	}
+}
+
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

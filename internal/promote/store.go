@@ -596,42 +596,63 @@ func PutInPlace(dir, dataDir string) error {
 	return files.SyncDir(filepath.Dir(dataDir))
 }
 
+// OwnersPlace is the directory whose owner the data's is: the data directory, or the copy that a swap which was killed between its renames left.
+func OwnersPlace(stateDir, dataDir string) (string, error) {
+	b, err := brokenOff(stateDir, dataDir)
+	if err == nil && b.copied && !b.data {
+		return b.Dir, nil
+	}
+	return dataDir, err
+}
+
 // FinishSwap ends a swap that was killed between its renames, when there is no data directory and its copy stands beside it, or after them.
+// Only the owner of the data may call it: what it writes must be his.
 func FinishSwap(stateDir, dataDir string) error {
-	s, err := OpenStore(stateDir, dataDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // no state, no swap
-	}
-	if err != nil {
+	b, err := brokenOff(stateDir, dataDir)
+	if err != nil || b.store == nil || b.data == b.copied { // what was there before is there still, or both are gone
 		return err
 	}
-	if s.activity(activityWork) != "" {
-		return nil // it is being swapped at this moment
-	}
-	c, err := s.cloning()
-	if err != nil || !c.Whole || filepath.Dir(c.Dir) != filepath.Dir(filepath.Clean(dataDir)) {
-		return err
-	}
-	there := func(dir string) bool {
-		_, lerr := os.Lstat(dir)
-		if lerr != nil && !errors.Is(lerr, fs.ErrNotExist) {
-			err = errors.Join(err, lerr)
-		}
-		return lerr == nil
-	}
-	data, fresh := there(dataDir), there(c.Dir)
-	switch {
-	case err != nil:
-	case data == fresh: // what was there before is there still, or both are gone
-		return nil
-	case fresh:
-		err = PutInPlace(c.Dir, dataDir)
+	if b.copied {
+		err = PutInPlace(b.Dir, dataDir)
 	}
 	if err == nil {
-		err = s.Swapped("", c.Why)
+		err = b.store.Swapped("", b.Why)
 	}
 	if err != nil {
 		return fmt.Errorf("finish a swap that was broken off: %w", err)
 	}
 	return nil
+}
+
+// broken is a swap that was broken off.
+type broken struct {
+	cloning
+	store        *Store
+	data, copied bool // are there
+}
+
+// brokenOff looks for a swap that was broken off; without one there is no store in the answer.
+func brokenOff(stateDir, dataDir string) (b broken, err error) {
+	s, err := OpenStore(stateDir, dataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, nil // no state, no swap
+	}
+	if err != nil {
+		return b, err
+	}
+	if s.activity(activityWork) != "" {
+		return b, nil // it is being swapped at this moment
+	}
+	c, err := s.cloning()
+	if err != nil || !c.Whole || filepath.Dir(c.Dir) != filepath.Dir(filepath.Clean(dataDir)) {
+		return b, err
+	}
+	there := func(dir string) bool {
+		_, lerr := os.Lstat(dir)
+		if lerr != nil && !errors.Is(lerr, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("finish a swap that was broken off: %w", lerr))
+		}
+		return lerr == nil
+	}
+	return broken{c, s, there(dataDir), there(c.Dir)}, err
 }

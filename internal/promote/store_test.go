@@ -287,22 +287,23 @@ func TestFinishSwap(t *testing.T) {
 		before    func(s *Store, data, fresh string) error
 		there     string // what the data directory is afterwards
 		phase     Phase
-		forgotten bool // there is no unfinished clone
+		forgotten bool   // there is no unfinished clone
+		owner     string // of the data shows at the data directory, or at the copy
 	}{
-		{"no swap", func(_ *Store, data, _ string) error { return os.WriteFile(data, []byte("old"), 0o600) }, "old", PhaseNone, true},
+		{"no swap", func(_ *Store, data, _ string) error { return os.WriteFile(data, []byte("old"), 0o600) }, "old", PhaseNone, true, "data"},
 		{"the copy is not whole", func(s *Store, _, fresh string) error {
 			return errors.Join(s.SetCloning(fresh), os.WriteFile(fresh, []byte("part"), 0o600))
-		}, "", PhaseNone, false},
+		}, "", PhaseNone, false, "data"},
 		{"before the first rename", func(s *Store, data, fresh string) error {
 			return errors.Join(s.Swapping(fresh, why), os.WriteFile(fresh, []byte("new"), 0o600), os.WriteFile(data, []byte("old"), 0o600))
-		}, "old", PhaseRewinding, false},
+		}, "old", PhaseRewinding, false, "data"},
 		{"between the renames", func(s *Store, _, fresh string) error {
 			return errors.Join(s.Swapping(fresh, why), os.WriteFile(fresh, []byte("new"), 0o600))
-		}, "new", PhaseRewound, true},
+		}, "new", PhaseRewound, true, "data.new"},
 		{"after the second rename", func(s *Store, data, fresh string) error {
 			return errors.Join(s.Swapping(fresh, why), os.WriteFile(data, []byte("new"), 0o600))
-		}, "new", PhaseRewound, true},
-		{"both are gone", func(s *Store, _, fresh string) error { return s.Swapping(fresh, why) }, "", PhaseRewinding, false},
+		}, "new", PhaseRewound, true, "data"},
+		{"both are gone", func(s *Store, _, fresh string) error { return s.Swapping(fresh, why) }, "", PhaseRewinding, false, "data"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -313,6 +314,9 @@ func TestFinishSwap(t *testing.T) {
 			}
 			if err := tt.before(s, data, data+".new"); err != nil {
 				t.Fatal(err)
+			}
+			if owner, err := OwnersPlace(s.dir, data); err != nil || filepath.Base(owner) != tt.owner {
+				t.Errorf("the owner of the data shows at %s, %v, want %s", owner, err, tt.owner)
 			}
 			for range 2 { // and again
 				if err := FinishSwap(s.dir, data); err != nil {
