@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -229,25 +230,53 @@ func (s *session) quorumCheck(c *ufcli.Context, a *agent.Client, role string, la
 	if err != nil {
 		return err
 	}
-	for _, n := range st.Nodes {
-		if n.Node != st.Node {
-			continue
-		}
-		switch {
-		case n.Work != "" || n.Role == "starting":
-			fmt.Fprintln(s.stdout, strings.TrimSpace("the agent is at work: "+n.Work))
-			return nil
-		case n.Role != "primary" && n.Role != "standby":
-			return fmt.Errorf("PostgreSQL is %s", n.Role)
-		case role != "any" && role != n.Role && st.Doing == "":
-			return fmt.Errorf("PostgreSQL is a %s, want a %s", n.Role, role)
-		case lag >= 0 && n.Role == "standby" && (n.Lag == nil || *n.Lag > lag):
-			return errors.New("the standby is too far behind, or how far is not known")
-		}
-		fmt.Fprintf(s.stdout, "PostgreSQL is a %s\n", n.Role)
-		return nil
+	words, err := judge(st, role, lag)
+	if err != nil {
+		return err
 	}
-	return errors.New("the agent does not know its own node yet")
+	fmt.Fprintln(s.stdout, words)
+	return nil
+}
+
+// judge says in words how a node is healthy, or why it is not; a lag below 0 is not looked at.
+func judge(st agent.Status, role string, lag int64) (string, error) {
+	i := slices.IndexFunc(st.Nodes, func(n agent.NodeStatus) bool { return n.Node == st.Node })
+	if i < 0 {
+		return "", errors.New("the agent does not know its own node yet")
+	}
+	n := st.Nodes[i]
+	switch {
+	case n.Work != "" || n.Role == "starting":
+		return strings.TrimSpace("the agent is at work: " + n.Work), nil
+	case n.Role != "primary" && n.Role != "standby":
+		return "", fmt.Errorf("PostgreSQL is %s", n.Role)
+	case role != "any" && role != n.Role && st.Doing == "":
+		return "", fmt.Errorf("PostgreSQL is a %s, want a %s", n.Role, role)
+	case lag < 0 || n.Role == "primary" || st.Resource.Mine && st.Resource.Live: // with the grant it is being promoted
+	case n.Upstream == "":
+		return "", errors.New("the standby does not stream")
+	case n.ReplayLag == nil:
+		return "", fmt.Errorf("the lag can't be told: %s", whyNoLag(st, n))
+	case *n.ReplayLag > lag:
+		return "", fmt.Errorf("the standby lags %d bytes behind, want at most %d", *n.ReplayLag, lag)
+	}
+	return "PostgreSQL is a " + n.Role, nil
+}
+
+// whyNoLag says why it can't be told how far our node is behind.
+func whyNoLag(st agent.Status, own agent.NodeStatus) string {
+	for _, n := range st.Nodes {
+		switch {
+		case !n.Holder:
+		case !n.Heard:
+			return fmt.Sprintf("the holder, %s, is not heard", n.Node)
+		case n.Role != "primary":
+			return fmt.Sprintf("the holder, %s, is %s", n.Node, n.Role)
+		default:
+			return fmt.Sprintf("the standby is on timeline %d, the holder, %s, on %d", own.TLI, n.Node, n.TLI)
+		}
+	}
+	return "nobody is the holder"
 }
 
 // demote moves the primary away from this node.

@@ -19,6 +19,7 @@ import (
 
 	"pgvrrp/internal/agent/core"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/postgres"
 	"pgvrrp/internal/promote"
 )
 
@@ -86,6 +87,13 @@ type fakeServer struct {
 	s     core.Server
 	block map[core.Kind]chan struct{}
 	fail  map[core.Kind]error
+	seen  postgres.Glance
+}
+
+func (f *fakeServer) Facts() postgres.Glance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen
 }
 
 func (f *fakeServer) set(change func(*core.Server)) {

@@ -30,9 +30,10 @@ type Status struct {
 // NodeStatus is one line of the cluster's table.
 type NodeStatus struct {
 	NodeState
-	Heard     bool    `json:"heard"` // a moment ago
-	Lag       *int64  `json:"lag_bytes,omitempty"`
-	SyncState string  `json:"sync_state,omitempty"` // sync: in the rule; async: streams, and is not
+	Heard     bool    `json:"heard"`                      // a moment ago
+	Lag       *int64  `json:"lag_bytes,omitempty"`        // of a standby: not received yet; absent unless it and the holder are heard, on one timeline
+	ReplayLag *int64  `json:"replay_lag_bytes,omitempty"` // the same of what is not replayed yet; of this agent's own node alone
+	SyncState string  `json:"sync_state,omitempty"`       // sync: in the rule; async: streams, and is not
 	Holder    bool    `json:"holder,omitempty"`
 	InRule    bool    `json:"in_rule,omitempty"`
 	Age       float64 `json:"said_seconds_ago,omitempty"`
@@ -78,10 +79,10 @@ func (a *Agent) status() Status {
 		}
 		all = append(all, n)
 	}
-	var end uint64
+	var holder NodeState
 	for _, n := range all {
-		if n.Node == r.Holder && n.Role == "primary" {
-			end = n.lsn()
+		if n.Node == r.Holder && n.Role == "primary" && n.heard(now) {
+			holder = n
 		}
 	}
 	for _, n := range all {
@@ -90,9 +91,11 @@ func (a *Agent) status() Status {
 		if n.At != 0 {
 			x.Age = (now - n.At).Seconds()
 		}
-		if n.Role == "standby" && end != 0 && n.lsn() != 0 {
-			lag := max(0, int64(end)-int64(n.lsn()))
-			x.Lag = &lag
+		if n.Role == "standby" && x.Heard {
+			x.Lag = n.behind(holder, n.lsn())
+			if d, ok := a.o.Database.(replayer); ok && n.Node == a.known.Self {
+				x.ReplayLag = n.behind(holder, uint64(d.Facts().Replay))
+			}
 		}
 		if n.Role == "standby" && n.Upstream != "" {
 			x.SyncState = "async"
@@ -107,6 +110,20 @@ func (a *Agent) status() Status {
 	}
 	slices.SortFunc(s.Nodes, func(x, y NodeStatus) int { return strings.Compare(x.Node, y.Node) })
 	return s
+}
+
+// replayer knows how far its standby has replayed.
+type replayer interface {
+	Facts() postgres.Glance
+}
+
+// behind is how far a position of this node is behind the holder's; nil if that can't be told: positions compare on one timeline alone.
+func (s NodeState) behind(holder NodeState, at uint64) *int64 {
+	if holder.lsn() == 0 || at == 0 || holder.TLI != s.TLI {
+		return nil
+	}
+	lag := max(0, int64(holder.lsn())-int64(at))
+	return &lag
 }
 
 // Switchover moves the primary to a node ("": the best standby) and waits until another one is the active holder.

@@ -131,15 +131,17 @@ func (h *REST) look(s Status) health {
 	return v
 }
 
-// behind is how far replay is behind the holder in bytes; -1 if that is not known.
+// behind is how far replay is behind the holder in bytes; -1 if that is not known: the holder was not heard lately, or has another history.
 func (v *health) behind(received bool) int64 {
 	at := v.g.Replay
 	if received {
 		at = max(v.g.Receive, v.g.Replay)
 	}
 	for _, n := range v.s.Nodes {
-		if n.Holder && n.Role == "primary" && n.lsn() != 0 && at != 0 {
-			return max(0, int64(n.lsn())-int64(at))
+		if n.Holder && n.Role == "primary" && n.Heard {
+			if lag := v.self.behind(n.NodeState, uint64(at)); lag != nil {
+				return *lag
+			}
 		}
 	}
 	return -1

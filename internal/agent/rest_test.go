@@ -99,6 +99,34 @@ func TestREST(t *testing.T) {
 			"/replica?replication_state=streaming": 200, "/read-only": 200, "/sync": 200, "/synchronous": 200, "/async": 503, "/read-only-sync": 200, "/health": 200,
 			"/readiness": 200, "/readiness?lag=1kB": 503, "/readiness?lag=1kB&mode=write": 200,
 		})
+		lag := func(what string, want, replay int64) {
+			t.Helper()
+			s, err := b.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range s.Nodes {
+				if got := n.Lag; n.Node == "n1" && (got == nil) != (want < 0) || got != nil && *got != want {
+					t.Errorf("%s: lag of %s: got %v, want %d", what, n.Node, got, want)
+				}
+				if got := n.ReplayLag; n.Node == "n1" && (got == nil) != (replay < 0) || got != nil && *got != replay {
+					t.Errorf("%s: replay lag of %s: got %v, want %d", what, n.Node, got, replay)
+				}
+			}
+		}
+		b.server.set(func(*core.Server) { b.server.seen = g })
+		lag("synchronous standby", 0, 512<<10)
+		b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `{"kind":"state","state":{"role":"primary","timeline":4,"lsn":"0/A00000"}}`}}
+		synctest.Wait()
+		check("the holder is on another timeline", map[string]int{"/replica?lag=1GB": 503, "/replica": 200})
+		lag("the holder is on another timeline", -1, -1)
+		b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: "n2", Text: `{"kind":"state","state":{"role":"primary","timeline":3,"lsn":"0/A00000"}}`}}
+		time.Sleep(core.HeardFor - time.Millisecond)
+		check("the holder was heard", map[string]int{"/replica?lag=1GB": 200})
+		time.Sleep(time.Millisecond)
+		// What it said last stays as it is, however far it has gone since.
+		check("the holder is not heard any more", map[string]int{"/replica": 200, "/replica?lag=1GB": 503, "/read-only?lag=1GB": 503, "/readiness": 503})
+		lag("the holder is not heard any more", -1, -1)
 		b.server.set(func(s *core.Server) { s.Running, s.Answering, s.Upstream = false, false, "" })
 		time.Sleep(300 * time.Millisecond)
 		synctest.Wait()

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"pgvrrp/internal/agent"
+	"pgvrrp/internal/control"
+)
+
+func TestQuorumCheck(t *testing.T) {
+	bytes := func(n int64) *int64 { return &n }
+	// n2, 900 bytes behind n1 in replay, as it says of itself.
+	with := func(change func(st *agent.Status, holder, own *agent.NodeStatus)) agent.Status {
+		st := agent.Status{Node: "n2", Connected: true, Resource: control.Resource{Name: "pg", Holder: "n1", Epoch: 3, Phase: "active"}, Nodes: []agent.NodeStatus{
+			{NodeState: agent.NodeState{Node: "n1", Role: "primary", TLI: 3}, Heard: true, Holder: true},
+			{NodeState: agent.NodeState{Node: "n2", Role: "standby", TLI: 3, Upstream: "n1"}, Heard: true, Lag: bytes(0), ReplayLag: bytes(900)},
+		}}
+		if change != nil {
+			change(&st, &st.Nodes[0], &st.Nodes[1])
+		}
+		return st
+	}
+	tests := []struct {
+		name string
+		st   agent.Status
+		role string
+		lag  int64
+		want string // "" = healthy
+	}{
+		{"standby", with(nil), "standby", -1, ""},
+		{"standby, want primary", with(nil), "primary", -1, "want a primary"},
+		{"standby that is being promoted", with(func(st *agent.Status, _, _ *agent.NodeStatus) { st.Doing = "promote" }), "primary", -1, ""},
+		{"lag", with(nil), "standby", 900, ""},
+		{"too much lag", with(nil), "standby", 899, "lags 900 bytes"},
+		{"cut off", with(func(_ *agent.Status, holder, own *agent.NodeStatus) {
+			holder.Heard, own.Lag, own.ReplayLag = false, nil, nil
+		}), "standby", 1 << 40, "the lag can't be told: the holder, n1, is not heard"},
+		{"cut off, lag not looked at", with(func(_ *agent.Status, holder, own *agent.NodeStatus) {
+			holder.Heard, own.Lag, own.ReplayLag = false, nil, nil
+		}), "standby", -1, ""},
+		{"does not stream", with(func(_ *agent.Status, _, own *agent.NodeStatus) { own.Upstream = "" }), "any", 900, "does not stream"},
+		{"another timeline", with(func(_ *agent.Status, _, own *agent.NodeStatus) { own.TLI, own.ReplayLag = 2, nil }), "any", 900, "on timeline 2, the holder, n1, on 3"},
+		{"no holder", with(func(st *agent.Status, holder, own *agent.NodeStatus) {
+			st.Resource.Holder, holder.Holder, own.ReplayLag = "", false, nil
+		}), "standby", 900, "nobody is the holder"},
+		{"granted, with a lease that runs", with(func(st *agent.Status, holder, own *agent.NodeStatus) {
+			st.Resource.Holder, st.Resource.Mine, st.Resource.Live = "n2", true, true
+			holder.Holder, own.Holder, own.ReplayLag, own.Upstream = false, true, nil, ""
+		}), "standby", 900, ""},
+		{"at work", with(func(_ *agent.Status, _, own *agent.NodeStatus) { own.Role, own.Work = "down", "rewind" }), "primary", 0, ""},
+		{"down", with(func(_ *agent.Status, _, own *agent.NodeStatus) { own.Role = "down" }), "any", -1, "PostgreSQL is down"},
+		{"unknown", with(func(st *agent.Status, _, _ *agent.NodeStatus) { st.Node = "n3" }), "any", -1, "does not know its own node"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := judge(tt.st, tt.role, tt.lag)
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
