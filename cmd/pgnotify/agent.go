@@ -236,6 +236,8 @@ func setCommand(h machine) *ufcli.Command {
 		Name:      "set",
 		Usage:     "Changes sync_num or min_copies, on every node, in the quorum's log.",
 		ArgsUsage: "KEY VALUE",
+		Description: `KEY is sync_num (so many standbys shall have each commit before it is acknowledged) or min_copies (commits wait while fewer nodes have
+them), VALUE 1 to 7. min_copies above sync_num + 1 is refused, whichever of the two is changed: every commit would wait for ever.`,
 		Action: cli.Args(func(c *ufcli.Context) error {
 			key := c.Args().Get(0)
 			n, err := atoiByte(c.Args().Get(1))

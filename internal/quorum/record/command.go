@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -178,8 +179,8 @@ func (s *State) Apply(index uint64, c Command) error {
 		r.Epoch, r.Phase, r.Holder, r.HolderBoot, r.TLI, r.Prefer, r.Why = r.Epoch+1, Released, Member{}, 0, 0, "", c.Why
 		r.Rule, r.RuleVer, r.Paused = Rule{Holder: c.Member}, r.RuleVer+1, false
 	case Set:
-		if c.SyncNum < 0 || c.MinCopies < 0 {
-			return no("sync_num and min_copies must not be negative")
+		if err := copies(c, no); err != nil {
+			return err
 		}
 		r.SyncNum, r.MinCopies = c.SyncNum, c.MinCopies
 	default:
@@ -203,12 +204,28 @@ func (s *State) init(index uint64, c Command, old *Resource, no func(string, ...
 	case c.Kind == PostgreSQL && (c.SystemID == 0 || c.Rule.Holder.Node == "" || len(c.Rule.S) > 0):
 		return no("a PostgreSQL cluster begins with its system identifier and the one node whose data is the truth")
 	}
+	if err := copies(c, no); err != nil {
+		return err
+	}
 	if s.Resources == nil {
 		s.Resources = map[string]*Resource{}
 	}
 	s.Resources[c.Resource] = &Resource{
 		Name: c.Resource, Index: index, Kind: c.Kind, SystemID: c.SystemID, Epoch: 1, Phase: Released, Rule: Rule{c.Rule.Holder, slices.Clone(c.Rule.S)},
 		RuleVer: 1, Why: c.Why, SyncNum: c.SyncNum, MinCopies: c.MinCopies,
+	}
+	return nil
+}
+
+// copies refuses settings with which no commit would ever be acknowledged: the rule names no more than sync_num standbys and the holder.
+func copies(c Command, no func(string, ...any) error) error {
+	if c.SyncNum < 0 || c.MinCopies < 0 {
+		return no("sync_num and min_copies must not be negative")
+	}
+	// As the agents read them: 0 counts as 2 and 1.
+	sync, least := cmp.Or(c.SyncNum, 2), cmp.Or(c.MinCopies, 1)
+	if least > sync+1 {
+		return no("with sync_num %d a commit has at most %d copies, and min_copies %d would have each one wait for ever: want min_copies of at most sync_num + 1", sync, sync+1, least)
 	}
 	return nil
 }

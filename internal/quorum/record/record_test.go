@@ -100,6 +100,10 @@ func TestApplyRefuses(t *testing.T) {
 		{"release when electing", electing, Command{Op: Release, Resource: "r", Epoch: 2, Member: n1}, "electing"},
 		{"release by another", active, Command{Op: Release, Resource: "r", Epoch: 2, Member: n2}, "n1 holds it"},
 		{"negative settings", active, Command{Op: Set, Resource: "r", SyncNum: -1}, "not be negative"},
+		{"more copies than there will be", active, Command{Op: Set, Resource: "r", SyncNum: 2, MinCopies: 4}, "with sync_num 2 a commit has at most 3 copies, and min_copies 4 would"},
+		{"more copies than by default", active, Command{Op: Set, Resource: "r", MinCopies: 4}, "with sync_num 2 a commit has at most 3 copies"},
+		{"fewer standbys than copies need", active, Command{Op: Set, Resource: "r", SyncNum: 1, MinCopies: 3}, "with sync_num 1 a commit has at most 2 copies"},
+		{"init with more copies than there will be", nil, initPG().with(func(c *Command) { c.SyncNum, c.MinCopies = 1, 3 }), "with sync_num 1 a commit has at most 2 copies"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := after(t, tt.before...)
@@ -176,6 +180,11 @@ func TestApplyStory(t *testing.T) {
 	}
 	if r = do(Command{Op: Set, Resource: "r", SyncNum: 2, MinCopies: 1}); r.SyncNum != 2 || r.MinCopies != 1 {
 		t.Errorf("got sync_num %d, min_copies %d", r.SyncNum, r.MinCopies)
+	}
+	for _, set := range [][2]int{{1, 2}, {0, 3}, {7, 0}, {2, 3}} {
+		if r = do(Command{Op: Set, Resource: "r", SyncNum: set[0], MinCopies: set[1]}); r.SyncNum != set[0] || r.MinCopies != set[1] {
+			t.Errorf("got sync_num %d, min_copies %d, want %v", r.SyncNum, r.MinCopies, set)
+		}
 	}
 	want(first, 1, Released, "{n1;}", 1) // a record that was read stays as it is
 
