@@ -90,7 +90,12 @@ type Answer struct {
 	Reason   string // for Unreachable, Undecided and CantTell
 }
 
-func (a Answer) where() string { return fmt.Sprintf("%s at %s", a.Name, a.Addr) }
+func (a Answer) where() string {
+	if !a.Addr.IsValid() { // our own server's, which was not asked by the network
+		return a.Name
+	}
+	return fmt.Sprintf("%s at %s", a.Name, a.Addr)
+}
 
 // Facts is all that a decision rests on.
 type Facts struct {
@@ -172,6 +177,14 @@ func (p Plan) String() string {
 		fmt.Fprintf(&b, "%d. look again and decide anew\n", n+1)
 	}
 	return b.String()
+}
+
+// catchUp is what has to be received before anything else, in words; "" if that is nothing.
+func (p Plan) catchUp() string {
+	if len(p.Steps) > 0 && p.Steps[0].Act == ActCatchUp {
+		return p.Steps[0].Words
+	}
+	return ""
 }
 
 func refuse(w Wait, format string, args ...any) Plan {

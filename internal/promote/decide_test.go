@@ -398,6 +398,18 @@ func TestClusterView(t *testing.T) {
 	if lag := v.Nodes[0].Lag; lag == nil || *lag != 64 {
 		t.Errorf("lag: got %v, want 64", lag)
 	}
+	// n2 has more than n1, and n1 more than n3.
+	v = ClusterView(with(peer(answers("n2", n2Addr, Standby, at(1, 164))), peer(answers("n3", n3Addr, Standby, at(1, 36)))))
+	want = []string{"must first receive from n2 at 10.0.0.2 what it has more: timeline 1 at 0/A4, ours timeline 1 at 0/64", "", "must first receive from n2 at 10.0.0.2"}
+	for i, n := range v.Nodes {
+		if !strings.HasPrefix(n.WhyNot, want[i]) || want[i] == "" && n.WhyNot != "" {
+			t.Errorf("%s: got %q, want %q", n.Node, n.WhyNot, want[i])
+		}
+	}
+	v = ClusterView(with(role(RolePrimary), peer(answers("n2", n2Addr, Standby, at(1, 100)))))
+	if got, want := v.Nodes[1].WhyNot, "n1 answers as a primary, timeline 1 at 0/64"; got != want {
+		t.Errorf("beside our own primary: got %q, want %q", got, want)
+	}
 	if got := ClusterView(alone()).Nodes[0].WhyNot; got != "" {
 		t.Errorf("alone: got %q, want promotable", got)
 	}

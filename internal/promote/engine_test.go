@@ -722,6 +722,17 @@ func TestExplain(t *testing.T) {
 			t.Errorf("lacks %q:\n%s", want, got)
 		}
 	}
+	f.Peers[0] = answers("n2", n2Addr, Standby, at(1, 200))
+	got = strings.Join(Explain(f), "\n")
+	for _, want := range []string{"n1 can't be promoted yet: it must first receive from n2 at 10.0.0.2 what it has more", "condition 4, no standby with more WAL: FAILS, n2"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("lacks %q:\n%s", want, got)
+		}
+	}
+	f.Local.Role = RoleDown
+	if got := Explain(f)[0]; got != "n1 would be started as a standby first, then judged again" {
+		t.Errorf("got %q", got)
+	}
 	if got := Explain(alone())[0]; got != "n1 can be promoted now" {
 		t.Errorf("got %q", got)
 	}

@@ -181,7 +181,11 @@ func whyNot(f Facts, all []Answer, i int) string {
 	if g.VIP.Reach == Standby && g.VIP.Position.Compare(g.Local.Position) > 0 {
 		g.VIP.Reach = Unreachable // one of all, which is judged under its own name
 	}
-	return Decide(g, Event{State: Master}).Refusal
+	p := Decide(g, Event{State: Master})
+	if words := p.catchUp(); words != "" {
+		return "must first " + words
+	}
+	return p.Refusal
 }
 
 // Explain says in words, condition by condition, whether this node could be promoted.
@@ -194,6 +198,8 @@ func Explain(f Facts) []string {
 		verdict = "can't be promoted: " + p.Refusal
 	case f.Local.Role == RolePrimary:
 		verdict = "is a primary already"
+	case p.catchUp() != "":
+		verdict = "can't be promoted yet: it must first " + p.catchUp()
 	case p.Again:
 		verdict = "would be started as a standby first, then judged again"
 	}
