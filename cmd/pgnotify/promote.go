@@ -27,7 +27,7 @@ func promoteCommand(h machine) *ufcli.Command {
 				return err
 			}
 			if c.Bool("dry-run") {
-				_, p := e.Preview(c.Context, promote.Event{State: promote.Master})
+				_, p := e.Preview(c.Context, promote.Event{State: promote.Master, ByHand: true})
 				return s.plan(p)
 			}
 			return s.report(e.Promote(c.Context))

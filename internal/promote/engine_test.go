@@ -544,6 +544,30 @@ func TestByHand(t *testing.T) {
 	}
 }
 
+// A hook is previewed with a hook's rules: by hand alone an operator says whose data is the truth.
+func TestPreview(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.hook(t.Context(), Fault)
+		if _, p := b.Preview(t.Context(), Event{Name: "VI_PG", State: Master}); short(p) != "promote, after-promote" {
+			t.Errorf("got %s", short(p))
+		}
+		if err := b.Store.SetRebuild(Rebuild{Phase: PhaseDiverged, Why: "as the test wants"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, p := b.Preview(t.Context(), Event{Name: "VI_PG", State: Master}); !strings.Contains(p.Refusal, "has diverged from the last primary's") {
+			t.Errorf("hook: got %s", short(p))
+		}
+		if _, p := b.Preview(t.Context(), Event{State: Master, ByHand: true}); short(p) != "promote, after-promote" {
+			t.Errorf("by hand: got %s", short(p))
+		}
+		wantDid(t, b, "")
+		if r, err := b.Store.Newest("VI_PG"); err != nil || r.State != Fault {
+			t.Errorf("newest state %+v, %v, want it as it was", r, err)
+		}
+	})
+}
+
 func (b *bench) promoteByHand(ctx context.Context) Outcome { return b.Promote(ctx) }
 func (b *bench) demoteByHand(ctx context.Context) Outcome  { return b.Demote(ctx) }
 

@@ -13,10 +13,9 @@ import (
 	"pgvrrp/internal/postgres"
 )
 
-// Preview looks and decides as ev would, and changes nothing.
+// Preview looks and decides as ev would if it were delivered now and had settled, and changes nothing.
 func (e *Engine) Preview(ctx context.Context, ev Event) (Facts, Plan) {
-	ev.ByHand = true
-	d := drive{engine: e, ev: ev}
+	d := drive{engine: e, ev: ev} // without a record: none that was delivered counts as newer
 	f := d.look(ctx)
 	return f, Decide(f, ev)
 }
@@ -198,7 +197,11 @@ func (e *Engine) carry(ctx context.Context, p Plan, out *Outcome) {
 // RejoinPlan is what Rejoin would do.
 func RejoinPlan(f Facts, mode RejoinMode, s Settings) Plan {
 	l := f.Local
-	rewind := Step{Words: fmt.Sprintf("stop %s, rewind it by pg_rewind once %s has checkpointed, start it as a standby of the VIP", f.Node, f.VIP.where())}
+	begin := fmt.Sprintf("stop %s, rewind it", f.Node)
+	if l.Role == RoleDown {
+		begin = "rewind " + f.Node
+	}
+	rewind := Step{Words: fmt.Sprintf("%s by pg_rewind once %s has checkpointed, start it as a standby of the VIP", begin, f.VIP.where())}
 	clone := Step{Words: fmt.Sprintf("copy %s into a new directory, stop %s, swap the directories (the old one is kept until the new standby streams), start it as a standby of the VIP", f.VIP.where(), f.Node)}
 	switch {
 	case l.Role == RoleUnknown:
@@ -222,7 +225,7 @@ func RejoinPlan(f Facts, mode RejoinMode, s Settings) Plan {
 	case mode == RejoinRewind:
 		return do(false, rewind)
 	case l.Role == RolePrimary || l.Role == RoleRecovering:
-		return do(true, Step{Act: ActStop, Words: fmt.Sprintf("stop %s fast: it is %s", f.Node, describe(l))})
+		return f.stopToRejoin(s)
 	case l.Diverged && s.Rewind:
 		if s.Reclone {
 			rewind.Words += "; if that fails, clone it"
@@ -234,6 +237,26 @@ func RejoinPlan(f Facts, mode RejoinMode, s Settings) Plan {
 		return refuse(WaitNone, "the WAL of %s has diverged, and the settings allow neither rewind nor a new copy: pgnotify rejoin --rewind or --reclone", f.Node)
 	}
 	return do(false, Step{Act: ActStartStandby, Words: fmt.Sprintf("stream from the VIP %s, as a standby", f.VIPAddr)})
+}
+
+// stopToRejoin is the plan for a server that runs as a primary: where its WAL ends shows when it has stopped, and what follows hangs on that.
+func (f Facts) stopToRejoin(s Settings) Plan {
+	stop := Step{Act: ActStop, Words: fmt.Sprintf("stop %s fast: it is %s", f.Node, describe(f.Local))}
+	f.Local.Role = RoleDown
+	next := RejoinPlan(f, RejoinAuto, s)
+	if next.Refusal != "" {
+		return next
+	}
+	then := next.Steps[0].Words
+	if !f.Local.Diverged {
+		f.Local.Diverged = true
+		if p := RejoinPlan(f, RejoinAuto, s); p.Refusal != "" {
+			then += "; if its WAL has diverged then, leave it stopped: " + p.Refusal
+		} else {
+			then += "; if its WAL has diverged then, " + p.Steps[0].Words
+		}
+	}
+	return do(false, stop, Step{Words: then})
 }
 
 // LookToRejoin gathers what RejoinPlan needs.
