@@ -8,7 +8,15 @@ import (
 	ufcli "github.com/urfave/cli/v2"
 
 	"pgvrrp/internal/cli"
+	"pgvrrp/internal/control"
+	"pgvrrp/internal/promote"
 )
+
+// decisions is what history prints as JSON.
+type decisions struct {
+	Ledger  []control.Timeline `json:"ledger"` // the timelines ever granted in quorum mode; null while no agent is there to tell
+	Entries []promote.Entry    `json:"entries"`
+}
 
 func historyCommand(h machine) *ufcli.Command {
 	return &ufcli.Command{
@@ -26,20 +34,21 @@ func historyCommand(h machine) *ufcli.Command {
 			if err != nil {
 				return err
 			}
-			if s.settings.Quorum() && !c.Bool("json") {
-				if err := s.printLedger(c); err != nil {
-					return err
-				}
+			all := decisions{Ledger: []control.Timeline{}}
+			if s.settings.Quorum() {
+				all.Ledger = s.ledger(c)
 			}
-			entries, err := s.store.History(c.Int("n"))
-			if err != nil {
+			if all.Entries, err = s.store.History(c.Int("n")); err != nil {
 				return err
 			}
 			if c.Bool("json") {
-				return cli.JSON(s.stdout, entries)
+				return cli.JSON(s.stdout, all)
+			}
+			if err := s.printLedger(all.Ledger); err != nil {
+				return err
 			}
 			var rows [][]string
-			for _, e := range entries {
+			for _, e := range all.Entries {
 				what := e.Command
 				if e.State != "" {
 					what = strings.TrimSpace(what + " " + e.Name + " " + e.State)

@@ -343,7 +343,7 @@ func (n *node) insert(row string) {
 
 func (n *node) history() []promote.Entry {
 	n.c.t.Helper()
-	var all []promote.Entry
+	var all decisions
 	out, err := n.cmd("history", "--json").Output()
 	if err == nil {
 		err = json.Unmarshal(out, &all)
@@ -351,7 +351,7 @@ func (n *node) history() []promote.Entry {
 	if err != nil {
 		n.c.t.Fatal(err)
 	}
-	return all
+	return all.Entries
 }
 
 // forwarder is the VIP: it listens there and forwards to whoever holds it.

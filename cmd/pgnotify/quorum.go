@@ -13,6 +13,7 @@ import (
 
 	"pgvrrp/internal/agent"
 	"pgvrrp/internal/cli"
+	"pgvrrp/internal/control"
 	"pgvrrp/internal/postgres"
 )
 
@@ -201,8 +202,28 @@ func (s *session) quorumExplain(c *ufcli.Context, a *agent.Client) error {
 	if err != nil {
 		return err
 	}
+	x := explainQuorum(st)
+	if c.Bool("json") {
+		return cli.JSON(s.stdout, x)
+	}
+	if x.Vrrpd != "" {
+		fmt.Fprintf(s.stdout, "vrrpd is %s\n", x.Vrrpd)
+	}
+	for _, n := range x.Nodes {
+		for _, l := range n.Lines {
+			fmt.Fprintf(s.stdout, "%s: %s\n", n.Node, l)
+		}
+	}
+	if x.Missing != "" {
+		fmt.Fprintf(s.stdout, "quorum: %s\n", x.Missing)
+	}
+	return nil
+}
+
+func explainQuorum(st agent.Status) explanation {
+	x := explanation{Nodes: []nodeWords{}, Warnings: []string{}, Missing: st.Resource.Missing}
 	if !st.Connected {
-		fmt.Fprintf(s.stdout, "vrrpd is not connected: %s\n", st.Refused)
+		x.Vrrpd = "not connected: " + st.Refused
 	}
 	for _, n := range st.Nodes {
 		lines := n.Explain
@@ -211,14 +232,9 @@ func (s *session) quorumExplain(c *ufcli.Context, a *agent.Client) error {
 		} else if !n.Heard {
 			lines = append([]string{"its agent is not heard; what it said last:"}, lines...)
 		}
-		for _, l := range lines {
-			fmt.Fprintf(s.stdout, "%s: %s\n", n.Node, l)
-		}
+		x.Nodes = append(x.Nodes, nodeWords{n.Node, append([]string{}, lines...)})
 	}
-	if st.Resource.Missing != "" {
-		fmt.Fprintf(s.stdout, "quorum: %s\n", st.Resource.Missing)
-	}
-	return nil
+	return x
 }
 
 // quorumCheck is check in quorum mode: it never fails while the agent is at something.
@@ -331,8 +347,8 @@ func (s *session) cloneByAgent(c *ufcli.Context, a *agent.Client) error {
 	return s.order(c.Context, a, "await", agent.Request{})
 }
 
-// printLedger shows the timelines that were ever granted. When the agent does not run there is only the history.
-func (s *session) printLedger(c *ufcli.Context) error {
+// ledger is the timelines that were ever granted; nil, with a word on stderr, when the agent does not run: then there is only the history.
+func (s *session) ledger(c *ufcli.Context) []control.Timeline {
 	a := agent.NewClient(cli.String(c, "agent-socket"))
 	defer a.Close()
 	st, err := a.Status(c.Context)
@@ -340,8 +356,12 @@ func (s *session) printLedger(c *ufcli.Context) error {
 		fmt.Fprintln(s.stderr, err)
 		return nil
 	}
+	return append([]control.Timeline{}, st.Resource.Ledger...)
+}
+
+func (s *session) printLedger(ledger []control.Timeline) error {
 	var rows [][]string
-	for _, t := range st.Resource.Ledger {
+	for _, t := range ledger {
 		row := []string{fmt.Sprint(t.TLI), "-", "not used", fmt.Sprint(t.Epoch), t.Node}
 		if t.SwitchLSN != 0 {
 			row[1], row[2] = fmt.Sprint(t.Parent), postgres.LSN(t.SwitchLSN).String()

@@ -1,11 +1,21 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"pgvrrp/internal/agent"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/promote"
 )
 
 func TestQuorumCheck(t *testing.T) {
@@ -59,5 +69,61 @@ func TestQuorumCheck(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestQuorumExplain(t *testing.T) {
+	st := agent.Status{Node: "n1", Refused: "no such file", Explain: []string{"waits"}, Resource: control.Resource{Missing: "n2"}, Nodes: []agent.NodeStatus{
+		{NodeState: agent.NodeState{Node: "n1", Explain: []string{"as its word went out"}}},
+		{NodeState: agent.NodeState{Node: "n2", Explain: []string{"streams"}}},
+		{NodeState: agent.NodeState{Node: "n3"}, Heard: true},
+	}}
+	want := explanation{Vrrpd: "not connected: no such file", Missing: "n2", Warnings: []string{}, Nodes: []nodeWords{
+		{"n1", []string{"waits"}}, {"n2", []string{"its agent is not heard; what it said last:", "streams"}}, {"n3", []string{}},
+	}}
+	if d := cmp.Diff(want, explainQuorum(st)); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// The ledger is the agent's to tell: of one that has none yet it is empty, without an agent it is not known.
+func TestHistoryHasTheLedger(t *testing.T) {
+	dir := t.TempDir()
+	check(t, errors.Join(os.Mkdir(filepath.Join(dir, "data"), 0o700),
+		os.WriteFile(filepath.Join(dir, "pgnotify.toml"), []byte("resource = \"pg\"\n[postgres]\ndata_dir = \""+filepath.Join(dir, "data")+"\"\n"), 0o600)))
+	socket := filepath.Join(dir, "agent.sock")
+	history := func(flags ...string) string {
+		t.Helper()
+		h := fakeHost(dir)
+		var out, errs bytes.Buffer
+		h.stdout, h.stderr = &out, &errs
+		args := []string{"pgnotify", "--config", filepath.Join(dir, "pgnotify.toml"), "--state-dir", filepath.Join(dir, "state"), "--agent-socket", socket, "history"}
+		if code := run(t.Context(), append(args, flags...), h); code != 0 {
+			t.Fatalf("exit code %d: %s", code, &errs)
+		}
+		return out.String()
+	}
+	if got, want := history("--json"), "{\n  \"ledger\": null,\n  \"entries\": []\n}\n"; got != want {
+		t.Errorf("without an agent: got %q, want %q", got, want)
+	}
+	l, err := net.Listen("unix", socket)
+	check(t, err)
+	var ledger []control.Timeline
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(agent.Status{Resource: control.Resource{Ledger: ledger}})
+	})}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { server.Close() })
+	if got, want := history("--json"), "{\n  \"ledger\": [],\n  \"entries\": []\n}\n"; got != want {
+		t.Errorf("not initialized: got %q, want %q", got, want)
+	}
+	ledger = []control.Timeline{{TLI: 2, Parent: 1, SwitchLSN: 100, Epoch: 3, Node: "n1"}}
+	var d decisions
+	check(t, json.Unmarshal([]byte(history("--json")), &d))
+	if diff := cmp.Diff(decisions{Ledger: ledger, Entries: []promote.Entry{}}, d); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if got := history(); !strings.Contains(got, "TIMELINE") || !strings.Contains(got, "no decisions yet") {
+		t.Errorf("got %q, want a table of timelines, and no decisions", got)
 	}
 }

@@ -564,7 +564,7 @@ func (s *Store) Append(e Entry) error {
 
 // History returns the last n decisions, oldest first. A line that a crash cut short is left out.
 func (s *Store) History(n int) ([]Entry, error) {
-	var all []Entry
+	all := []Entry{}
 	for _, name := range []string{historyFile + ".1", historyFile} {
 		text, err := os.ReadFile(s.path(name))
 		if errors.Is(err, fs.ErrNotExist) {
