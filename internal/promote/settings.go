@@ -48,7 +48,7 @@ type Settings struct {
 	Peers  map[string][]netip.Addr // every node, this one too; several addresses are several links to one server
 	Settle time.Duration
 
-	OnCrash     string // failover; in quorum mode also restart
+	OnCrash     string // of quorum mode: failover or restart; in hook mode nobody notices a crash
 	Rewind      bool
 	Reclone     bool
 	KeepOldData bool
@@ -437,7 +437,7 @@ func onCrash(s string) error {
 	case "failover":
 		return nil
 	case "restart":
-		return errors.New("in hook mode nothing of ours runs beside the server that could restart it: a crash is seen by the vrrp_script that runs pgnotify check, and the addresses move; want failover")
+		return errors.New("in hook mode nothing of ours runs beside the server: when it dies alone it stays down and the addresses stay there, until pgnotify start --as-is or vrrpd release; quorum mode restarts it; want failover, or leave it out")
 	}
 	return errors.New("want failover")
 }

@@ -153,7 +153,7 @@ func TestSettingsMistakes(t *testing.T) {
 		{`hook/peers = { n1 = ["10.0.0.1"], n2 = ["10.0.0.1"] }`, `f:5: hook.peers: node "n2": 10.0.0.1 stands twice`},
 		{`hook/settle = 50`, `f:4: hook.settle: want a time with its unit from 0s to 10s, as in "300ms" (got 50)`},
 		{`hook/settle = "11s"`, `f:4: hook.settle: want a time with its unit`},
-		{`failover/on_crash = "restart"`, `f:7: failover.on_crash: in hook mode nothing of ours runs beside the server`},
+		{`failover/on_crash = "restart"`, `f:7: failover.on_crash: in hook mode nothing of ours runs beside the server: when it dies alone it stays down and the addresses stay there, until pgnotify start --as-is or vrrpd release`},
 		{`failover/on_crash = "x"`, `f:7: failover.on_crash: want failover (got "x")`},
 		{`rejoin/rewind = "yes"`, `f:7: rejoin.rewind: want true or false (got "yes")`},
 		{`http/listen = "x"`, `f:6: http: the HTTP interface is the agent's, which needs a resource`},
