@@ -700,6 +700,18 @@ func TestCheck(t *testing.T) {
 			b.server.running = false
 			_ = b.Store.SetRebuild(Rebuild{Phase: PhaseRewinding})
 		}, "any", -1, "not running"},
+		{"down, rejoined by hand", func(b *bench) {
+			b.server.running = false
+			_, _ = b.Store.TakeRejoin(context.Background(), "rejoin by hand", time.Second)
+		}, "primary", -1, ""},
+		{"a standby that is cloned by hand", func(b *bench) {
+			_, _ = b.Store.TakeRejoin(context.Background(), "clone by hand", time.Second)
+		}, "standby", 0, ""},
+		{"down, a rejoin by hand has ended", func(b *bench) {
+			b.server.running = false
+			unlock, _ := b.Store.TakeRejoin(context.Background(), "rejoin by hand", time.Second)
+			unlock()
+		}, "any", -1, "not running"},
 		{"down, follower merely waits", func(b *bench) {
 			b.server.running = false
 			_, _ = b.Store.LockRejoin(context.Background(), following)

@@ -416,10 +416,19 @@ func (s *Store) begin(kind, what string) (done func(), err error) {
 
 // activity says in words what a living pgnotify of that kind does; "" if none is at work.
 func (s *Store) activity(kind string) string {
-	var a activity
-	if found, err := s.read("data-"+s.data+"."+kind+".json", &a); err != nil || !found || !a.Process.alive() {
-		return ""
+	if a, alive := s.living(kind); alive {
+		return a.String()
 	}
+	return ""
+}
+
+// living is what a living pgnotify of that kind does, if one is at work.
+func (s *Store) living(kind string) (a activity, alive bool) {
+	found, err := s.read("data-"+s.data+"."+kind+".json", &a)
+	return a, err == nil && found && a.Process.alive()
+}
+
+func (a activity) String() string {
 	return fmt.Sprintf("%s since %s, process %d", a.What, a.Since.Format("15:04:05"), a.Process.PID)
 }
 

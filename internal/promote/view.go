@@ -264,10 +264,16 @@ func (e *Engine) atWork() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if at := e.Store.activity(activityRejoin); at != "" && rebuild.Phase != PhaseNone {
-		return fmt.Sprintf("pgnotify is at work: %s (%s)", at, rebuild.Phase), nil
+	a, alive := e.Store.living(activityRejoin)
+	switch {
+	case !alive:
+		return "", nil
+	case rebuild.Phase != PhaseNone:
+		return fmt.Sprintf("pgnotify is at work: %s (%s)", a, rebuild.Phase), nil
+	case a.What == following: // it merely waits until the server streams
+		return "", nil
 	}
-	return "", nil
+	return fmt.Sprintf("pgnotify is at work: %s", a), nil
 }
 
 func (e *Engine) judge(ctx context.Context, role string, maxLag int64) (string, error) {
