@@ -54,6 +54,7 @@ type Addresses struct {
 
 	mu     sync.Mutex
 	owners map[string]*owned
+	placed map[addressID]int  // the interface's index where each of ours was put: the name may stand for another one by now
 	moving map[addressID]bool // these stay for now, whoever lets go of them
 	parked []conf.Address     // those of them that were let go
 }
@@ -64,7 +65,8 @@ type owned struct {
 	keep map[addressID]bool // addresses of set that stood there before us and stay
 }
 
-// addressID tells two configured addresses apart. An interface is known by name: it may be made anew.
+// addressID tells two configured addresses apart. An interface is known by name: it may be made anew. If it is renamed its
+// addresses go along, which is what Addresses.placed is for.
 type addressID struct {
 	iface  string
 	prefix netip.Prefix
@@ -88,7 +90,7 @@ func OpenAddresses(options AddressesOptions) (*Addresses, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Addresses{log: options.Log, nl: nl, owners: map[string]*owned{}}
+	a := &Addresses{log: options.Log, nl: nl, owners: map[string]*owned{}, placed: map[addressID]int{}}
 	if options.StateFile != "" {
 		if a.state, err = openStateFile(options.StateFile, options.Log); err != nil {
 			_ = nl.close()
@@ -124,7 +126,11 @@ func (a *Addresses) Declare(sets ...Set) error {
 }
 
 func (a *Addresses) declare(sets ...Set) error {
-	if a.state == nil || a.state.covers(sets) {
+	if a.state == nil {
+		return nil
+	}
+	indexes := a.indexes(sets)
+	if a.state.covers(sets, indexes) {
 		return nil
 	}
 	present, err := a.nl.dumpAddresses()
@@ -132,10 +138,23 @@ func (a *Addresses) declare(sets ...Set) error {
 		return fmt.Errorf("declare addresses: %w", err)
 	}
 	held := a.held()
-	return a.state.declare(sets, func(addr conf.Address) bool {
+	return a.state.declare(sets, indexes, func(addr conf.Address) bool {
 		k := a.find(present, addr)
 		return k != nil && !k.Ours() && !held[idOf(addr)]
 	})
+}
+
+// indexes are those of the interfaces that the sets name, as far as they are there.
+func (a *Addresses) indexes(sets []Set) map[string]int {
+	indexes := map[string]int{}
+	for _, set := range sets {
+		for _, addr := range set.Addresses {
+			if _, known := indexes[addr.Interface]; !known {
+				indexes[addr.Interface], _ = a.nl.index(addr.Interface) // 0: it is not there
+			}
+		}
+	}
+	return indexes
 }
 
 // Forget takes owners that are no more out of the state file, in one write. Their addresses must have been removed; those
@@ -161,7 +180,9 @@ func (a *Addresses) Add(set Set) (AddResult, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 
-	var errs []error
+	// What another interface took along with its name goes first: the state file then names the new one.
+	_, moved := a.deleteRenamed(set.Addresses)
+	errs := []error{moved}
 	if err := a.declare(set); err != nil {
 		// An address without an entry in the file is better than a takeover without an address.
 		a.log.Warn("state file not written", "instance", set.Owner, "error", err)
@@ -391,12 +412,17 @@ func (a *Addresses) foreign(present []KernelAddress, addr conf.Address) bool {
 	return tagsWork(present) || a.state == nil || !a.state.added()[idOf(addr)]
 }
 
-// find is addr among what the kernel holds, or nil. IPv6 has an address once on an interface, whatever the prefix.
+// find is addr among what the kernel holds, or nil.
 func (a *Addresses) find(present []KernelAddress, addr conf.Address) *KernelAddress {
 	index, err := a.nl.index(addr.Interface)
 	if err != nil {
 		return nil
 	}
+	return findOn(index, present, addr)
+}
+
+// findOn is find on the interface of that index. IPv6 has an address once on an interface, whatever the prefix.
+func findOn(index int, present []KernelAddress, addr conf.Address) *KernelAddress {
 	for i, k := range present {
 		same := k.Prefix == idOf(addr).prefix && (!addr.Peer.IsValid() || k.Peer == addr.Peer.Addr())
 		if addr.Prefix.Addr().Is6() {
@@ -474,9 +500,20 @@ func (a *Addresses) Move(list []conf.Address) (end func() error) {
 
 // put sends RTM_NEWADDR for each address and returns each outcome.
 func (a *Addresses) put(list []conf.Address, lifetime time.Duration, flags uint16) ([]error, error) {
-	return a.each(list, func(index int, addr conf.Address) message {
+	at := make(map[addressID]int, len(list))
+	outcomes, err := a.each(list, func(index int, addr conf.Address) message {
+		at[idOf(addr)] = index
 		return addRequest(index, addr, lifetime, flags)
 	})
+	if err != nil {
+		return nil, err
+	}
+	for i, addr := range list {
+		if outcomes[i] == nil {
+			a.placed[idOf(addr)] = at[idOf(addr)]
+		}
+	}
+	return outcomes, nil
 }
 
 // delete sends RTM_DELADDR for each address and returns those that were there.
@@ -494,16 +531,69 @@ func (a *Addresses) delete(list []conf.Address) (removed []conf.Address, err err
 	if err != nil {
 		return nil, fmt.Errorf("remove addresses: %w", err)
 	}
-	var errs []error
+	renamed, err := a.deleteRenamed(list)
+	errs := []error{err}
 	for i, addr := range list {
-		switch err := outcomes[i]; {
-		case err == nil:
+		err := outcomes[i]
+		switch {
+		case err == nil, renamed[idOf(addr)]:
 			removed = append(removed, addr)
 		case !isGone(err):
 			errs = append(errs, fmt.Errorf("remove address %s on %s: %w", addr.Prefix, addr.Interface, err))
+			continue
+		}
+		if index, err := a.nl.index(addr.Interface); err == nil && index == a.placed[idOf(addr)] {
+			delete(a.placed, idOf(addr))
 		}
 	}
 	return removed, errors.Join(errs...)
+}
+
+// deleteRenamed deletes those of the list that stand where they were put but not where their names point: the interface was
+// renamed under them, and its name stands for none or for another one now.
+func (a *Addresses) deleteRenamed(list []conf.Address) (removed map[addressID]bool, err error) {
+	var present []KernelAddress
+	var errs []error
+	removed = map[addressID]bool{}
+	for _, addr := range list {
+		id := idOf(addr)
+		index, ok := a.placed[id]
+		if !ok {
+			continue
+		}
+		if now, err := a.nl.index(addr.Interface); err == nil && now == index {
+			continue
+		}
+		if present == nil {
+			if present, err = a.nl.dumpAddresses(); err != nil {
+				return removed, fmt.Errorf("remove address %s on what was %s: %w", addr.Prefix, addr.Interface, err)
+			}
+		}
+		k := findOn(index, present, addr)
+		if k != nil && (k.Ours() || !tagsWork(present)) && !a.placedAs(id, k) {
+			outcomes, err := a.nl.exchange([]message{deleteRequest(k.Index, k.Prefix, k.Peer)})
+			if err == nil {
+				err = outcomes[0]
+			}
+			if err != nil && !isGone(err) {
+				errs = append(errs, fmt.Errorf("remove address %s on what was %s: %w", k.Prefix, addr.Interface, err))
+				continue
+			}
+			removed[id] = true
+		}
+		delete(a.placed, id)
+	}
+	return removed, errors.Join(errs...)
+}
+
+// placedAs reports whether k is also the place of another address than id, which is the same one by the interface's new name.
+func (a *Addresses) placedAs(id addressID, k *KernelAddress) bool {
+	for other, index := range a.placed {
+		if other != id && index == k.Index && other.prefix == k.Prefix {
+			return true
+		}
+	}
+	return false
 }
 
 // deleteOtherPrefix deletes what the first try did not find because it stands with another prefix length. An

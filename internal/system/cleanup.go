@@ -10,7 +10,7 @@ import (
 )
 
 // Cleanup removes what a run that was killed has left: every address of want, and every one of the state file that carries
-// our tag or, where the kernel keeps none, that we added; addresses that an owner holds through this Addresses stay.
+// our tag, also where the interface was renamed, or, where the kernel keeps none, that we added; addresses that an owner holds through this Addresses stay.
 // The tag alone is not enough, because another vrrpd, with another state file, may run on this host.
 // An address that stood there before us, and is not in want, is not touched. It returns what it removed. It is
 // safe to repeat.
@@ -67,13 +67,16 @@ func (a *Addresses) leftovers(want []conf.Address) (victims []KernelAddress, err
 	}
 	names := a.names(present)
 	held := a.held()
+	for id, index := range a.placed {
+		held[addressID{names[index], id.prefix}] = true
+	}
 	listed := map[addressID]bool{}
 	for _, addr := range want {
 		listed[idOf(addr)] = true
 	}
 	file, complete := map[addressID]bool{}, false
 	if a.state != nil {
-		file, complete = a.state.listed()
+		file, complete = a.state.listed(names)
 	}
 	added := map[addressID]bool{}
 	if a.state != nil && !tagsWork(present) {

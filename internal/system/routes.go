@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -27,6 +28,10 @@ type RouteSet struct {
 	Owner  string       `json:"owner"`
 	Routes []conf.Route `json:"routes,omitempty"`
 	Rules  []conf.Rule  `json:"rules,omitempty"`
+
+	// Indexes are those of the interfaces that the routes name, for the list: an interface that is renamed keeps its routes.
+	// Routes fills them in.
+	Indexes map[string]int `json:"indexes,omitempty"`
 }
 
 func (s *RouteSet) empty() bool { return len(s.Routes)+len(s.Rules) == 0 }
@@ -47,8 +52,9 @@ type Routes struct {
 
 	mu       sync.Mutex
 	owners   map[string]RouteSet
-	declared []RouteSet // of the file
-	former   []RouteSet // of the file, as a former run left it
+	placed   map[string]map[string]int // by route, the indexes of its interfaces when it was added
+	declared []RouteSet                // of the file
+	former   []RouteSet                // of the file, as a former run left it
 	changed  chan struct{}
 }
 
@@ -64,7 +70,7 @@ func OpenRoutes(options RoutesOptions) (*Routes, error) {
 	}
 	// So that a dump may ask for ours alone: a router may have a million of others. Kernels before 4.20 tell all.
 	_ = unix.SetsockoptInt(nl.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	r := &Routes{log: options.Log, nl: nl, path: options.StateFile, owners: map[string]RouteSet{}, changed: make(chan struct{}, 1)}
+	r := &Routes{log: options.Log, nl: nl, path: options.StateFile, owners: map[string]RouteSet{}, placed: map[string]map[string]int{}, changed: make(chan struct{}, 1)}
 	if r.path == "" {
 		return r, nil
 	}
@@ -101,12 +107,12 @@ func (r *Routes) Declare(sets ...RouteSet) error {
 	var all []RouteSet
 	for _, s := range sets {
 		if !s.empty() {
-			all = append(all, s)
+			all = append(all, r.located(s))
 		}
 	}
 	for _, s := range r.owners {
 		if !slices.ContainsFunc(all, func(o RouteSet) bool { return sameSet(&o, &s) }) {
-			all = append(all, s)
+			all = append(all, r.located(s))
 		}
 	}
 	r.declared = all
@@ -116,6 +122,56 @@ func (r *Routes) Declare(sets ...RouteSet) error {
 func sameSet(a, b *RouteSet) bool {
 	return a.Owner == b.Owner && slices.EqualFunc(a.Routes, b.Routes, func(x, y conf.Route) bool { return x.String() == y.String() }) &&
 		slices.EqualFunc(a.Rules, b.Rules, func(x, y conf.Rule) bool { return x.String() == y.String() })
+}
+
+// interfaces are the names of those that a route names.
+func interfaces(route conf.Route) (names []string) {
+	if route.Interface != "" {
+		names = append(names, route.Interface)
+	}
+	for _, h := range route.NextHops {
+		if h.Interface != "" {
+			names = append(names, h.Interface)
+		}
+	}
+	return names
+}
+
+// located is the set with the indexes of its interfaces: those of today, or else those that the list has.
+func (r *Routes) located(s RouteSet) RouteSet {
+	s.Indexes = nil
+	if k := slices.IndexFunc(r.declared, func(o RouteSet) bool { return sameSet(&o, &s) }); k >= 0 {
+		s.Indexes = maps.Clone(r.declared[k].Indexes)
+	}
+	for _, x := range s.Routes {
+		for _, name := range interfaces(x) {
+			if index, err := r.nl.index(name); err == nil {
+				if s.Indexes == nil {
+					s.Indexes = map[string]int{}
+				}
+				s.Indexes[name] = index
+			}
+		}
+	}
+	return s
+}
+
+// relocate has the list say where the set's interfaces are now: one was made anew since Declare, or came only then.
+func (r *Routes) relocate(set RouteSet) error {
+	k := slices.IndexFunc(r.declared, func(o RouteSet) bool { return sameSet(&o, &set) })
+	if k < 0 {
+		return nil
+	}
+	was, now := r.declared[k], r.located(r.declared[k])
+	if maps.Equal(now.Indexes, was.Indexes) {
+		return nil
+	}
+	r.declared[k] = now
+	err := r.write()
+	if err != nil {
+		r.declared[k] = was
+	}
+	return err
 }
 
 // write replaces the list. The caller holds mu.
@@ -157,6 +213,10 @@ func (r *Routes) Set(set RouteSet) (missing []string, err error) {
 		delete(r.owners, set.Owner)
 		r.poke()
 		return nil, nil
+	}
+	if err := r.relocate(set); err != nil {
+		// As with addresses, a route without an entry is better than a takeover without a route.
+		r.log.Warn("list of routes not written", "instance", set.Owner, "error", err)
 	}
 	r.owners[set.Owner] = set
 	r.poke()
@@ -209,7 +269,7 @@ func (r *Routes) remove(before, after RouteSet) error {
 	}
 	for _, x := range before.Routes {
 		if !keepRoute[x.String()] {
-			if _, err := r.deleteRoute(x); err != nil {
+			if _, err := r.deleteRoute(x, r.placed[x.String()]); err != nil {
 				errs = append(errs, fmt.Errorf("remove route %s: %w", x, err))
 			}
 		}
@@ -225,14 +285,22 @@ func (r *Routes) addRoute(route conf.Route) error {
 	if route.Append {
 		flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
 	}
-	err := r.do(func() (message, error) { return r.routeRequest(unix.RTM_NEWROUTE, flags, route) })
+	if was := r.placed[route.String()]; r.renamed(was) {
+		if _, err := r.deleteRouteOn(route, formerly(was)); err != nil {
+			return err
+		}
+	}
+	place := r.located(RouteSet{Routes: []conf.Route{route}}).Indexes
+	err := r.do(func() (message, error) { return routeRequest(unix.RTM_NEWROUTE, flags, route, r.nl.index) })
 	if err == nil {
+		r.placed[route.String()] = place
 		return nil
 	}
 	// Whatever the kernel does not like about it: it may be there already.
 	present, unseen := r.dumpRoutes(route)
 	switch {
-	case unseen == nil && r.holdsRoute(present, route):
+	case unseen == nil && holdsRoute(present, route, r.nl.index):
+		r.placed[route.String()] = place
 		return nil
 	case errors.Is(err, unix.EEXIST):
 		return errForeign
@@ -263,9 +331,46 @@ func (r *Routes) addRule(rule conf.Rule) error {
 	return errForeign
 }
 
-// deleteRoute removes a route of ours; one that is gone, or whose interface is, is no error.
-func (r *Routes) deleteRoute(route conf.Route) (was bool, err error) {
-	err = r.do(func() (message, error) { return r.routeRequest(unix.RTM_DELROUTE, 0, route) })
+// indexer tells the index of an interface by name.
+type indexer func(name string) (int, error)
+
+// formerly knows the interfaces as they were.
+func formerly(indexes map[string]int) indexer {
+	return func(name string) (int, error) {
+		if index, ok := indexes[name]; ok {
+			return index, nil
+		}
+		return 0, unix.ENODEV
+	}
+}
+
+// renamed reports whether one of the names stands for another interface now, or for none.
+func (r *Routes) renamed(was map[string]int) bool {
+	for name, index := range was {
+		if now, err := r.nl.index(name); err != nil || now != index {
+			return true
+		}
+	}
+	return false
+}
+
+// deleteRoute removes a route of ours, also where its interfaces were when it was added; one that is gone, or whose interface
+// is, is no error.
+func (r *Routes) deleteRoute(route conf.Route, placed map[string]int) (was bool, err error) {
+	was, err = r.deleteRouteOn(route, r.nl.index)
+	if err == nil && r.renamed(placed) {
+		var there bool
+		there, err = r.deleteRouteOn(route, formerly(placed))
+		was = was || there
+	}
+	if err == nil {
+		delete(r.placed, route.String())
+	}
+	return was, err
+}
+
+func (r *Routes) deleteRouteOn(route conf.Route, index indexer) (was bool, err error) {
+	err = r.do(func() (message, error) { return routeRequest(unix.RTM_DELROUTE, 0, route, index) })
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
 		return false, nil
 	}
@@ -323,7 +428,7 @@ func (r *Routes) missing(sets []RouteSet) (map[string][]string, error) {
 	all := map[string][]string{}
 	for _, s := range sets {
 		for _, x := range s.Routes {
-			if !r.holdsRoute(routes, x) {
+			if !holdsRoute(routes, x, r.nl.index) {
 				all[s.Owner] = append(all[s.Owner], x.String())
 			}
 		}
@@ -370,7 +475,7 @@ func (r *Routes) Cleanup(sets []RouteSet) (removed []string, err error) {
 		}
 		for _, x := range s.Routes {
 			if !slices.ContainsFunc(held.Routes, func(h conf.Route) bool { return h.String() == x.String() }) {
-				was, err := r.deleteRoute(x)
+				was, err := r.deleteRoute(x, s.Indexes)
 				if was {
 					removed = append(removed, "route "+x.String())
 				}
@@ -406,7 +511,7 @@ func (r *Routes) Leftovers(sets []RouteSet) (left []string, err error) {
 			}
 		}
 		for _, x := range s.Routes {
-			if r.holdsRoute(routes, x) {
+			if holdsRoute(routes, x, r.nl.index) || r.renamed(s.Indexes) && holdsRoute(routes, x, formerly(s.Indexes)) {
 				add("route " + x.String())
 			}
 		}
@@ -582,7 +687,7 @@ func routeProtocol(route conf.Route) uint8 {
 const defaultMetric = 1024
 
 // routeRequest is RTM_NEWROUTE or RTM_DELROUTE for exactly this route.
-func (r *Routes) routeRequest(kind, flags uint16, route conf.Route) (message, error) {
+func routeRequest(kind, flags uint16, route conf.Route, indexOf indexer) (message, error) {
 	ne := binary.NativeEndian
 	ipv6 := route.To.Addr().Is6()
 	scope := uint8(unix.RT_SCOPE_UNIVERSE)
@@ -612,7 +717,7 @@ func (r *Routes) routeRequest(kind, flags uint16, route conf.Route) (message, er
 		b = appendAttribute(b, unix.RTA_GATEWAY, route.Via.AsSlice())
 	}
 	if route.Interface != "" {
-		index, err := r.nl.index(route.Interface)
+		index, err := indexOf(route.Interface)
 		if err != nil {
 			return message{}, fmt.Errorf("interface %s: %w", route.Interface, err)
 		}
@@ -646,7 +751,7 @@ func (r *Routes) routeRequest(kind, flags uint16, route conf.Route) (message, er
 		}
 		if h.Interface != "" {
 			var err error
-			if index, err = r.nl.index(h.Interface); err != nil {
+			if index, err = indexOf(h.Interface); err != nil {
 				return message{}, fmt.Errorf("interface %s: %w", h.Interface, err)
 			}
 		}
@@ -758,7 +863,7 @@ func (r *Routes) dumpRoutes(wanted ...conf.Route) (all []kernelRoute, err error)
 }
 
 // holdsRoute reports whether the route is among what the kernel holds, as ours.
-func (r *Routes) holdsRoute(present []kernelRoute, route conf.Route) bool {
+func holdsRoute(present []kernelRoute, route conf.Route, indexOf indexer) bool {
 	metric := route.Metric
 	if metric == 0 && route.To.Addr().Is6() {
 		metric = defaultMetric
@@ -767,7 +872,7 @@ func (r *Routes) holdsRoute(present []kernelRoute, route conf.Route) bool {
 		if name == "" {
 			return true
 		}
-		got, err := r.nl.index(name)
+		got, err := indexOf(name)
 		return err == nil && got == index
 	}
 	return slices.ContainsFunc(present, func(k kernelRoute) bool {

@@ -22,6 +22,7 @@ const StateFile = "/run/vrrpd/addresses.json"
 type StateEntry struct {
 	Owner     string       `json:"owner"` // the virtual router
 	Interface string       `json:"interface"`
+	Index     int          `json:"index,omitempty"` // of the interface, which may be renamed; 0: it was not there
 	Address   netip.Prefix `json:"address"`
 	Existed   bool         `json:"existed,omitempty"` // was there before us
 }
@@ -38,9 +39,9 @@ const stateVersion = 1
 type stateFile struct {
 	path    string
 	entries []StateEntry
-	index   map[stateKey]bool // of entries
-	former  map[string]bool   // owners that only a former run knew
-	lost    bool              // what a former run had listed could not be read
+	index   map[stateKey]int // place in entries
+	former  map[string]bool  // owners that only a former run knew
+	lost    bool             // what a former run had listed could not be read
 }
 
 // openStateFile reads the file of a former run; none is as good as an empty one. One that makes no sense is put aside, so that
@@ -81,22 +82,24 @@ type stateKey struct {
 
 func (e StateEntry) id() addressID { return addressID{e.Interface, e.Address} }
 
-func indexOf(entries []StateEntry) map[stateKey]bool {
-	index := make(map[stateKey]bool, len(entries))
-	for _, e := range entries {
-		index[stateKey{e.Owner, e.id()}] = true
+func indexOf(entries []StateEntry) map[stateKey]int {
+	index := make(map[stateKey]int, len(entries))
+	for place, e := range entries {
+		index[stateKey{e.Owner, e.id()}] = place
 	}
 	return index
 }
 
-// covers reports whether every address of the sets is declared, and in this run.
-func (s *stateFile) covers(sets []Set) bool {
+// covers reports whether every address of the sets is declared, in this run and for the interface of today. indexes are those
+// of the interfaces that are there.
+func (s *stateFile) covers(sets []Set, indexes map[string]int) bool {
 	for _, set := range sets {
 		if s.former[set.Owner] {
 			return false
 		}
 		for _, addr := range set.Addresses {
-			if !s.index[stateKey{set.Owner, idOf(addr)}] {
+			place, listed := s.index[stateKey{set.Owner, idOf(addr)}]
+			if now := indexes[addr.Interface]; !listed || now != 0 && s.entries[place].Index != now {
 				return false
 			}
 		}
@@ -106,18 +109,22 @@ func (s *stateFile) covers(sets []Set) bool {
 
 // declare lists the sets. What an owner had listed stays listed until forget, because it may still stand; existed
 // tells whether an address that was not listed before is somebody else's.
-func (s *stateFile) declare(sets []Set, existed func(conf.Address) bool) error {
+func (s *stateFile) declare(sets []Set, indexes map[string]int, existed func(conf.Address) bool) error {
 	entries := slices.Clone(s.entries)
 	index, ours := indexOf(entries), s.added()
 	for _, set := range sets {
 		for _, addr := range set.Addresses {
 			key := stateKey{set.Owner, idOf(addr)}
-			if index[key] {
+			now := indexes[addr.Interface]
+			if place, listed := index[key]; listed {
+				if now != 0 {
+					entries[place].Index = now
+				}
 				continue
 			}
-			index[key] = true
+			index[key] = len(entries)
 			entries = append(entries, StateEntry{
-				Owner: set.Owner, Interface: key.id.iface, Address: key.id.prefix,
+				Owner: set.Owner, Interface: key.id.iface, Index: now, Address: key.id.prefix,
 				Existed: !ours[key.id] && existed(addr),
 			})
 		}
@@ -142,11 +149,15 @@ func (s *stateFile) forget(owners []string) error {
 	})
 }
 
-// listed are all addresses of the file, and whether it can be believed to list all.
-func (s *stateFile) listed() (all map[addressID]bool, complete bool) {
+// listed are all addresses of the file, also by the names that their interfaces have now, and whether it can be believed to
+// list all.
+func (s *stateFile) listed(names map[int]string) (all map[addressID]bool, complete bool) {
 	all = map[addressID]bool{}
 	for _, e := range s.entries {
 		all[e.id()] = true
+		if name, ok := names[e.Index]; ok {
+			all[addressID{name, e.Address}] = true
+		}
 	}
 	return all, !s.lost
 }

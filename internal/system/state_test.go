@@ -26,14 +26,18 @@ func TestStateFile(t *testing.T) {
 	}
 	one := Set{Owner: "VI_1", Addresses: []conf.Address{vip("eth0", "192.0.2.100/24"), vip("eth1", "2001:db8::1/128")}}
 	two := Set{Owner: "VI_2", Addresses: []conf.Address{vip("eth0", "192.0.2.101/32")}}
-	if s.covers([]Set{one}) {
+	at := map[string]int{"eth0": 7}
+	if s.covers([]Set{one}, nil) {
 		t.Error("got an address listed in an empty file")
 	}
-	if err := s.declare([]Set{one, two}, func(a conf.Address) bool { return a.Interface == "eth1" }); err != nil {
+	if err := s.declare([]Set{one, two}, at, func(a conf.Address) bool { return a.Interface == "eth1" }); err != nil {
 		t.Fatal(err)
 	}
-	if !s.covers([]Set{one, two}) {
+	if !s.covers([]Set{one, two}, at) {
 		t.Error("got an address not listed after declare")
+	}
+	if s.covers([]Set{one}, map[string]int{"eth0": 8}) {
+		t.Error("got an address listed for an interface that was made anew")
 	}
 	got, err := os.ReadFile(path)
 	if err != nil {
@@ -45,6 +49,7 @@ func TestStateFile(t *testing.T) {
 		{
 			"owner": "VI_1",
 			"interface": "eth0",
+			"index": 7,
 			"address": "192.0.2.100/24"
 		},
 		{
@@ -56,6 +61,7 @@ func TestStateFile(t *testing.T) {
 		{
 			"owner": "VI_2",
 			"interface": "eth0",
+			"index": 7,
 			"address": "192.0.2.101/32"
 		}
 	]
@@ -73,7 +79,7 @@ func TestStateFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.covers([]Set{two}) {
+	if s.covers([]Set{two}, at) {
 		t.Error("got an address of a former run as if declared in this one")
 	}
 	wantAdded := map[addressID]bool{idOf(one.Addresses[0]): true, idOf(two.Addresses[0]): true}
@@ -81,7 +87,7 @@ func TestStateFile(t *testing.T) {
 		t.Errorf("got - want +\n%s", diff)
 	}
 	// What a former run added is ours, though it stands there before this one.
-	if err := s.declare([]Set{two}, func(conf.Address) bool { return true }); err != nil {
+	if err := s.declare([]Set{two}, at, func(conf.Address) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
 	if !s.added()[idOf(two.Addresses[0])] {
@@ -125,7 +131,7 @@ func TestStateFileErrors(t *testing.T) {
 			if got := log.String(); !strings.Contains(got, tt.want) || !strings.Contains(got, path) {
 				t.Errorf("got log %q, want %q and the path", got, tt.want)
 			}
-			if all, complete := s.listed(); len(all) != 0 || complete {
+			if all, complete := s.listed(nil); len(all) != 0 || complete {
 				t.Errorf("got %v, complete %t, want nothing and incomplete", all, complete)
 			}
 			if kept, err := os.ReadFile(path + ".bad"); err != nil || string(kept) != tt.content {
@@ -140,10 +146,10 @@ func TestStateFileErrors(t *testing.T) {
 		}
 		s := &stateFile{path: filepath.Join(file, "addresses.json"), former: map[string]bool{}}
 		set := Set{Owner: "VI_1", Addresses: []conf.Address{vip("eth0", "192.0.2.100/24")}}
-		if err := s.declare([]Set{set}, func(conf.Address) bool { return false }); err == nil {
+		if err := s.declare([]Set{set}, nil, func(conf.Address) bool { return false }); err == nil {
 			t.Error("got no error")
 		}
-		if s.covers([]Set{set}) {
+		if s.covers([]Set{set}, nil) {
 			t.Error("got an address as listed that was not written")
 		}
 	})
