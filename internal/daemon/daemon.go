@@ -180,6 +180,7 @@ type Daemon struct {
 	checks    *checks
 	groups    groups
 	links     links
+	recheck   recheck
 	fifos     fifos
 	grants    *grants // nil: no quorum block
 	unclean   bool    // an address may be left
@@ -248,7 +249,7 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 	if d.clock, err = quiet.OpenClock(); err != nil {
 		return nil, err
 	}
-	d.links.wake = d.poke
+	d.links.wake, d.recheck.wake = d.poke, d.poke
 	d.checks = newChecks(o.Log, d.poke)
 	if d.grants, err = openGrants(o, config); err != nil {
 		return nil, err

@@ -216,7 +216,7 @@ func (u *unit) refresh(ctx context.Context) {
 		}
 	}
 	if l.Trouble != "" {
-		time.AfterFunc(again, u.d.poke) // and see again
+		u.d.recheck.in(again) // and see again
 	}
 	u.instance.Surround(ctx, instance.Surroundings{Link: l, Source: u.source(), Verdict: u.d.checks.verdict(c, u.d.monitor, &u.d.links)})
 }
