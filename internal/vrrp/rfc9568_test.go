@@ -249,6 +249,24 @@ func TestRFC9568_6_4_3_PriorityZeroIsAnsweredAtOnce(t *testing.T) {
 	m.wantIn(time.Second)
 }
 
+// One that is repeated is answered twice in an interval at most, so that nobody makes a flood of it; the first always is, whatever
+// we have just answered.
+func TestRFC9568_6_4_3_PriorityZeroThatIsRepeated(t *testing.T) {
+	for _, m := range []*machine{newActive(t), newGranted(t)} {
+		m.want(m.hear(ip3, 50), "SendAdvert 100", "AnnounceAgain", "Contention")
+		for range 3 {
+			m.want(m.hear(ip3, 0), "SendAdvert 100")
+			m.wantIn(time.Second)
+			m.want(m.hear(ip3, 0))
+			m.wait(499 * time.Millisecond)
+			m.want(m.hear(ip1, 0))
+			m.wantIn(501 * time.Millisecond)
+			m.wait(time.Millisecond)
+		}
+		m.wantState(Active)
+	}
+}
+
 func TestRFC9568_6_4_3_GivesWayToAHigherPriority(t *testing.T) {
 	m := newActive(t)
 	m.wait(300 * time.Millisecond)

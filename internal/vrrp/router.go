@@ -17,6 +17,7 @@ import (
 //	leaving Active               [SendAdvert 0], RemoveAddresses, Transition
 //	giving way to a higher one   [SendAdvert], RemoveAddresses, Transition
 //	hearing a lower one          [SendAdvert], [AnnounceAgain], Contention; twice in an interval at most
+//	hearing priority 0           SendAdvert; twice in an interval at most
 //	Shutdown                     [SendAdvert 0], RemoveAddresses, Transition
 //
 // The advert goes first in a takeover, so that a peer whose timer is about to fire hears of it; the addresses are gone
@@ -46,7 +47,8 @@ type Router struct {
 	activeInterval time.Duration // Active_Adver_Interval: learned by a version 3 Backup, else ours
 	advertAt       time.Time     // Active: when Adver_Timer fires
 	waiting        bool          // Active: the addresses wait for the hook
-	contendedAt    time.Time     // Active: when we last answered a lower priority
+	contendedAt    time.Time     // Active: when we last answered another one's advert
+	goodbyeAt      time.Time     // Active: when we last answered priority 0
 	down           downTimer     // Backup: Active_Down_Timer
 	preemptAt      time.Time     // Backup: end of the preempt delay; zero if it doesn't run
 	holdUntil      time.Time     // no takeover before; zero if not released
@@ -334,7 +336,7 @@ func (r *Router) becomeActive(now time.Time, reason string) {
 	r.ready = false
 	r.activeInterval = r.cfg.AdvertInterval
 	r.hold(time.Time{}, "")
-	r.contendedAt = time.Time{}
+	r.contendedAt, r.goodbyeAt = time.Time{}, time.Time{}
 	r.advertAt = now.Add(r.cfg.AdvertInterval)
 
 	r.advertise(r.priority)
@@ -475,10 +477,14 @@ func (r *Router) receivedActive(now time.Time, ev Event) {
 	greater := ev.Priority == r.priority && ev.From.Compare(r.cfg.Source) > 0
 	switch {
 	case ev.Priority == PriorityLeaving:
-		r.advertiseNow(now)
+		// It has a limit of its own: what was said before it does not keep a Backup from taking over after its skew.
+		if r.mayAnswer(now, r.goodbyeAt) {
+			r.goodbyeAt = now
+			r.advertiseNow(now)
+		}
 	case r.cfg.Gated && (ev.Priority > r.priority || greater):
 		// The grant decides, not the priority: this is one whose mastership is over, or who knows nothing of grants.
-		if r.mayContend(now) {
+		if r.mayAnswer(now, r.contendedAt) {
 			r.contendedAt = now
 			r.advertiseNow(now)
 			r.announceAgain()
@@ -496,15 +502,15 @@ func (r *Router) receivedActive(now time.Time, ev Event) {
 		r.leaveActive()
 		r.learn(ev.Interval)
 		r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
-	case r.mayContend(now):
+	case r.mayAnswer(now, r.contendedAt):
 		r.contend(now)
 	}
 }
 
-// mayContend lets us answer at once, but a flood (a socket full after a stall) no more than twice in an interval: the one
-// answer reaches all.
-func (r *Router) mayContend(now time.Time) bool {
-	return r.contendedAt.IsZero() || now.Sub(r.contendedAt) >= r.cfg.AdvertInterval/2
+// mayAnswer lets us answer at once, but a flood (a socket full after a stall) no more than twice in an interval: the one
+// answer reaches all. last is when we answered the like; zero: never.
+func (r *Router) mayAnswer(now, last time.Time) bool {
+	return last.IsZero() || now.Sub(last) >= r.cfg.AdvertInterval/2
 }
 
 // contend answers a lower priority.
