@@ -384,9 +384,10 @@ func (i *Instance) settle() {
 	}
 }
 
-// drain handles what was heard before the timer fired: an advert that waits in the queue is no silence.
+// drain handles what was heard before the timer fired: an advert that waits in the queue is no silence. What comes while it does
+// is left for later, so that a flood keeps nobody from being obeyed.
 func (i *Instance) drain() {
-	for {
+	for range advertQueue {
 		select {
 		case h := <-i.adverts:
 			i.received(time.Now(), h)
