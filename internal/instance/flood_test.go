@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -84,7 +85,11 @@ func TestAFloodHoldsNothingUp(t *testing.T) {
 				}
 				f.on.Store(true)
 				f.refill()
-				time.Sleep(time.Minute)
+				g.take()
+				time.Sleep(patience)
+				if sent := strings.Count(strings.Join(g.take(), "\n"), "send priority 100"); sent < 10 {
+					t.Errorf("sent %d adverts of our own in %s, want many", sent, patience)
+				}
 				select {
 				case <-tt.end(i, g, cancel):
 				case <-time.After(patience):
@@ -96,4 +101,45 @@ func TestAFloodHoldsNothingUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+// setTimer counts how often it is set.
+type setTimer struct {
+	Timer
+	n int
+}
+
+func (s *setTimer) Reset(d time.Duration) { s.n++; s.Timer.Reset(d) }
+
+// A timer that is set already is not set anew by each advert: what is due would never be its turn while more of them wait.
+func TestTheTimerIsSetOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i, _, turn := still(t)
+		s := &setTimer{Timer: i.timer}
+		i.timer = s
+		lower := func() {
+			now := time.Now()
+			i.listenFirst(now)
+			i.received(now, heard{peerA, 50, time.Second})
+			i.arm()
+		}
+		for range 3 {
+			lower()
+		}
+		if s.n != 0 {
+			t.Errorf("set %d times by adverts that move no deadline, want 0", s.n)
+		}
+		time.Sleep(20 * time.Second) // late: the first advert has us listen
+		for range 5 {
+			lower()
+			time.Sleep(listenMost / 4)
+		}
+		if s.n != 1 {
+			t.Errorf("set %d times for listening, want 1", s.n)
+		}
+		turn()
+		if got := i.Status().State; got != control.StateMaster || s.n != 2 {
+			t.Errorf("got %s and the timer set %d times, want MASTER and 2", got, s.n)
+		}
+	})
 }

@@ -157,9 +157,11 @@ type Instance struct {
 	ordered  chan struct{} // orders has some
 
 	timer     Timer
-	due       time.Time     // what the timer is set to
+	due       time.Time     // the earliest deadline
+	wakes     time.Time     // what the timer is set to; zero: it is not, or has fired
 	listened  bool          // a late timer has been put off once already
 	listenFor time.Duration // by how much
+	listenBy  time.Time     // until when
 	thawed    bool          // we were stopped for so long that another router may have taken over
 	stepped   time.Time     // when the router was stepped last
 
@@ -288,6 +290,7 @@ const (
 
 // fired is what the loop's timer is for.
 func (i *Instance) fired(now time.Time) {
+	i.wakes = time.Time{}
 	i.lapse(now) // before a single advert more
 	late := i.listenFirst(now)
 	i.catchUp()
@@ -317,6 +320,7 @@ func (i *Instance) listenFirst(now time.Time) bool {
 		return false
 	}
 	i.listened, i.listenFor = true, min(max(late/10, listenTime), listenMost)
+	i.listenBy = now.Add(i.listenFor) // and no longer, however many adverts come
 	// A gated master that was replaced meanwhile has no lease any more: that says it, and not an advert.
 	i.thawed = !i.Gated() && i.router.State() == vrrp.Active && late >= time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval
 	return true
@@ -442,13 +446,17 @@ func (i *Instance) arm() {
 	i.mu.Lock()
 	i.status.due = next
 	i.mu.Unlock()
+	wakes := next
+	if i.listened {
+		wakes = i.listenBy
+	}
 	switch {
 	case next.IsZero():
+		i.wakes = next
 		i.timer.Stop()
-	case i.listened:
-		i.timer.Reset(i.listenFor)
-	default:
-		i.timer.Reset(time.Until(next))
+	case !wakes.Equal(i.wakes): // else it is on its way, and would be late for ever if each advert set it anew
+		i.wakes = wakes
+		i.timer.Reset(time.Until(wakes))
 	}
 }
 
