@@ -79,8 +79,13 @@ type MonitorOptions struct {
 type Monitor struct {
 	log  *slog.Logger
 	dump *rtnl
+	list func() ([]Link, []KernelAddress, error) // all that there is
 	file *os.File
 	raw  syscall.RawConn
+
+	behind bool          // the kernel dropped changes, and not everything was read again; Run's
+	closed chan struct{} // closed by Close
+	close  func()
 
 	mu        sync.Mutex
 	links     map[int]*linkState
@@ -111,18 +116,40 @@ func OpenMonitor(options MonitorOptions) (*Monitor, error) {
 	}
 	m := &Monitor{
 		log: options.Log, dump: dump,
-		links: map[int]*linkState{}, names: map[string]int{}, listeners: map[int]func([]Event){},
+		links: map[int]*linkState{}, names: map[string]int{}, listeners: map[int]func([]Event){}, closed: make(chan struct{}),
 	}
+	m.list = m.dumpAll
+	m.close = sync.OnceFunc(func() { close(m.closed) })
 	if err := m.subscribe(options.ReceiveBuffer); err != nil {
 		_ = dump.close()
 		return nil, fmt.Errorf("monitor links: %w", err)
 	}
 	// After the subscription, so that nothing falls between.
-	if _, err := m.resync(); err != nil {
+	if err := m.begin(); err != nil {
 		_ = m.Close()
 		return nil, fmt.Errorf("monitor links: %w", err)
 	}
 	return m, nil
+}
+
+// A list that cannot be had because of all the changes, say a host that sets up hundreds of interfaces at its boot, is tried for again:
+// at the start for a while, later for as long as it takes.
+const (
+	beginWithin = 5 * time.Second
+	resyncAgain = 100 * time.Millisecond // then twice as long each time
+	resyncMost  = 2 * time.Second
+)
+
+// begin reads the present state.
+func (m *Monitor) begin() error {
+	late := time.Now().Add(beginWithin)
+	for {
+		_, err := m.resync()
+		if !errors.Is(err, errChanged) || time.Now().After(late) {
+			return err
+		}
+		time.Sleep(resyncAgain)
+	}
 }
 
 func (m *Monitor) subscribe(buffer int) error {
@@ -146,7 +173,10 @@ func (m *Monitor) subscribe(buffer int) error {
 }
 
 // Close frees the sockets; it ends Run.
-func (m *Monitor) Close() error { return errors.Join(m.file.Close(), m.dump.close()) }
+func (m *Monitor) Close() error {
+	m.close()
+	return errors.Join(m.file.Close(), m.dump.close())
+}
 
 // Subscribe has fn called with every batch of changes, in order and after Link and PrimaryAddress know of them,
 // from Run's goroutine: fn must not block and must not keep the slice. The function returned ends that; a call
@@ -170,7 +200,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	defer stop()
 	buf := make([]byte, 1<<16)
 	for {
-		events, err := m.next(buf)
+		events, err := m.next(ctx, buf)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -202,7 +232,10 @@ func (m *Monitor) publish(events []Event) {
 }
 
 // next waits for changes and applies all that are there, up to a bound that keeps batches short.
-func (m *Monitor) next(buf []byte) ([]Event, error) {
+func (m *Monitor) next(ctx context.Context, buf []byte) ([]Event, error) {
+	if m.behind {
+		return m.catchUp(ctx, buf)
+	}
 	const maxDatagrams = 256
 	var events []Event
 	wait := true
@@ -212,19 +245,9 @@ func (m *Monitor) next(buf []byte) ([]Event, error) {
 		case errors.Is(err, unix.EAGAIN):
 			return events, nil
 		case errors.Is(err, unix.ENOBUFS):
-			// The kernel dropped changes. What is still queued is older than a dump, so it goes first.
-			for err == nil || errors.Is(err, unix.ENOBUFS) {
-				_, err = m.read(buf, false)
-			}
-			more, err := m.resync()
-			if err != nil {
-				return events, err
-			}
-			m.mu.Lock()
-			m.resyncs++
-			m.mu.Unlock()
-			m.log.Warn("the kernel dropped link changes: all links read again", "changes", len(more))
-			return append(events, more...), nil
+			// The kernel dropped changes. What we have is told before everything is read again.
+			m.behind = true
+			return events, nil
 		case err != nil:
 			return events, err
 		}
@@ -244,6 +267,40 @@ func (m *Monitor) next(buf []byte) ([]Event, error) {
 		m.mu.Unlock()
 	}
 	return events, nil
+}
+
+// catchUp reads everything again. A failure would make us blind, and whoever relies on us give up what it has, so it is tried until it
+// works: what we know is old for so long, and no worse than that.
+func (m *Monitor) catchUp(ctx context.Context, buf []byte) ([]Event, error) {
+	for pause := resyncAgain; ; pause = min(2*pause, resyncMost) {
+		// What is still queued is older than a dump, so it goes first.
+		var err error
+		for err == nil || errors.Is(err, unix.ENOBUFS) {
+			_, err = m.read(buf, false)
+		}
+		if !errors.Is(err, unix.EAGAIN) {
+			return nil, err
+		}
+		events, err := m.resync()
+		if err == nil {
+			m.behind = false
+			m.mu.Lock()
+			m.resyncs++
+			m.mu.Unlock()
+			m.log.Warn("the kernel dropped link changes: all links read again", "changes", len(events))
+			return events, nil
+		}
+		if pause == resyncAgain {
+			m.log.Error("the kernel dropped link changes, and the links cannot be read again: tried until they can", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-m.closed:
+			return nil, os.ErrClosed
+		case <-time.After(pause):
+		}
+	}
 }
 
 // read reads one datagram of the kernel's; without wait it returns EAGAIN if there is none.
@@ -366,17 +423,22 @@ func (m *Monitor) removeAddress(events []Event, a KernelAddress) []Event {
 
 // resync reads all links and addresses and returns how they differ from what was known.
 func (m *Monitor) resync() ([]Event, error) {
-	links, err := m.dump.dumpLinks()
-	if err != nil {
-		return nil, err
-	}
-	addresses, err := m.dump.dumpAddresses()
+	links, addresses, err := m.list()
 	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.replace(links, addresses), nil
+}
+
+func (m *Monitor) dumpAll() ([]Link, []KernelAddress, error) {
+	links, err := m.dump.dumpLinks()
+	if err != nil {
+		return nil, nil, err
+	}
+	addresses, err := m.dump.dumpAddresses()
+	return links, addresses, err
 }
 
 // replace makes the state be what a dump says. The caller holds mu.

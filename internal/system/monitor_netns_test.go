@@ -5,9 +5,12 @@ package system
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -255,6 +258,94 @@ func TestMonitorResyncs(t *testing.T) {
 	}
 	if got, ok := m.PrimaryAddress("eth0", false); !ok || got != netip.MustParseAddr("192.0.2.3") && got != netip.MustParseAddr("198.51.100.50") {
 		t.Errorf("got %v, %v", got, ok)
+	}
+}
+
+// A list that cannot be had when the kernel has dropped changes is no end: it is tried for until it can, or until Run is to end.
+func TestMonitorOutlastsFailedLists(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		fails int
+		end   func(m *Monitor, cancel func()) // while it fails; nil: it does not go on for so long
+		want  error
+	}{
+		{"for a while", 2, nil, nil},
+		{"until the context ends", 1 << 30, func(_ *Monitor, cancel func()) { cancel() }, nil},
+		{"until it is closed", 1 << 30, func(m *Monitor, _ func()) { _ = m.Close() }, os.ErrClosed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := nstest.New(t)
+			device(t, h, "eth0")
+			var log bytes.Buffer
+			var m *Monitor
+			h.Do(t, func() {
+				var err error
+				m, err = OpenMonitor(MonitorOptions{ReceiveBuffer: 2048, Log: slog.New(slog.NewTextHandler(&log, nil))})
+				if err != nil {
+					t.Fatal(err)
+				}
+			})
+			defer m.Close()
+			tries := make(chan int, 10)
+			n, list := 0, m.list
+			m.list = func() ([]Link, []KernelAddress, error) {
+				if n++; n <= tt.fails {
+					select {
+					case tries <- n:
+					default:
+					}
+					return nil, nil, errChanged
+				}
+				return list()
+			}
+			here := make(chan struct{})
+			m.Subscribe(func(events []Event) {
+				if slices.ContainsFunc(events, addressIs(AddressAdded, "198.51.100.99/32")) {
+					close(here)
+				}
+			})
+			var batch strings.Builder // nobody reads yet
+			for i := range 100 {
+				fmt.Fprintf(&batch, "addr add 198.51.100.%d/32 dev eth0\n", i)
+			}
+			ipBatch(t, h, batch.String())
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- m.Run(ctx) }()
+			for range 2 {
+				select {
+				case <-tries:
+				case err := <-ended:
+					t.Fatalf("Run ended with %v", err)
+				case <-time.After(5 * time.Second):
+					t.Fatal("not tried again")
+				}
+			}
+			if tt.end == nil {
+				select {
+				case <-here:
+				case err := <-ended:
+					t.Fatalf("Run ended with %v", err)
+				case <-time.After(5 * time.Second):
+					t.Fatal("not read again")
+				}
+				cancel()
+			} else {
+				tt.end(m, cancel)
+			}
+			select {
+			case err := <-ended:
+				if !errors.Is(err, tt.want) {
+					t.Errorf("got %v from Run, want %v", err, tt.want)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("Run goes on")
+			}
+			if got := strings.Count(log.String(), "cannot be read again"); got != 1 {
+				t.Errorf("logged %d times: %s", got, log.String())
+			}
+		})
 	}
 }
 

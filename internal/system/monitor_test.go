@@ -1,12 +1,15 @@
 package system
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -124,5 +127,42 @@ func TestLinkReason(t *testing.T) {
 		if got := tt.link.Reason(); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// Many changes at the time of the start are waited for, anything else that is wrong is not.
+func TestMonitorBegins(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		err   error
+		fails int
+		want  error
+		took  time.Duration
+	}{
+		{"at once", nil, 0, nil, 0},
+		{"changes for a while", errChanged, 7, nil, 7 * resyncAgain},
+		{"changes without an end", errChanged, 1 << 30, errChanged, beginWithin + resyncAgain},
+		{"no right to", unix.EPERM, 1, unix.EPERM, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, n, began := newTestMonitor(), 0, time.Now()
+				m.list = func() ([]Link, []KernelAddress, error) {
+					if n++; n <= tt.fails {
+						return nil, nil, fmt.Errorf("list links: %w", tt.err)
+					}
+					return []Link{{Index: 2, Name: "eth0"}}, nil, nil
+				}
+				if err := m.begin(); !errors.Is(err, tt.want) {
+					t.Errorf("got %v, want %v", err, tt.want)
+				}
+				if took := time.Since(began); took != tt.took {
+					t.Errorf("took %s, want %s", took, tt.took)
+				}
+				if _, ok := m.Link("eth0"); ok != (tt.want == nil) {
+					t.Errorf("eth0 is known: %t", ok)
+				}
+			})
+		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -130,19 +131,35 @@ func (c *rtnl) exchange(requests []message) ([]error, error) {
 	return outcomes, nil
 }
 
+// errChanged: the kernel could not give a consistent list, because what it lists was changed all the time.
+var errChanged = errors.New("changed under us")
+
+// A change during a dump makes it inconsistent, and the kernel says so. Changes come in crowds, so the next try waits a little.
+const (
+	dumpTries = 10
+	dumpPause = 5 * time.Millisecond
+)
+
 // dump asks for all objects of a kind and calls fn with each answer's type and body.
 func (c *rtnl) dump(request message, fn func(kind uint16, body []byte)) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// A change during the dump makes it inconsistent, and the kernel says so.
-	const tries = 10
-	for range tries {
-		again, err := c.dumpOnce(request, fn)
+	return tryDump(func() (again bool, err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.dumpOnce(request, fn)
+	})
+}
+
+func tryDump(once func() (again bool, err error)) error {
+	for n := range dumpTries {
+		if n > 0 {
+			time.Sleep(dumpPause)
+		}
+		again, err := once()
 		if err != nil || !again {
 			return err
 		}
 	}
-	return fmt.Errorf("dump: changed under us %d times", tries)
+	return fmt.Errorf("dump: %w %d times", errChanged, dumpTries)
 }
 
 func (c *rtnl) dumpOnce(request message, fn func(kind uint16, body []byte)) (again bool, err error) {

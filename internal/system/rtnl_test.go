@@ -3,9 +3,11 @@ package system
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -205,6 +207,39 @@ func TestCheckSet(t *testing.T) {
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
+		})
+	}
+}
+
+// A dump that was interrupted by a change is tried again, a little later.
+func TestTryDump(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		interrupted int
+		err, want   error
+		tries       int
+	}{
+		{"at once", 0, nil, nil, 1},
+		{"interrupted", 4, nil, nil, 5},
+		{"refused", 2, unix.EPERM, unix.EPERM, 3},
+		{"without an end", 1 << 30, nil, errChanged, dumpTries},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tries, began := 0, time.Now()
+				err := tryDump(func() (bool, error) {
+					if tries++; tries <= tt.interrupted {
+						return true, nil
+					}
+					return false, tt.err
+				})
+				if !errors.Is(err, tt.want) || tries != tt.tries {
+					t.Errorf("got %v after %d tries, want %v after %d", err, tries, tt.want, tt.tries)
+				}
+				if took, want := time.Since(began), time.Duration(tt.tries-1)*dumpPause; took != want {
+					t.Errorf("took %s, want %s", took, want)
+				}
+			})
 		})
 	}
 }
