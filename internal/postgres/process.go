@@ -154,6 +154,35 @@ func processTitle(pid int) (string, error) {
 	return string(b), err
 }
 
+// unsent tells how much a process has written to its TCP connections that the other ends have not taken, as proc(5) writes it, "" if nothing.
+func unsent(pid int) string {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	open, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		return "" // it has gone
+	}
+	var all []string
+	for _, table := range []string{"net/tcp", "net/tcp6"} {
+		b, err := os.ReadFile(dir + table)
+		if err != nil {
+			continue // without IPv6 there is one alone
+		}
+		queues := map[string]string{} // by the inode of the socket
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 9 && !strings.HasPrefix(f[4], "00000000:") {
+				queues[f[9]], _, _ = strings.Cut(f[4], ":")
+			}
+		}
+		for _, fd := range open {
+			name, _ := os.Readlink(dir + "fd/" + fd.Name()) // "" if it is closed by now
+			if q, ok := queues[strings.TrimSuffix(strings.TrimPrefix(name, "socket:["), "]")]; ok {
+				all = append(all, q)
+			}
+		}
+	}
+	return strings.Join(all, " ")
+}
+
 // started is when the process was started, by the present time of day.
 func (p procInfo) started() (time.Time, error) {
 	boot, err := bootTime()

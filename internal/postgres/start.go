@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -358,10 +359,10 @@ func fileTail(path string, from int64) string {
 }
 
 // Stop stops the server and waits until the postmaster and every process that worked in the data directory have gone. A server that is down already is
-// no error. Fast sends away sessions and waits for the standbys that stream, 0.3 s for one that does not take the last WAL, and for the archiver; if ctx
-// ends first, the server is left stopping and the error says so. Handover is the same, but done when nobody but the archiver is left, unless the settings
-// have a command that stops the server, which is waited for. Immediate does not give up: what does not go in 6 s, or in half the time that ctx has, is
-// killed.
+// no error. Fast sends away sessions and waits for the standbys that stream, 0.3 s for one that does not take the last WAL, as long for subscribers of
+// logical changes, and for the archiver; if ctx ends first, the server is left stopping and the error says so. Handover is the same, but done when nobody
+// but the archiver is left, unless the settings have a command that stops the server, which is waited for. Immediate does not give up: what does not go
+// in 6 s, or in half the time that ctx has, is killed.
 func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 	ctx, cancel := withDefaultTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -395,6 +396,7 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 	defer tick.Stop()
 	var left time.Time                    // since when only those are left that wait for somebody on the network; zero: not yet
 	var walsenders, callers time.Duration // when they are next dismissed, after left
+	stuck, looked := map[still]time.Time{}, time.Now()
 	for {
 		// The postmaster goes last in an orderly stop; only then look through all processes.
 		if p, err := readProc(pid); procErr != nil || err != nil || p.dead || p.ticks != postmaster.ticks {
@@ -426,7 +428,11 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 			}
 			if left.IsZero() {
 				if c, err := s.Control(); mode != Immediate && (err != nil || !c.State.Clean()) {
-					continue // the shutdown checkpoint is not written yet
+					// The shutdown checkpoint is not written yet.
+					if err == nil && c.State != StateShuttingDown && time.Since(looked) > stuckPoll {
+						stuck, looked = s.dismissStuck(pid, stuck), time.Now()
+					}
+					continue
 				}
 				left, walsenders, callers = time.Now(), walsenderGrace, callerGrace
 			}
@@ -454,6 +460,80 @@ const walsenderGrace = 300 * time.Millisecond
 func (s *Server) dismissWalsenders(postmaster int) {
 	meant := func(title string) bool { return strings.Contains(title, isWalsender) }
 	s.dismiss(postmaster, meant, "a standby does not take the last WAL, going without it")
+}
+
+// stuckPoll is how often a stop that has not come to its checkpoint looks for walsenders that stand still: it looks through all processes.
+const stuckPoll = 100 * time.Millisecond
+
+// still is what does not change of a walsender that gets nowhere.
+type still struct {
+	pid     int
+	title   string
+	logical bool   // it sends logical changes
+	unsent  string // what the other end has not taken, "" if that is nothing
+}
+
+// dismissStuck ends walsenders that have kept the checkpointer from its last checkpoint for walsenderGrace, and returns since when those that are left
+// stand still; seen is what it returned before. Nobody else ends them, up to wal_sender_timeout or for ever: the checkpointer waits until each of them
+// has promised to cause no more WAL. One that serves a standby does so when it has room to send in, so that only one whose socket is full can be at
+// fault; one that streams logical changes never does, it goes when its subscriber has confirmed all of them, and resumes from its slot elsewhere.
+func (s *Server) dismissStuck(postmaster int, seen map[still]time.Time) map[still]time.Time {
+	own, err := processTitle(postmaster)
+	if err != nil {
+		return nil
+	}
+	all, err := s.processes()
+	if err != nil {
+		return nil
+	}
+	now := map[still]time.Time{}
+	for _, p := range all {
+		title, err := processTitle(p.pid)
+		if err != nil || p.parent != postmaster || title == own || title == "" {
+			continue // it has gone, ends, or is a client's that connects: the checkpointer does not wait for those
+		}
+		if slices.ContainsFunc(lastOnes, func(kind string) bool { return strings.Contains(title, kind) }) {
+			continue
+		}
+		if !strings.Contains(title, isWalsender) {
+			return nil // a session or the like: the checkpointer has not begun
+		}
+		w := still{pid: p.pid, title: title, logical: s.sendsChanges(title)}
+		if !w.logical {
+			if w.unsent = unsent(p.pid); w.unsent == "" {
+				continue
+			}
+		}
+		if now[w] = time.Now(); !seen[w].IsZero() {
+			now[w] = seen[w]
+		}
+	}
+	for w, since := range now {
+		if time.Since(since) < walsenderGrace {
+			continue
+		}
+		why := "a standby does not take what it is sent, going without it"
+		if w.logical {
+			why = "a logical subscriber does not confirm all changes, going without it"
+		}
+		s.log.Warn(why, "pid", w.pid)
+		_ = syscall.Kill(w.pid, syscall.SIGTERM)
+		now[w] = time.Now() // one whose socket is full takes the second signal: upon the first it tries to say why
+	}
+	return now
+}
+
+// lastOnes are the processes, beside walsenders, that stay until after the shutdown checkpoint in one version or another.
+var lastOnes = []string{": checkpointer", isArchiver, ": logger", ": stats collector", ": io worker"}
+
+// sendsChanges tells the title of a walsender that sends logical changes: that of one which sends WAL ends with "streaming" and where it is, from the
+// first byte on. Older versions leave the title at "idle"; one that really is idle ends without us.
+func (s *Server) sendsChanges(title string) bool {
+	if c, err := s.Control(); err != nil || c.WALLevel != "logical" {
+		return false
+	}
+	title = strings.TrimRight(title, " \x00")
+	return strings.HasSuffix(title, " START_REPLICATION") || strings.HasSuffix(title, " idle")
 }
 
 // callerGrace is how long a client that connects to a server that stops may take to be told so. One whose first packet can't arrive any more, because
