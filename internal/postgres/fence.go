@@ -101,9 +101,10 @@ func (s *Server) WriteFence() error {
 
 // Fence makes the server listen to nobody, across restarts, and puts it on hold, then reports what it holds.
 //
-// Of a standby it ends the walreceiver, however far replay is behind, and returns once the startup process has gone over all that is on disk with the
-// new settings and waits for more: no walreceiver can run after that before Follow. ErrNotDrained comes with a Report of how far it is; ErrReceiverRuns
-// means that it is not fenced. A server that is down, or goes down meanwhile, is ErrNotRunning: its file is written. All is safe to repeat.
+// Of a standby it ends the walreceiver, however far replay is behind, and a pause of replay, and returns once the startup process has gone over all that
+// is on disk with the new settings and waits for more: no walreceiver can run after that before Follow. ErrNotDrained comes with a Report of how far it
+// is; ErrReceiverRuns means that it is not fenced. A server that is down, or goes down meanwhile, is ErrNotRunning: its file is written. All is safe to
+// repeat.
 func (d *Driver) Fence(ctx context.Context, o FenceOptions) (Report, error) {
 	ctx, cancel := withDefaultTimeout(ctx, applyTimeout)
 	defer cancel()
@@ -170,6 +171,8 @@ type fencing struct {
 	ended  int       // the walreceiver that was told to end
 	endAt  time.Time // when
 	killed int       // the one that was killed
+	asked  bool      // a pause of replay was ended, unless it stays
+	stays  string    // why it does
 }
 
 // observe collects the whole proof within one life of one session.
@@ -212,7 +215,10 @@ func (f *fencing) observe(ctx, q context.Context, conn *pgx.Conn) (r Report, err
 		}
 		state := fmt.Sprintf("received %s, replayed %s, the startup process waits in %q", v.receive, v.replay, v.wait)
 		if v.paused {
-			state += ", replay is paused"
+			state += ", replay is paused" + f.stays
+			if !f.asked {
+				return false, state, f.resume(q, conn)
+			}
 		}
 		if v.wait != retryWait || !before.asleep || before != after {
 			return false, state, nil
@@ -279,6 +285,31 @@ func (f *fencing) end(postmaster, receiver int) error {
 		f.d.s.log.Warn("killing a walreceiver that does not end", "pid", receiver, "after", time.Since(f.endAt))
 		return signalChild(postmaster, receiver, syscall.SIGKILL)
 	}
+	return nil
+}
+
+// resume ends a pause of replay, which would keep the standby from replaying what it has for as long as somebody forgets it. Two kinds of pause stay, since
+// their end would be that of recovery or of the server: one at a recovery target, and from PostgreSQL 14 on one because a setting is lower than the primary's.
+func (f *fencing) resume(q context.Context, conn *pgx.Conn) error {
+	c, err := f.d.s.Control()
+	if err != nil {
+		return err
+	}
+	tag, err := conn.Exec(q, `
+SELECT pg_wal_replay_resume() WHERE pg_is_in_recovery()
+   AND NOT EXISTS (SELECT FROM pg_settings WHERE name ~ '^recovery_target(_lsn|_name|_time|_xid)?$' AND setting <> '')
+   AND current_setting('max_connections')::int >= $1::int AND current_setting('max_worker_processes')::int >= $2::int
+   AND current_setting('max_wal_senders')::int >= $3::int AND current_setting('max_prepared_transactions')::int >= $4::int
+   AND current_setting('max_locks_per_transaction')::int >= $5::int`, c.MaxConnections, c.MaxWorkerProcesses, c.MaxWALSenders, c.MaxPreparedXacts, c.MaxLocksPerXact)
+	if err != nil {
+		return fmt.Errorf("resume replay: %w", err)
+	}
+	f.asked = true
+	if tag.RowsAffected() == 0 {
+		f.stays = " and stays so: at its end recovery would end, or the server"
+		return nil
+	}
+	f.d.s.log.Info("replay was paused, it goes on so that what was received counts")
 	return nil
 }
 
@@ -437,16 +468,4 @@ func (s *Server) StoppedReport() (Report, error) {
 		return Report{}, fmt.Errorf("report the end of WAL: %w (%s)", ErrNotClean, c.State)
 	}
 	return Report{SystemID: c.SystemID, Position: Position{c.EndTimeline(), c.EndLSN()}, Primary: true}, nil
-}
-
-// ResumeReplay ends a pause of replay; a primary and a standby that is not paused are left alone.
-func (d *Driver) ResumeReplay(ctx context.Context) error {
-	err := d.act.use(ctx, func(q context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(q, "SELECT pg_wal_replay_resume() WHERE pg_is_in_recovery()")
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("resume replay: %w", err)
-	}
-	return nil
 }
