@@ -772,6 +772,71 @@ func TestGlanceOfAStandby(t *testing.T) {
 	}
 }
 
+// TestNoStreamThatIsRefused: a standby that asks for what its primary does not have connects again and again, and no look takes that for a stream.
+func TestNoStreamThatIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, slot string
+		refuse     func(a *driven)
+	}{
+		{"no such slot", "gone", func(*driven) {}},
+		{"removed WAL", "", func(a *driven) {
+			for range 3 {
+				a.sql("SELECT pg_logical_emit_message(false, 'x', 'x'), pg_switch_wal()")
+				if err := a.Checkpoint(a.ctx()); err != nil {
+					a.t.Fatal(err)
+				}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := drive(newNode(t, "wal_keep_size = 0\nmin_wal_size = 32MB\n").start(), "a")
+			b := a.standbyNamed("b", "wal_retrieve_retry_interval = 5ms\n")
+			b.stop()
+			tt.refuse(a)
+			to := a.target("b")
+			to.Slot = tt.slot
+			if err := b.Follow(b.ctx(), to); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.StartStandby(b.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			said := map[string]int{}
+			attempts := map[int]bool{}
+			b.await("many attempts", func() (bool, string) {
+				for range 100 {
+					v, err := b.see(b.ctx())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if v.upstream != (Upstream{}) {
+						said[v.upstream.Status]++
+					}
+					var pid int
+					err = b.act.use(b.ctx(), func(q context.Context, conn *pgx.Conn) (err error) {
+						var u Upstream
+						if u, pid, err = upstream(q, conn); pid != 0 {
+							said[u.Status]++
+							attempts[pid] = true
+						}
+						return err
+					})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				return len(attempts) >= 40, fmt.Sprint(len(attempts))
+			})
+			t.Logf("looks at %d walreceivers: %v", len(attempts), said)
+			if said["streaming"] != 0 || said[connecting] == 0 {
+				t.Errorf("looks at %d walreceivers: %v, want some that connect and none that streams", len(attempts), said)
+			}
+		})
+	}
+}
+
 // TestDriverOnEveryVersion goes over what a failover does, on each version that is installed.
 func TestDriverOnEveryVersion(t *testing.T) {
 	t.Parallel()

@@ -42,7 +42,7 @@ func (f Facts) Primary() bool { return f.Answering && !f.InRecovery }
 
 // Upstream is what a standby's walreceiver is connected to; the zero value means no walreceiver.
 type Upstream struct {
-	Status   string // pg_stat_wal_receiver.status: streaming, starting, waiting …
+	Status   string // pg_stat_wal_receiver.status: streaming, starting, waiting …; connecting: and gets nothing yet
 	Host     string
 	Port     int
 	Slot     string

@@ -163,13 +163,17 @@ func (d *Driver) follow(ctx context.Context, t Target) error {
 			return err
 		}
 		err = poll(ctx, func() (bool, string, error) {
-			u, err := upstream(q, conn)
+			u, pid, err := upstream(q, conn)
 			if err != nil {
 				return false, "", err
 			}
-			if u.Status == "streaming" && u.Host == t.Host && u.Port == t.port() && u.Slot == t.Slot && u.Timeline >= t.Timeline {
-				accepted, err := accepted(q, conn, t, old)
-				return accepted, "the target has not accepted the request yet: no such slot, or a timeline that it does not have?", err
+			if u.Host == t.Host && u.Port == t.port() && u.Slot == t.Slot && u.Timeline >= t.Timeline {
+				switch u.Status {
+				case "streaming":
+					return pid != old, "the walreceiver has the settings of before", nil
+				case connecting:
+					return false, "the target has not sent anything yet: no such slot, or WAL or a timeline that it does not have?", nil
+				}
 			}
 			if v, err = look(q, conn); err != nil {
 				return false, "", err
@@ -189,28 +193,27 @@ func (d *Driver) follow(ctx context.Context, t Target) error {
 	})
 }
 
-// accepted reports whether the target streams. The walreceiver calls itself streaming once it is connected, before it has asked for anything: a message
-// has come if its two times differ, and one that waits in its main loop has been let in. The walreceiver old has the settings of before.
-func accepted(ctx context.Context, conn *pgx.Conn, t Target, old int) (bool, error) {
-	var yes bool
-	err := conn.QueryRow(ctx, `
-SELECT EXISTS (SELECT FROM pg_stat_wal_receiver AS r JOIN pg_stat_activity AS a USING (pid)
-WHERE r.status = 'streaming' AND r.sender_host = $1 AND r.sender_port = $2::int AND coalesce(r.slot_name, '') = $3 AND r.received_tli >= $4::int
-  AND r.pid <> $5::int AND (a.wait_event = 'WalReceiverMain' OR r.last_msg_send_time <> r.last_msg_receipt_time))`, t.Host, t.port(), t.Slot, int64(t.Timeline), old).Scan(&yes)
-	return yes, err
-}
+// connecting is the status of a walreceiver that calls itself streaming, and to which nothing shows that it gets anything.
+const connecting = "connecting"
 
-// upstream asks what the walreceiver is connected to; the zero value if none runs.
-func upstream(ctx context.Context, conn *pgx.Conn) (Upstream, error) {
-	var u Upstream
+// receiverStatus is the status of walreceiver u. It calls itself streaming once it is connected, before it has asked for anything, and so does every
+// attempt at a slot or at WAL that is not there. A message has come if its two times differ. Where there is nothing to send none comes for long: one that
+// waits in its main loop has been let in; but so has, for a moment right after it began, one that is then told that its WAL is gone.
+const receiverStatus = `CASE WHEN u.status = 'streaming' AND u.last_msg_send_time = u.last_msg_receipt_time AND NOT EXISTS (
+       SELECT FROM pg_stat_activity AS a WHERE a.pid = u.pid AND a.wait_event = 'WalReceiverMain' AND a.backend_start < clock_timestamp() - interval '0.5 s')
+     THEN '` + connecting + `' ELSE u.status END`
+
+// upstream asks what the walreceiver is connected to, and which process it is; the zero value if none runs.
+func upstream(ctx context.Context, conn *pgx.Conn) (u Upstream, pid int, err error) {
 	var status, host, slot *string
 	var port, tli *int32
-	err := conn.QueryRow(ctx, "SELECT status, sender_host, sender_port, slot_name, received_tli FROM pg_stat_wal_receiver").Scan(&status, &host, &port, &slot, &tli)
+	err = conn.QueryRow(ctx, "SELECT u.pid, "+receiverStatus+", sender_host, sender_port, slot_name, received_tli FROM pg_stat_wal_receiver AS u").
+		Scan(&pid, &status, &host, &port, &slot, &tli)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return u, nil
+		return u, 0, nil
 	}
 	if err != nil {
-		return u, err
+		return u, 0, err
 	}
 	if u.Status = "hidden"; status != nil { // the role may not see it
 		u.Status = *status
@@ -227,5 +230,5 @@ func upstream(ctx context.Context, conn *pgx.Conn) (Upstream, error) {
 	if tli != nil && *tli > 0 {
 		u.Timeline = Timeline(*tli)
 	}
-	return u, nil
+	return u, pid, nil
 }

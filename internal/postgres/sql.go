@@ -301,7 +301,7 @@ func (s *Server) askStandby(ctx context.Context, conn *pgx.Conn, f *Facts) error
 		f.Timeline = max(f.Timeline, Timeline(*minTLI))
 	}
 	var err error
-	if f.Upstream, err = upstream(ctx, conn); err != nil {
+	if f.Upstream, _, err = upstream(ctx, conn); err != nil {
 		return err
 	}
 	if f.Upstream.Timeline > 0 {

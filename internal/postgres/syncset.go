@@ -238,7 +238,7 @@ SELECT r, CASE WHEN r THEN NULL ELSE pg_walfile_name(pg_current_wal_lsn()) END, 
        (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND wait_event_type = 'IPC' AND application_name <> $1)::int,
        CASE WHEN r THEN current_setting('primary_conninfo') ELSE '' END, CASE WHEN r THEN pg_last_wal_receive_lsn()::text END, replayed,
        CASE WHEN r AND pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END,
-       coalesce(u.status, ''), coalesce(u.sender_host, ''), coalesce(u.sender_port, 0), coalesce(u.slot_name, ''), coalesce(u.received_tli, 0), u.flushed_lsn::text,
+       coalesce(`+receiverStatus+`, ''), coalesce(u.sender_host, ''), coalesce(u.sender_port, 0), coalesce(u.slot_name, ''), coalesce(u.received_tli, 0), u.flushed_lsn::text,
        w.pid, coalesce(w.application_name, ''), coalesce(host(w.client_addr), ''), coalesce(w.state, ''), coalesce(w.sync_state, ''), coalesce(w.sync_priority, 0),
        w.sent_lsn::text, w.write_lsn::text, w.flush_lsn::text, w.replay_lsn::text, coalesce(extract(epoch FROM w.replay_lag), 0)::float8, w.reply_time
 FROM (SELECT r, CASE WHEN r THEN pg_last_wal_replay_lsn()::text END AS replayed FROM (SELECT pg_is_in_recovery() AS r OFFSET 0) AS p OFFSET 0) AS q
