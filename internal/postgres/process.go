@@ -315,6 +315,60 @@ func (s *Server) processes() ([]procInfo, error) {
 	return all, nil
 }
 
+// leftPatience is how long what a dead postmaster left may take to end before it is killed.
+const leftPatience = time.Second
+
+// endLeft ends what a dead postmaster left. Most of it notices by itself; a backend that computes and an archiver in archive_command do not, and would
+// keep the next server down. What does not go even if killed is left to those that need the data directory for themselves.
+func (s *Server) endLeft(ctx context.Context) error {
+	tick := time.NewTicker(stopPoll)
+	defer tick.Stop()
+	sent := syscall.Signal(0)
+	for began := time.Now(); ; {
+		left, err := s.orphans()
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		sig := syscall.SIGQUIT // an archiver in archive_command does not take it
+		if waited := time.Since(began); waited > 2*leftPatience {
+			return nil
+		} else if waited > leftPatience {
+			sig = syscall.SIGKILL
+		}
+		if sig != sent {
+			s.log.Warn("ending processes that a dead postmaster left", "pids", pids(left), "signal", sig.String())
+			for _, p := range left {
+				if err := signalChild(p.parent, p.pid, sig); err != nil {
+					return err
+				}
+			}
+			sent = sig
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of processes %s, which a dead postmaster left: %w", pids(left), context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// orphans are the processes that a dead postmaster left. A postmaster's title is its command line, and theirs is not; one that lives is the parent of
+// all of its own. So nobody who starts the server at this moment is among them.
+func (s *Server) orphans() ([]procInfo, error) {
+	all, err := s.processes()
+	if err != nil {
+		return nil, err
+	}
+	var left []procInfo
+	for _, p := range all {
+		title, err := processTitle(p.pid)
+		if err == nil && strings.HasPrefix(title, "postgres: ") && !slices.ContainsFunc(all, func(o procInfo) bool { return o.pid == p.parent }) {
+			left = append(left, p)
+		}
+	}
+	return left, nil
+}
+
 // clearStale removes a postmaster.pid, and the lock files of its sockets, whose process has gone. PostgreSQL itself copes only with numbers that nobody
 // has, and one that nobody has now may be pg_ctl's own in a moment: after a reboot numbers are given out in the same order again. The file guards shared
 // memory in which left-over processes could still work, so with any of those it stays.

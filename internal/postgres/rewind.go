@@ -82,8 +82,9 @@ func (s *Server) RewindIncomplete() bool {
 }
 
 // Rewind takes back, by pg_rewind, what the stopped server wrote since its history left that of the primary at conninfo, and leaves it to be started
-// with StartStandby: standby.signal is there. It takes no sessions before it has streamed what its source had at the end. The role at conninfo needs to be a superuser or to have pg_rewind's functions granted. Our configuration
-// files stay as they were. progress may be nil.
+// with StartStandby: standby.signal is there. It takes no sessions before it has streamed what its source had at the end. The role at conninfo needs to
+// be a superuser or to have pg_rewind's functions granted. Our configuration files stay as they were. What a dead postmaster left is ended first.
+// progress may be nil.
 //
 // ErrNotRewindable and ErrNotCheckpointed are found before anything is touched. If pg_rewind fails once it has begun to change files, the directory is
 // useless and marked so, see RewindIncomplete.
@@ -95,6 +96,9 @@ func (s *Server) Rewind(ctx context.Context, conninfo string, progress Progress)
 }
 
 func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress) error {
+	if err := s.endLeft(ctx); err != nil {
+		return err
+	}
 	if err := s.mustBeDown(); err != nil {
 		return err
 	}

@@ -362,6 +362,92 @@ func TestStalePIDDoesNotStopAStart(t *testing.T) {
 	}
 }
 
+// TestEndOfWhatADeadPostmasterLeft: a backend that computes, and an archiver in archive_command, do not notice that their postmaster has gone. A start ends
+// them, and so do an immediate stop and a rewind.
+func TestEndOfWhatADeadPostmasterLeft(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		conf func(hold string) string
+		busy func(n *node, begun string)
+		end  func(n, other *node) error
+	}{
+		{"backend and standby", nil, (*node).compute, func(n, _ *node) error { return n.StartStandby(n.ctx()) }},
+		{"archiver and standby", archiving, (*node).archive, func(n, _ *node) error { return n.StartStandby(n.ctx()) }},
+		{"backend and as is", nil, (*node).compute, func(n, _ *node) error { return n.StartAsIs(n.ctx()) }},
+		{"archiver and stop", archiving, (*node).archive, func(n, _ *node) error { return n.Stop(n.ctx(), Immediate) }},
+		{"backend and rewind", nil, (*node).compute, func(n, other *node) error { return n.Rewind(n.ctx(), other.upstream(), nil) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			hold, conf := filepath.Join(place(t), "hold"), ""
+			if err := os.WriteFile(hold, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.Remove(hold) }) // upon which archive_command ends
+			if tt.conf != nil {
+				conf = tt.conf(hold)
+			}
+			n := newNode(t, conf).start()
+			other := newNode(t, "").start()
+			tt.busy(n, hold+".begun")
+			if err := syscall.Kill(n.facts().PID, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			n.await("the one that does not notice", func() (bool, string) {
+				_, running, err := n.Process()
+				left, lerr := n.processes()
+				return !running && len(left) == 1, fmt.Sprint(running, pids(left), err, lerr)
+			})
+			began := time.Now()
+			if err := tt.end(n, other); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if f := other.facts(); !f.Answering {
+				t.Errorf("another server: got %+v", f)
+			}
+		})
+	}
+}
+
+// archiving has archive_command wait for the end of hold.
+func archiving(hold string) string {
+	return fmt.Sprintf("archive_mode = on\narchive_command = 'touch %s.begun; while [ -e %s ]; do sleep 0.05; done'\n", hold, hold)
+}
+
+// archive waits until the archiver is in archive_command.
+func (n *node) archive(begun string) {
+	n.t.Helper()
+	n.sql("CREATE TABLE t()")
+	n.sql("SELECT pg_switch_wal()")
+	n.await("archive_command", func() (bool, string) {
+		_, err := os.Stat(begun)
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+// compute has a backend do something that takes for ever and needs nobody.
+func (n *node) compute(string) {
+	n.t.Helper()
+	conn := n.session()
+	ctx, cancel := context.WithCancel(n.t.Context())
+	done := make(chan struct{})
+	n.t.Cleanup(func() { cancel(); <-done })
+	go func() {
+		defer close(done)
+		defer closeConn(conn)
+		_, err := conn.Exec(ctx, "SELECT count(*) FROM (SELECT generate_series(1, 1e11::bigint)) AS s")
+		n.t.Logf("the query ended: %v", err)
+	}()
+	n.await("the query", func() (bool, string) {
+		at := n.query("SELECT coalesce(max(state), '') FROM pg_stat_activity WHERE query LIKE 'SELECT count(*) FROM (SELECT generate%'")
+		return at == "active", at
+	})
+}
+
 // asServer makes a process one of the servers' user: those of others PostgreSQL does not take for itself.
 func asServer(t *testing.T) *syscall.SysProcAttr {
 	t.Helper()

@@ -95,8 +95,8 @@ func (s *Server) startCommand(wait time.Duration) child.Command {
 	return s.program("pg_ctl", args...)
 }
 
-// StartStandby makes standby.signal, durably, removes what Unreserve does, sets aside what pg_wal has of timelines that the server never reached, and starts
-// it, then waits until it takes sessions. A standby that runs already is only waited for; a primary that runs is ErrRunning. When ctx ends first the server
+// StartStandby ends what a dead postmaster left, makes standby.signal, durably, removes what Unreserve does, sets aside what pg_wal has of timelines that
+// the server never reached, and starts it, then waits until it takes sessions. A standby that runs already is only waited for; a primary that runs is ErrRunning. When ctx ends first the server
 // is left starting and the error is ErrNotReady.
 func (s *Server) StartStandby(ctx context.Context) error {
 	_, running, err := s.Process()
@@ -108,6 +108,9 @@ func (s *Server) StartStandby(ctx context.Context) error {
 			return fmt.Errorf("start as standby: %w, and not as a standby", ErrRunning)
 		}
 		return s.start(ctx)
+	}
+	if err := s.endLeft(ctx); err != nil {
+		return fmt.Errorf("start as standby: %w", err)
 	}
 	if err := s.setAside(ctx); err != nil {
 		return fmt.Errorf("start as standby: %w", err)
@@ -126,7 +129,8 @@ func (s *Server) StartStandby(ctx context.Context) error {
 	return s.start(ctx)
 }
 
-// StartAsIs starts the server as what its files make it: with standby.signal a standby, else a primary. Otherwise as StartStandby.
+// StartAsIs starts the server as what its files make it: with standby.signal a standby, else a primary. It, too, ends what a dead postmaster left.
+// Otherwise as StartStandby.
 func (s *Server) StartAsIs(ctx context.Context) error { return s.start(ctx) }
 
 // markStandby makes the next start one in standby mode.
@@ -150,6 +154,9 @@ func (s *Server) start(ctx context.Context) error {
 	}
 	if running {
 		return s.awaitReady(ctx)
+	}
+	if err := s.endLeft(ctx); err != nil {
+		return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
 	}
 	if err := s.clearStale(); err != nil {
 		return fmt.Errorf("start %s: %w", s.cfg.DataDir, err)
@@ -362,7 +369,7 @@ func fileTail(path string, from int64) string {
 // no error. Fast sends away sessions and waits for the standbys that stream, 0.3 s for one that does not take the last WAL, as long for subscribers of
 // logical changes, and for the archiver; if ctx ends first, the server is left stopping and the error says so. Handover is the same, but done when nobody
 // but the archiver is left, unless the settings have a command that stops the server, which is waited for. Immediate does not give up: what does not go
-// in 6 s, or in half the time that ctx has, is killed.
+// in 6 s, or in half the time that ctx has, is killed; so is after 1 s what a dead postmaster left.
 func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 	ctx, cancel := withDefaultTimeout(ctx, stopTimeout)
 	defer cancel()
@@ -383,6 +390,10 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 		}
 	} else if len(ours) == 0 {
 		return nil
+	} else if mode == Immediate {
+		if err := s.endLeft(ctx); err != nil {
+			return fmt.Errorf("stop %s: %w", s.cfg.DataDir, err)
+		}
 	}
 	postmaster, procErr := readProc(pid) // pid 0 has no entry
 	var kill <-chan time.Time
