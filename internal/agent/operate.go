@@ -60,8 +60,15 @@ func (a *Agent) Status(ctx context.Context) (s Status, err error) {
 // missingTime is how long a status waits for the sentence that says what is missing.
 const missingTime = 500 * time.Millisecond
 
-func (a *Agent) status() Status {
+// present is the resource as vrrpd told it last; it is live no longer than its lease, whether vrrpd is there to say so or not.
+func (a *Agent) present() control.Resource {
 	r := a.resource
+	r.Live = r.Live && time.Duration(r.Deadline) > a.o.Now()
+	return r
+}
+
+func (a *Agent) status() Status {
+	r := a.present()
 	s := Status{
 		Node: a.known.Self, At: time.Now(), Connected: a.connected, Refused: a.refused, Resource: r, Open: a.opened != 0 && a.opened == r.Epoch && r.Live,
 		SSN: a.server.SSN, Explain: a.core.Explain(),
@@ -206,7 +213,7 @@ func (a *Agent) Stop(ctx context.Context) (string, error) {
 	if err := a.ask(ctx, func() { a.step(core.Wish{Kind: core.Shutdown}) }); err != nil {
 		return "", err
 	}
-	if err := a.until(ctx, func() (bool, error) { return a.looked && !a.server.Running, nil }); err != nil {
+	if err := a.until(ctx, func() (bool, error) { return a.looked && !a.server.Running && !a.server.Archives, nil }); err != nil {
 		return "", fmt.Errorf("stop PostgreSQL: %w", err)
 	}
 	return "PostgreSQL is stopped; pgnotify start has the agent start it again", nil
@@ -233,7 +240,7 @@ func (a *Agent) Start(ctx context.Context) (string, error) {
 func (a *Agent) Await(ctx context.Context, say func(string)) (string, error) {
 	last, text := "", ""
 	err := a.until(ctx, func() (bool, error) {
-		r, s := a.resource, &a.server
+		r, s := a.present(), &a.server
 		switch {
 		case !a.looked:
 			return false, nil
@@ -418,7 +425,7 @@ func (a *Agent) Hook(ctx context.Context, state string) (string, error) {
 	}
 	epoch := uint64(0)
 	err := a.until(ctx, func() (bool, error) {
-		r := a.resource
+		r := a.present()
 		if epoch == 0 {
 			if !r.Mine || !r.Live {
 				return false, nil

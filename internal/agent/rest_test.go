@@ -87,6 +87,13 @@ func TestREST(t *testing.T) {
 			t.Errorf("POST: got %d", w.Code)
 		}
 
+		// vrrpd dies, or hangs: nobody says that the lease is over.
+		b.say(b.mine(2, "active", 2, 400*time.Millisecond))
+		time.Sleep(300 * time.Millisecond)
+		check("lease runs", map[string]int{"/primary": 200, "/leader": 200, "/readiness": 200})
+		time.Sleep(200 * time.Millisecond)
+		check("lease ran out", map[string]int{"/": 503, "/primary": 503, "/read-write": 503, "/leader": 503, "/read-only": 503})
+
 		// The same node as a standby of n2, half a megabyte behind.
 		b.server.set(func(s *core.Server) { s.InRecovery, s.Upstream, s.Conninfo = true, "n2", "n2" })
 		g.Receive, g.Replay = 10<<20, 10<<20-512<<10

@@ -77,12 +77,15 @@ func (a *Agent) leave() bool {
 	}
 	if a.srv.Running && !w.gone {
 		w.gone = true
-		a.do(Action{Kind: Stop, Fast: true})
+		a.do(Action{Kind: Stop, Fast: true, Handover: a.acks()}) // whoever takes over need not wait for the archiver
 		return true
 	}
 	if !a.srv.Running && a.live() {
 		a.release("", "PostgreSQL on "+a.o.Node+" was stopped by an operator")
 		a.giveUp()
+	}
+	if a.srv.Archives && !a.archiving() {
+		a.do(Action{Kind: Stop})
 	}
 	return w.gone
 }
@@ -104,6 +107,10 @@ func (a *Agent) switchover(to string) {
 	refuse := func(why string) { a.say("no switchover: %s", why) }
 	if !a.acks() || !a.primary() {
 		refuse("this node is not the active holder")
+		return
+	}
+	if a.view.Paused {
+		refuse("the resource is paused, and nobody could take over: pgnotify resume first")
 		return
 	}
 	if a.change.to != "" {

@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -541,6 +542,58 @@ func TestLeave(t *testing.T) {
 	if x := r.want(Left); x.Node != "n2" {
 		t.Errorf("got %v", x)
 	}
+}
+
+// TestASpareTakesTheLostOnesPlace: with min_copies the lost one stays in the rule, and the spare must be able to come in.
+func TestASpareTakesTheLostOnesPlace(t *testing.T) {
+	r := holder(t, "n2")
+	r.view.SyncNum, r.view.MinCopies = 1, 2
+	r.show()
+	r.srv.Standbys = append(r.srv.Standbys, streams("n3", 200, 0))
+	r.pass(500 * time.Millisecond)
+	r.wantNot(WriteSSN) // a spare
+	r.srv.Standbys = r.srv.Standbys[1:]
+	r.pass(300 * time.Millisecond)
+	if x := r.want(WriteSSN); x.SSN.String() != "FIRST 2 (n3, n2)" {
+		t.Fatalf("got %v, want the spare", x)
+	}
+}
+
+// TestPaused: nobody is elected while an operator has paused the resource, so that nothing gives it up that need not.
+func TestPaused(t *testing.T) {
+	r := holder(t, "n2")
+	r.view.Paused = true
+	r.show()
+	if said := fmt.Sprint(r.a.Step(r.now, Wish{Kind: Switchover, Node: "n2"})); !strings.Contains(said, "no switchover: the resource is paused") {
+		t.Errorf("got %s", said)
+	}
+	r.pass(time.Second)
+	r.wantNot(Checkpoint)
+	r.srv.Answering, r.srv.Recovers, r.srv.Standbys = false, true, nil
+	r.look()
+	r.pass(time.Second)
+	r.wantNot(Stop) // it is back by itself
+}
+
+// TestStopOfTheHolder: whoever takes over need not wait for the archiver, which is ended when its time is over.
+func TestStopOfTheHolder(t *testing.T) {
+	r := holder(t, "n2")
+	r.give(Wish{Kind: Shutdown})
+	if x := r.want(Stop); !x.Handover {
+		t.Errorf("got %v, want one that does not wait for the archiver", x)
+	}
+	r.srv.Running, r.srv.Answering, r.srv.Postmaster, r.srv.Clean, r.srv.Archives, r.srv.Pos = false, false, 0, true, true, Position{3, 210}
+	r.end(Stop, Result{Pos: Position{3, 210}, Clean: true}, nil)
+	r.want(Release)
+	r.end(Release, Result{}, nil)
+	r.view.Epoch, r.view.Phase, r.view.Holder, r.view.Mine, r.view.Live = 6, Active, "n2", false, false
+	r.show()
+	r.end(PersistPromise, Result{}, nil)
+	r.pass(29 * time.Second)
+	r.wantNot(Stop)
+	r.pass(2 * time.Second)
+	r.want(Stop)
+	r.wantNot(StartStandby)
 }
 
 func TestCrashOfTheHolder(t *testing.T) {

@@ -104,7 +104,7 @@ func (a *Agent) explainRule() []string {
 			out = append(out, p.name+" is out of the rule: it streams, but its agent is not heard")
 		case a.grow.name == p.name:
 			out = append(out, p.name+" is on its way into the rule")
-		case len(a.rule.S) >= a.syncNum():
+		case a.present() >= a.syncNum():
 			out = append(out, p.name+" is a spare")
 		case a.now < a.damped(p):
 			out = append(out, fmt.Sprintf("%s is out of the rule for %v more: it was lost %d times", p.name, a.damped(p)-a.now, len(p.losses)))

@@ -122,7 +122,7 @@ func (a *Agent) heldByOther() bool {
 // silent: the postmaster lives and takes no sessions: it starts, or hangs, which whoever carries out the actions ends with a stop.
 func (a *Agent) silent() {
 	v, f := &a.view, &a.follow
-	if a.srv.Recovers && a.live() && a.active == v.Epoch && a.o.OnCrash != Restart {
+	if a.srv.Recovers && a.live() && a.active == v.Epoch && a.o.OnCrash != Restart && !v.Paused {
 		// The postmaster would have it back as a primary some day: others can take over now.
 		a.say("PostgreSQL on %s crashed and restarts by itself: it is stopped, so that another node can take over", a.o.Node)
 		a.do(Action{Kind: Stop})

@@ -383,7 +383,7 @@ func (a *Agent) wrote(ok bool) {
 
 // startGrow picks the standby that enters S next: of those that keep up, the one that has the most.
 func (a *Agent) startGrow() bool {
-	if a.view.Paused || len(a.rule.S) >= a.syncNum() {
+	if a.view.Paused || a.present() >= a.syncNum() {
 		return false
 	}
 	if a.now < a.growAt {
@@ -415,6 +415,16 @@ func (a *Agent) startGrow() bool {
 		a.grow.step = growProbe
 	}
 	return a.growing()
+}
+
+// present is how many of S are there: one that is lost, and stays for min_copies, keeps no spare from taking its place.
+func (a *Agent) present() (n int) {
+	for _, name := range a.rule.S {
+		if !a.lost(name) {
+			n++
+		}
+	}
+	return n
 }
 
 // renew writes the same rule again while a node is missing, now and then and when one asks: whoever wants to rewind or copy its

@@ -314,6 +314,7 @@ func (n *node) perform(a core.Action, later later, finish finish) {
 	case core.StartStandby:
 		n.startStandby(a, later, finish)
 	case core.Stop:
+		n.archives = 0
 		n.stop(a, finish)
 	case core.Rewind:
 		n.rewind(a, later, finish)
