@@ -134,6 +134,7 @@ func openMember(n *Node, id, dir string, port uint16, listen []netip.Addr) (_ *m
 		OnRecord:        func(r *record.Resource) { m.post(func(now time.Duration) { m.known(now, r) }) },
 		OnLeading:       func(on bool) { m.post(func(now time.Duration) { m.led(now, on) }) },
 		OnConfiguration: m.configured, Peer: m, Holder: m.holderNow, Priority: n.priorityNow, UpSince: m.net.UpSince,
+		Lapse: n.params.Wait(n.params.Hold()),
 	})
 	if err != nil {
 		return nil, err

@@ -172,6 +172,34 @@ func TestAgentSurvives(t *testing.T) {
 		}
 		run(t, old, "rm", archiver)
 	})
+	act("the holder does not hear the leader of the log, and loses a standby", func() {
+		v, err := s.q.Vrrpd(within(t, patience), holder)
+		if err != nil || v.Quorum == nil || v.Quorum.Leader == "" || v.Quorum.Leader == holder {
+			t.Fatalf("leader of the log: got %+v, %v", v.Quorum, err)
+		}
+		if err := s.l.Partition([]string{holder}, []string{v.Quorum.Leader}); err != nil {
+			t.Fatal(err)
+		}
+		gone := ""
+		for _, n := range []string{"n1", "n2", "n3"} {
+			if n != holder && n != v.Quorum.Leader {
+				gone = n
+			}
+		}
+		if _, err := s.l.Host(gone).PowerLoss(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.WaitAck(within(t, longPatience), time.Now().Add(300*time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.l.Heal(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.l.Host(gone).Boot(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		s.start(s.l.Host(gone))
+	})
 	act("pause and resume", func() {
 		h := s.l.Host(standby())
 		t.Log(run(t, h, "pgnotify", "pause", "--reason", "a test"))

@@ -33,8 +33,9 @@ type cluster struct {
 	file  []Voter
 	nodes map[string]*node // those that run
 
-	mu  sync.Mutex
-	cut map[string]bool // out of everybody's reach
+	mu     sync.Mutex
+	cut    map[string]bool // out of everybody's reach
+	parted [][2]string
 
 	out sync.Mutex
 	log bytes.Buffer // of all
@@ -254,9 +255,23 @@ func (c *cluster) isolate(ids ...string) {
 	c.wire()
 }
 
+// part takes two voters out of each other's reach.
+func (c *cluster) part(a, b string) {
+	c.mu.Lock()
+	c.parted = append(c.parted, [2]string{a, b})
+	c.mu.Unlock()
+	c.wire()
+}
+
+// apart reports whether two voters are out of each other's reach. The caller holds mu.
+func (c *cluster) apart(a, b string) bool {
+	return c.cut[a] || c.cut[b] || slices.Contains(c.parted, [2]string{a, b}) || slices.Contains(c.parted, [2]string{b, a})
+}
+
 func (c *cluster) heal() {
 	c.mu.Lock()
 	clear(c.cut)
+	c.parted = nil
 	c.mu.Unlock()
 	c.wire()
 }
@@ -274,7 +289,7 @@ func (c *cluster) wire() {
 	for _, a := range c.nodes {
 		reach := map[*node]bool{}
 		for _, b := range c.nodes {
-			reach[b] = a != b && !c.cut[a.id] && !c.cut[b.id] && c.admits(a, b) == nil && c.admits(b, a) == nil
+			reach[b] = a != b && !c.apart(a.id, b.id) && c.admits(a, b) == nil && c.admits(b, a) == nil
 			if reach[b] && !a.reach[b] {
 				a.trans.Connect(raft.ServerAddress(b.self), b.trans)
 			}
@@ -291,7 +306,7 @@ func (c *cluster) wire() {
 // Hello implements Peers.
 func (n *node) Hello(ctx context.Context, id string) (Hello, error) {
 	n.c.mu.Lock()
-	to, cut := n.c.nodes[id], n.c.cut[id] || n.c.cut[n.id]
+	to, cut := n.c.nodes[id], n.c.apart(id, n.id)
 	n.c.mu.Unlock()
 	switch {
 	case to == nil:

@@ -12,8 +12,11 @@ import (
 	"pgvrrp/internal/quorum/record"
 )
 
-// transferAgain is how long after a try the leadership is not moved again.
-const transferAgain = 2 * time.Second
+// transferAgain is how long after a try the leadership is not moved again; unheardAgain is that for the sake of a holder that we don't hear: nobody may.
+const (
+	transferAgain = 2 * time.Second
+	unheardAgain  = 10 * time.Second
+)
 
 // watch takes raft's word of each change of leadership, for which raft waits, and passes the newest on.
 func (l *Log) watch(ctx context.Context, r *raft.Raft, led <-chan bool, states chan bool) {
@@ -172,12 +175,21 @@ func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
 	return all
 }
 
-// leave moves the leadership off a node that holds an active resource: with it the node would take both away at once.
+// leave moves the leadership off a node that holds an active resource: with it the node would take both away at once. And off one that does not hear a
+// holder whose lease others renew: nothing of what that has to say gets into the log, and commits wait for it.
 func (l *Log) leave(ctx context.Context, r *raft.Raft, m membership) {
 	holders := l.holders(record.Active)
 	now := l.o.Now()
-	if !holders[l.o.Self.Node] || now < l.transfer {
+	if now < l.transfer {
 		return
+	}
+	reason, again := "this node holds a resource", transferAgain
+	if !holders[l.o.Self.Node] {
+		unheard := l.unheard(m.c)
+		if unheard == "" {
+			return
+		}
+		reason, again = unheard+", which holds a resource, is not heard here", unheardAgain
 	}
 	if now-time.Duration(l.leadFrom.Load()) < deadAfter {
 		for _, s := range m.c.Servers {
@@ -186,21 +198,38 @@ func (l *Log) leave(ctx context.Context, r *raft.Raft, m membership) {
 			}
 		}
 	}
-	heirs := l.heirs(m.c, r.LastIndex())
+	node := func(s raft.Server) string {
+		id, _ := splitID(s.ID)
+		k := slices.IndexFunc(l.file(), func(v Voter) bool { return v.ID == id })
+		return l.file()[k].Node
+	}
+	heirs := slices.DeleteFunc(l.heirs(m.c, r.LastIndex()), func(s raft.Server) bool {
+		return node(s) == l.o.Self.Node || holders[node(s)] // one of the same host hears no more; a holder is no better
+	})
 	if len(heirs) == 0 {
 		return
 	}
 	id, _ := splitID(heirs[0].ID)
-	for _, v := range l.file() {
-		if v.ID == id && holders[v.Node] {
-			return // they all are
-		}
-	}
 	err := l.move(ctx, r, heirs[0])
-	l.transfer = l.o.Now() + transferAgain
+	l.transfer = l.o.Now() + again
 	if err != nil {
 		l.log.Warn("give the leadership of the log away", "to", id, "error", err)
 		return
 	}
-	l.log.Info("leadership of the log given away", "to", id, "reason", "this node holds a resource")
+	l.log.Info("leadership of the log given away", "to", id, "reason", reason)
+}
+
+// unheard is a node that holds a resource and that we have not heard for longer than it takes to replace a dead one: other voters hear it, for else the
+// record would not name it any more, unless nobody can take over. "" if there is none.
+func (l *Log) unheard(c raft.Configuration) string {
+	holders := l.holders(record.Granted, record.Active)
+	for _, s := range c.Servers {
+		id, _ := splitID(s.ID)
+		for _, v := range l.file() {
+			if v.ID == id && holders[v.Node] && l.o.Now()-l.contact(s.ID) > deadAfter+l.o.Lapse {
+				return v.Node
+			}
+		}
+	}
+	return ""
 }

@@ -85,6 +85,8 @@ type Options struct {
 	Holder func() string
 	// Priority is that of this node's instances, for Hello; nil: 0.
 	Priority func() int
+	// Lapse is how long after its last word a holder that is dead is still named by the log, if others can take over.
+	Lapse time.Duration
 	// UpSince is since when, by Now, the network to a voter has been up, 0 if it is not; nil: 0.
 	UpSince func(id string) time.Duration
 }

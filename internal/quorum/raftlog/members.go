@@ -82,8 +82,13 @@ func (l *Log) Members() []Member {
 // alive reports whether a member's log was in contact with ours within deadAfter, as long as we lead. One that has come back has as
 // long for it: until raft tries it again, which it does ever less often, its log is silent.
 func (l *Log) alive(s raft.ServerID) bool {
+	return l.o.Now()-l.contact(s) < deadAfter
+}
+
+// contact is when a member's log was in contact with ours last, or could be again.
+func (l *Log) contact(s raft.ServerID) time.Duration {
 	if s == l.self {
-		return true
+		return l.o.Now()
 	}
 	id, _ := splitID(s)
 	at := max(time.Duration(l.leadFrom.Load()), l.o.UpSince(id))
@@ -93,7 +98,7 @@ func (l *Log) alive(s raft.ServerID) bool {
 	l.mu.Lock()
 	at = max(at, l.added[s])
 	l.mu.Unlock()
-	return l.o.Now()-at < deadAfter
+	return at
 }
 
 // caughtUp reports whether a member told lately that it has our log up to last, nearly.

@@ -319,6 +319,56 @@ func TestLeadershipLeavesAHolder(t *testing.T) {
 	}
 }
 
+// TestLeadershipGoesToWhoHearsTheHolder: the lease of a holder that the leader does not hear is renewed by the others, and what it has to say must get
+// into the log.
+func TestLeadershipGoesToWhoHearsTheHolder(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		file    []string
+		leader  string
+		unheard []string // by n1, the holder
+		want    []string
+	}{
+		{"a standby leads", []string{"n1", "n2", "w1"}, "n2", []string{"n2"}, []string{"w1"}},
+		{"both votes of a witness", []string{"n1", "n2", "n3", "w1", "w1/2"}, "w1", []string{"w1", "w1/2"}, []string{"n2", "n3"}},
+		{"one witness", []string{"n1", "n2", "n3", "w1", "w2"}, "w1", []string{"w1"}, []string{"w2"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, voters(tc.file...), func(t *testing.T, c *cluster) {
+				c.start(tc.file...)
+				all := slices.Clone(tc.file)
+				slices.Sort(all)
+				c.waitMembers(strings.Join(all, " "))
+				if err := c.initialize("pg", "n1", "n2"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Second)
+				c.until(tc.leader+" leads", func() bool {
+					l := c.leader()
+					if l != nil && l.id != tc.leader {
+						n := c.nodes[tc.leader]
+						_ = l.log.move(t.Context(), l.log.raft.Load(), raft.Server{ID: n.self, Address: raft.ServerAddress(n.self)})
+					}
+					return l != nil && l.id == tc.leader
+				})
+				c.activate("pg", "n1")
+				time.Sleep(3 * time.Second)
+				if l := c.leader(); l == nil || l.id != tc.leader {
+					t.Fatalf("%v leads, want %s as long as it hears the holder", l, tc.leader)
+				}
+				for _, id := range tc.unheard {
+					c.part("n1", id)
+				}
+				at := time.Now()
+				c.until("another leads", func() bool { return c.leader() != nil && slices.Contains(tc.want, c.leader().id) })
+				if took := time.Since(at); took > 5*time.Second {
+					t.Errorf("after %v", took)
+				}
+			})
+		})
+	}
+}
+
 func TestHolderThatNobodyCanRelieveGoesOnLeading(t *testing.T) {
 	inBubble(t, voters("n1", "n2"), func(t *testing.T, c *cluster) {
 		c.start("n1", "n2")
