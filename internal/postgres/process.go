@@ -362,7 +362,8 @@ func (s *Server) orphans() ([]procInfo, error) {
 	var left []procInfo
 	for _, p := range all {
 		title, err := processTitle(p.pid)
-		if err == nil && strings.HasPrefix(title, "postgres: ") && !slices.ContainsFunc(all, func(o procInfo) bool { return o.pid == p.parent }) {
+		// One that is about to vanish has no title any more: it is waited for.
+		if err == nil && (title == "" || strings.HasPrefix(title, "postgres: ")) && !slices.ContainsFunc(all, func(o procInfo) bool { return o.pid == p.parent }) {
 			left = append(left, p)
 		}
 	}

@@ -121,7 +121,8 @@ type Agent struct {
 	work     rebuild
 	change   change // switchover
 	giving   giving
-	away     away // maintenance, shutdown
+	gave     giving // the last that vrrpd has taken
+	away     away   // maintenance, shutdown
 	broken   string
 	beyond   uint32        // timeline that the standby went by at the last fence without having WAL of it
 	anew     uint64        // the postmaster that did: it is stopped
@@ -427,7 +428,8 @@ func (a *Agent) called(act Action, d Done) {
 		if d.Err != nil {
 			a.slot(Release).retry = a.now + a.t.Retry
 		} else if a.giving.epoch == act.Epoch {
-			a.giving = giving{}
+			a.gave, a.giving = a.giving, giving{}
+			a.slot(Release).retry = a.now + a.t.Retry // vrrpd is at it, and shows it in a moment
 		}
 	case Look:
 		a.looked(act, d)

@@ -914,6 +914,9 @@ func TestArchiverIsLeftToItsWork(t *testing.T) {
 		r.show()
 		r.end(PersistPromise, Result{}, nil)
 		r.look()
+		r.pass(900 * time.Millisecond)
+		r.wantNot(ReportPledge) // for the moment, whoever is to take over
+		r.pass(200 * time.Millisecond)
 		r.wantNot(StartStandby)
 		if r.under(PersistMark) != nil {
 			r.end(PersistMark, Result{}, nil)
@@ -926,7 +929,7 @@ func TestArchiverIsLeftToItsWork(t *testing.T) {
 		r := left()
 		r.view.Phase, r.view.Holder, r.view.Timeline, r.view.Rule = Active, "n2", 4, Rule{Holder: "n2", S: []string{"n3"}, Version: r.view.Rule.Version + 1}
 		r.show()
-		r.pass(29 * time.Second)
+		r.pass(28 * time.Second)
 		r.wantNot(StartStandby)
 		r.srv.Archives = false
 		r.look()

@@ -191,6 +191,9 @@ func (a *Agent) giveUp() bool {
 	g := &a.giving
 	if v := &a.view; g.epoch == 0 && a.burnt == v.Epoch && v.Mine && v.Live {
 		*g = giving{epoch: v.Epoch, reason: "it was over for " + a.o.Node + " before"} // vrrpd goes on with an epoch that we do not
+		if a.gave.epoch == v.Epoch {
+			*g = a.gave
+		}
 	}
 	if g.epoch == 0 {
 		return false

@@ -24,7 +24,11 @@ func (a *Agent) down() {
 		}
 	}
 	if a.archiving() {
-		a.reportStopped()
+		if due := a.archives + a.t.Switch; a.now >= due { // before, whoever is to take over is at it
+			a.reportStopped()
+		} else {
+			a.at(due)
+		}
 		return
 	}
 	switch {
