@@ -709,14 +709,20 @@ func (a *Agent) unpark(now time.Duration) {
 	if a.queue.now().ID != 0 {
 		return // it is being stopped
 	}
-	a.parked = 0
+	a.parkedAt = now // if this fails, once more then
 	a.o.Log.Info("the address comes back: the stop that it went for did not come", "epoch", epoch)
 	a.calls.Go(func() error {
 		ctx, cancel := context.WithTimeout(a.ctx, orderTime)
 		defer cancel()
 		if err := a.o.Vrrpd.Park(ctx, control.ParkRequest{Resource: a.o.Settings.Resource, Epoch: epoch, On: false}); err != nil {
 			a.o.Log.Warn("let the address come back", "reason", err)
+			return nil
 		}
+		a.post(func() {
+			if a.parked == epoch {
+				a.parked = 0
+			}
+		})
 		return nil
 	})
 }

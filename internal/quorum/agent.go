@@ -33,6 +33,9 @@ func (n *Node) Attach(h control.AgentHello, pid int32) (messages <-chan control.
 			a.ok, a.why = false, fmt.Sprintf("its data directory has system identifier %d, the cluster's is %d", h.SystemID, r.rec.SystemID)
 		}
 		r.agent = a
+		if r.parked {
+			m.park(now, r, false, nil) // for a stop of the agent before, which this one knows nothing of
+		}
 		m.judge(now, r)
 		m.n.watch.notify()
 		return nil
@@ -113,16 +116,20 @@ func (n *Node) SetRule(ctx context.Context, q control.RuleRequest) error {
 		return err
 	}
 	c := record.Command{Op: record.SetRule, Resource: q.Resource, Epoch: q.Epoch, Member: m.self(), Boot: n.boot, Ver: q.Version, TLI: q.TLI, SwitchLSN: q.SwitchLSN, Parent: q.Parent}
-	incarnations := m.incarnations()
-	for _, name := range q.S {
-		if incarnations[name] == "" {
-			return fmt.Errorf("set the rule of %s: %s is not a member of the quorum", q.Resource, name)
-		}
-		c.S = append(c.S, record.Member{Node: name, Incarnation: incarnations[name]})
-	}
 	if err := m.ask(func(now time.Duration) error {
 		if !r.holder.Live(now) {
 			return fmt.Errorf("set the rule of %s: this node's lease does not run", q.Resource)
+		}
+		incarnations := m.incarnations()
+		for _, name := range q.S {
+			x := record.Member{Node: name, Incarnation: incarnations[name]}
+			if x.Incarnation == "" {
+				return fmt.Errorf("set the rule of %s: %s is not a member of the quorum", q.Resource, name)
+			}
+			if r.rec != nil && r.rec.RuleVer == q.Version && replaced(r.rec.Rule, x) {
+				return fmt.Errorf("set the rule of %s: %s has lost the state directory with which the rule names it", q.Resource, name)
+			}
+			c.S = append(c.S, x)
 		}
 		m.hold(now, r, lease.Event{Kind: lease.Ruling, Names: q.S, Ver: q.Version})
 		return nil
@@ -130,6 +137,11 @@ func (n *Node) SetRule(ctx context.Context, q control.RuleRequest) error {
 		return err
 	}
 	return m.apply(ctx, c)
+}
+
+// replaced reports whether a rule names x's node with another state directory. Who stays was proved with that, and has nothing of it in another.
+func replaced(r record.Rule, x record.Member) bool {
+	return slices.ContainsFunc(r.Members(), func(was record.Member) bool { return was.Node == x.Node && was != x })
 }
 
 // GiveBack ends the epoch that this node holds.

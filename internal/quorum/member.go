@@ -355,6 +355,7 @@ func (m *member) turn(f func(now time.Duration)) {
 		for _, r := range m.order {
 			m.all(now, r, lease.Event{Kind: lease.Configured, Configuration: c})
 		}
+		m.n.watch.notify() // whom the rule names may have lost its state directory
 	}
 	f(m.n.o.Now())
 	for len(m.local) > 0 {
@@ -570,6 +571,9 @@ func (m *member) lapse(r *machines, a *lease.Action) {
 func (m *member) park(now time.Duration, r *machines, on bool, off func()) {
 	if r.parked = on; !on {
 		r.opened = 0 // the next renewal opens the guard, and then the instances are granted
+		if !r.eligible {
+			m.hold(now, r, lease.Event{Kind: lease.GiveUp, Reason: "after a planned stop that did not come: " + r.why}) // none can be: another node may serve
+		}
 		return
 	}
 	if g := m.n.o.Guard; g != nil {
