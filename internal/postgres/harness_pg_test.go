@@ -422,3 +422,9 @@ func requireProgram(t *testing.T, name string) string {
 func timeoutContext(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.Context(), d)
 }
+
+// createFile makes a file as the server would: it dies of a history file that it sees and may not read.
+func (s *Server) createFile(path string, content []byte) error {
+	temp := path + ".new"
+	return errors.Join(os.WriteFile(temp, content, 0o600), s.give(temp), os.Rename(temp, path))
+}

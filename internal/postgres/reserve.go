@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/files"
 )
@@ -23,8 +24,12 @@ import (
 // reservedMark is in every history file that only reserves its number. A standby that fetches the file gets the mark with it.
 const reservedMark = "# pgnotify: reserved timeline"
 
-// maxReserve bounds how many files one call writes: more means a wrong number somewhere.
-const maxReserve = 10000
+// maxReserve bounds how many files one call writes. A number itself is never too high: it comes from the log.
+const maxReserve = 100000
+
+// fewFiles is up to how many files are made durable one by one. Above that all that the file system has to write is waited for, once: it may be
+// more than the files, and is less than a wait for each of thousands.
+const fewFiles = 16
 
 // ErrWrongTimeline means that a promotion would take or has taken another timeline than the one that was granted.
 var ErrWrongTimeline = errors.New("wrong timeline")
@@ -104,9 +109,6 @@ func (s *Server) Reserve(ledger []Timeline, want Timeline) (made []Timeline, err
 }
 
 func (s *Server) reserve(ledger []Timeline, want Timeline) (made []Timeline, err error) {
-	if len(ledger) > maxReserve || want > maxReserve {
-		return nil, fmt.Errorf("%d timelines and a wanted number of %d, want at most %d", len(ledger), want, maxReserve)
-	}
 	all := slices.Clone(ledger)
 	for n := Timeline(2); n < want; n++ {
 		all = append(all, n)
@@ -125,53 +127,84 @@ func (s *Server) reserve(ledger []Timeline, want Timeline) (made []Timeline, err
 			return nil, fmt.Errorf("%w: %s is there already", ErrWrongTimeline, historyFile(want))
 		}
 	}
+	var missing []Timeline
 	for _, n := range slices.Compact(all) {
 		if n < 2 || n == want {
 			continue
 		}
 		switch kind, err := s.historyKind(n); {
 		case err != nil:
-			return made, err
-		case kind != historyNone:
-			continue
+			return nil, err
+		case kind == historyNone:
+			missing = append(missing, n)
 		}
-		content := fmt.Sprintf("%s %d. The number was given to a promotion that this server has no part in.\n", reservedMark, n)
-		switch ok, err := s.createFile(s.historyPath(n), []byte(content)); {
-		case err != nil:
-			return made, err
-		case ok:
-			made = append(made, n)
-		}
+	}
+	if len(missing) > maxReserve {
+		return nil, fmt.Errorf("%d numbers below %d were granted and have no history file here, want at most %d: too many elections came to nothing; "+
+			"end what made them fail, then see the runbook, timeline numbers lost", len(missing), want, maxReserve)
+	}
+	if made, err = s.createReserved(missing); err != nil {
+		return made, err
 	}
 	// Also when all was there: a file of a call that broke off may not be durable.
 	if err := files.SyncDir(dir); err != nil {
 		return made, err
 	}
 	if len(made) > 0 {
-		s.log.Debug("reserved timelines", "timelines", made, "wanted", want)
+		s.log.Debug("reserved timelines", "files", len(made), "first", made[0], "wanted", want)
 	}
 	return made, nil
 }
 
-// createFile makes a whole file unless there is one: the server itself may write the same one at any moment. The name is durable after files.SyncDir.
-func (s *Server) createFile(path string, content []byte) (made bool, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return false, err
-	}
-	defer os.Remove(f.Name()) // else Unreserve removes what is left
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(0o600), s.give(f.Name()), f.Sync(), f.Close())
-	if err != nil {
-		return false, err
-	}
-	if err := os.Link(f.Name(), path); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return false, nil
+// createReserved makes the files of numbers, but for those that are there by now: the server itself may write the same one at any moment. What is in
+// a file is durable before it has its name, so that a power loss leaves none that looks like somebody else's. The names are durable after files.SyncDir.
+func (s *Server) createReserved(numbers []Timeline) (made []Timeline, err error) {
+	var temps []string
+	defer func() {
+		for _, t := range temps {
+			_ = os.Remove(t) // else Unreserve removes what is left
 		}
-		return false, err
+	}()
+	each := len(numbers) <= fewFiles
+	for _, n := range numbers {
+		f, err := os.CreateTemp(filepath.Dir(s.historyPath(n)), "."+historyFile(n)+".*.tmp")
+		if err != nil {
+			return nil, err
+		}
+		temps = append(temps, f.Name())
+		_, err = fmt.Fprintf(f, "%s %d. The number was given to a promotion that this server has no part in.\n", reservedMark, n)
+		err = errors.Join(err, f.Chmod(0o600), s.give(f.Name()))
+		if each {
+			err = errors.Join(err, f.Sync())
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
 	}
-	return true, nil
+	if !each {
+		if err := syncFS(filepath.Join(s.cfg.DataDir, "pg_wal")); err != nil {
+			return nil, err
+		}
+	}
+	for k, n := range numbers {
+		switch err := os.Link(temps[k], s.historyPath(n)); {
+		case err == nil:
+			made = append(made, n)
+		case !errors.Is(err, fs.ErrExist):
+			return made, err
+		}
+	}
+	return made, nil
+}
+
+// syncFS makes all that was written to the file system of a directory durable.
+func syncFS(dir string) (err error) {
+	d, err := os.Open(filepath.Clean(dir))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
 }
 
 var (
@@ -229,7 +262,7 @@ func (s *Server) unreserve() (removed []Timeline, err error) {
 		}
 	}
 	if len(removed) > 0 {
-		s.log.Debug("removed reserved timelines", "timelines", removed)
+		s.log.Debug("removed reserved timelines", "files", len(removed), "first", removed[0])
 	}
 	return removed, nil
 }

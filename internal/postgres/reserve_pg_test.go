@@ -199,6 +199,42 @@ func TestLeftOverReservation(t *testing.T) {
 }
 
 // TestPromoteWhilePaused: promotion ends a pause and replays all that was received.
+// TestManyReservations promotes after more elections came to nothing than anybody should see.
+func TestManyReservations(t *testing.T) {
+	t.Parallel()
+	b := drive(newNode(t, "").start(), "a").standbyNamed("b", "")
+	if _, err := b.Reserve(nil, maxReserve+3); err == nil || !strings.Contains(err.Error(), "see the runbook") {
+		t.Errorf("more than there may be: got %v", err)
+	}
+	const want = 12000
+	b.fence()
+	began := time.Now()
+	made, err := b.Reserve(nil, want)
+	if err != nil || len(made) != want-2 {
+		t.Fatalf("reserve: got %d, %v, want %d", len(made), err, want-2)
+	}
+	t.Logf("reserved %d in %v", len(made), time.Since(began))
+	named, reserved, err := b.histories()
+	if err != nil || len(named) != 0 || !slices.Equal(reserved, made) {
+		t.Errorf("got %d files that name a parent and %d reserved ones, %v", len(named), len(reserved), err)
+	}
+	if temps := must1(filepath.Glob(filepath.Join(b.DataDir(), "pg_wal", ".*.tmp")))(t); len(temps) != 0 {
+		t.Errorf("got %d files left over", len(temps))
+	}
+	if removed, err := b.Unreserve(); err != nil || !slices.Equal(removed, made) {
+		t.Errorf("given up: removed %d, %v", len(removed), err)
+	}
+	// As the runbook has it done by hand: what is there need not be ours.
+	for n := Timeline(2); n < want/2; n++ {
+		if err := b.createFile(b.historyPath(n), []byte("# written by hand\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := b.grant(nil, want); p.Timeline != want || p.Parent != 1 {
+		t.Errorf("got %+v", p)
+	}
+}
+
 func TestPromoteWhilePaused(t *testing.T) {
 	t.Parallel()
 	a := drive(newNode(t, "").start(), "a")

@@ -28,7 +28,7 @@ func (d *driven) begin(tli Timeline, at Position) {
 		{must1(segmentFile(tli, at.LSN, size))(d.t), half},
 		{historyFile(tli), fmt.Appendf(nil, "%d\t%s\tno recovery target specified\n", at.Timeline, at.LSN)},
 	} {
-		if _, err := d.createFile(filepath.Join(wal, f.name), f.content); err != nil {
+		if err := d.createFile(filepath.Join(wal, f.name), f.content); err != nil {
 			d.t.Fatal(err)
 		}
 	}
@@ -130,7 +130,7 @@ func TestCrashWithTimelineNeverReached(t *testing.T) {
 		}
 		if history {
 			b.begin(4, at)
-		} else if _, err := b.createFile(filepath.Join(b.DataDir(), "pg_wal", segment), make([]byte, 16<<20)); err != nil {
+		} else if err := b.createFile(filepath.Join(b.DataDir(), "pg_wal", segment), make([]byte, 16<<20)); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.StartStandby(b.ctx()); err != nil {
@@ -221,7 +221,7 @@ func TestLastWALAmongEmptySegments(t *testing.T) {
 	n.crash()
 	for k := range LSN(8) {
 		name := must1(segmentFile(1, end+(k+1)<<24, 16<<20))(t)
-		if _, err := n.createFile(filepath.Join(n.DataDir(), "pg_wal", name), make([]byte, 16<<20)); err != nil {
+		if err := n.createFile(filepath.Join(n.DataDir(), "pg_wal", name), make([]byte, 16<<20)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -305,6 +305,18 @@ func TestGivesUpGrant(t *testing.T) {
 		r.end(Unreserve, Result{}, nil)
 		r.want(Release)
 	})
+	t.Run("not for files that take long to write", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5})
+		r.view = View{Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n1", Version: 3}, Ledger: []Timeline{{TLI: 2, Epoch: 5, Node: "n1"}}}
+		r.look()
+		r.show()
+		r.end(Fence, Result{SystemID: 7, Pos: Position{1, 100}}, nil)
+		r.end(PersistAttempt, Result{}, nil)
+		r.want(Reserve)
+		r.now += 10 * time.Second
+		r.end(Reserve, Result{}, nil)
+		r.want(PromoteTo)
+	})
 	t.Run("restarted before it was promoted", func(t *testing.T) {
 		r := start(t)
 		r.srv.Postmaster = 2 // its start swept away what was reserved

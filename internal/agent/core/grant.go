@@ -120,7 +120,7 @@ func (a *Agent) promoted(act Action, d Done) {
 	case d.Err != nil:
 		a.abandon(fmt.Sprintf("%v to timeline %d: %v", act.Kind, act.TLI, d.Err))
 	case act.Kind == Reserve:
-		g.reserved = true
+		g.reserved, g.since = true, a.now // after many elections that came to nothing there are many files to write
 	case d.Result.TLI != g.tli:
 		a.abandon(fmt.Sprintf("PostgreSQL chose timeline %d instead of %d", d.Result.TLI, g.tli))
 	default:

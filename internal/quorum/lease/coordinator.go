@@ -21,6 +21,14 @@ type CoordinatorOptions struct {
 // patience is how long an election waits for a better candidate after the first.
 const patience = 20 * time.Millisecond
 
+// A grant that comes to nothing costs a timeline number for ever, and what made it fail may last for hours, as a full disk does. So from the
+// third in a row on, an election waits: restFirst, twice that, and so on up to restMost, counted from the last grant.
+const (
+	restAfter = 3
+	restFirst = 100 * time.Millisecond
+	restMost  = 10 * time.Second
+)
+
 // Coordinator ends, beside the leader of the log, the epoch of a holder that is gone and grants the next. It holds no right: all
 // that it does is asked of the voters and checked by the log. It takes Tick, Received (Renew, WouldSeal, Wait, Sealed, Refused,
 // Report, Want), Known, Configured, Leading and Submitted.
@@ -32,7 +40,9 @@ type Coordinator struct {
 	leading bool
 	renewed time.Duration // when the last renewal of the record's epoch was seen here
 	reports []report
-	failed  []string // who was granted an epoch since the last Active one, and did not become active
+	failed  []string      // who was granted an epoch since the last Active one, and did not become active
+	vain    int           // grants in a row that came to nothing, or may yet
+	granted time.Duration // when the last of them was seen here
 
 	// one question at a time: first without effect, then with
 	asking  bool
@@ -120,6 +130,7 @@ func (c *Coordinator) Step(now time.Duration, ev Event) []Action {
 			c.stop()
 		}
 		c.flight, c.stuck, c.retryAt = false, false, 0
+		c.granted = 0 // whoever begins to lead tries at once: what failed may have been the way to the last leader
 	case Submitted:
 		c.flight = false
 		if ev.Err != nil {
@@ -140,20 +151,31 @@ func (c *Coordinator) known(now time.Duration, r *record.Resource) {
 		return
 	}
 	old := c.rec
-	c.rec, c.stuck = r, false
+	c.rec, c.stuck, c.retryAt = r, false, 0
 	if old == nil || r.Epoch != old.Epoch {
 		c.stop()
 		c.first = 0
 	}
 	if r.Phase == record.Granted && (old == nil || old.Phase != record.Granted || old.Epoch != r.Epoch) {
 		c.renewed = now // it has not had the time to renew
+		c.vain++
+		c.granted = now
 		if !slices.Contains(c.failed, r.Holder.Node) {
 			c.failed = append(c.failed, r.Holder.Node)
 		}
 	}
-	if r.Phase == record.Active {
-		c.failed = c.failed[:0]
+	// An override goes from any phase to the release of another epoch: an operator wants it now.
+	if r.Phase == record.Active || r.Phase == record.Released && old != nil && r.Epoch != old.Epoch {
+		c.failed, c.vain = c.failed[:0], 0
 	}
+}
+
+// rest is until when the next election waits because the ones before came to nothing; one that somebody is preferred in does not.
+func (c *Coordinator) rest() time.Duration {
+	if c.vain < restAfter || c.granted == 0 || c.rec.Prefer != "" {
+		return 0
+	}
+	return c.granted + min(restFirst<<min(c.vain-restAfter, 10), restMost)
 }
 
 // stop forgets what was asked.
@@ -223,6 +245,10 @@ func (c *Coordinator) answered(now time.Duration, from string, m *Message) {
 func (c *Coordinator) act(now time.Duration) {
 	r := c.rec
 	if r.Paused {
+		return
+	}
+	if at := c.rest(); now < at && r.Phase != record.Electing {
+		c.retryAt = at
 		return
 	}
 	switch r.Phase {
@@ -402,6 +428,8 @@ func (c *Coordinator) Missing(now time.Duration) string {
 		return ""
 	case !c.leading:
 		return ""
+	case r.Phase == record.Released && now < c.rest():
+		return fmt.Sprintf("%d grants in a row came to nothing (the last: %s): the next election is in %v", c.vain, r.Why, (c.rest() - now).Round(100*time.Millisecond))
 	}
 	if r.Phase == record.Granted || r.Phase == record.Active {
 		if text := c.missingVotes(now); text != "" {

@@ -381,6 +381,79 @@ func TestCoordinatorRemembersWhoFailed(t *testing.T) {
 	}
 }
 
+func TestCoordinatorRestsWhenGrantsComeToNothing(t *testing.T) {
+	// in vain grants epoch after epoch, each given back at once, and returns when it last was.
+	vain := func(c *coordinatorTest, at time.Duration, n int) (epoch uint64, _ time.Duration) {
+		epoch = c.c.rec.Epoch
+		for range n {
+			epoch++
+			c.c.Step(at, Event{Kind: Submitted})
+			c.c.Step(at, knows(in(active(epoch*10, epoch, n1, n2), record.Electing)))
+			at += ms
+			c.c.Step(at, knows(in(active(epoch*10+1, epoch, n1, n2), record.Granted)))
+			c.c.Step(at, heardFrom("n2", Message{Kind: Report, Incarnation: "b"}))
+			c.c.Step(at, knows(in(active(epoch*10+2, epoch, n1, n2), record.Released)))
+		}
+		return epoch, at
+	}
+	for n, want := range map[int]time.Duration{1: 0, 2: 0, 3: 100 * ms, 4: 200 * ms, 5: 400 * ms, 9: 6400 * ms, 10: 10 * time.Second, 99: 10 * time.Second} {
+		c := newTestCoordinator(t, active(3, 3, n1, n2))
+		_, at := vain(c, t0, n)
+		if want == 0 {
+			if !c.c.flight {
+				t.Errorf("got no election after %d, want one at once", n)
+			}
+			continue
+		}
+		if got := c.c.Wake(); got != at+want {
+			t.Errorf("got a wish to wake %v after %d, want %v", got-at, n, want)
+		}
+		none(t, c.c.Step(at+want-ms, heardFrom("n2", Message{Kind: Report, Incarnation: "b"})), Submit)
+		if got := c.c.Missing(at + ms); want > 200*ms && !strings.Contains(got, "grants in a row came to nothing") {
+			t.Errorf("got %q missing", got)
+		}
+		if cmd := one(t, c.c.Step(at+want, Event{Kind: Tick}), Submit).Command; cmd.Op != record.Begin {
+			t.Errorf("got %+v, want an election", cmd)
+		}
+	}
+	now := func(name string, r record.Resource) {
+		t.Run(name, func(t *testing.T) {
+			c := newTestCoordinator(t, active(3, 3, n1, n2))
+			_, at := vain(c, t0, 50)
+			one(t, c.c.Step(at+ms, knows(r)), Submit)
+		})
+	}
+	now("an operator's word", in(active(999, 54, n1, n2), record.Released))
+	prefer := in(active(999, 53, n1, n2), record.Released)
+	prefer.Prefer = "n2"
+	now("somebody is preferred", prefer)
+	t.Run("a new leader", func(t *testing.T) {
+		c := newTestCoordinator(t, active(3, 3, n1, n2))
+		_, at := vain(c, t0, 50)
+		c.c.Step(at, Event{Kind: Leading})
+		one(t, c.c.Step(at+ms, Event{Kind: Leading, On: true}), Submit)
+	})
+	t.Run("after an active one", func(t *testing.T) {
+		c := newTestCoordinator(t, active(3, 3, n1, n2))
+		epoch, at := vain(c, t0, 50)
+		c.c.Step(at+ms, knows(active(998, epoch, n1, n2)))
+		one(t, c.c.Step(at+2*ms, knows(in(active(999, epoch, n1, n2), record.Released))), Submit)
+	})
+	t.Run("a holder that died with its grant", func(t *testing.T) {
+		c := newTestCoordinator(t, active(3, 3, n1, n2))
+		_, at := vain(c, t0, 49)
+		c.c.Step(at, knows(in(active(999, 53, n1, n2), record.Granted)))
+		none(t, c.c.Step(at+500*ms, Event{Kind: Tick})) // a lease is over, and nobody is asked
+		if got := c.c.Wake(); got != at+10*time.Second {
+			t.Errorf("got a wish to wake after %v, want the end of the rest", got-at)
+		}
+		c.c.Step(at+10*time.Second-ms, heardFrom("n2", Message{Kind: Report, Incarnation: "b"}))
+		if a := c.c.Step(at+10*time.Second, Event{Kind: Tick}); !sends(a, SealQuery) {
+			t.Errorf("got %+v, want a question", a)
+		}
+	})
+}
+
 func TestCoordinatorGivesAGrantTime(t *testing.T) {
 	c := electingCoordinator(t)
 	c.c.Step(t0+time.Second, knows(in(active(5, 4, n2, n1), record.Granted)))

@@ -28,7 +28,7 @@ type HolderOptions struct {
 	Hold     time.Duration // how long after its sending a renewal may have effect here: Params.Hold or LifetimeHold
 	Policy   Policy
 	Peers    []string      // the other data nodes of the file
-	Activate time.Duration // T_promote: an epoch that is not Active within this is given back
+	Activate time.Duration // T_promote: an epoch that is not Active within this, and perTimeline for each number below its own, is given back
 }
 
 // Contact is for how long a node that was not heard counts as there.
@@ -378,6 +378,9 @@ func (h *Holder) report(now time.Duration, from string, m *Message) {
 	h.heard = append(h.heard, heard{who, now})
 }
 
+// perTimeline is what one file of a number that came to nothing may take a promotion.
+const perTimeline = time.Millisecond
+
 // plan puts into the log what is due: the release of an epoch that is over, and the rule of a plain resource.
 func (h *Holder) plan(now time.Duration) {
 	if h.rec == nil || now < h.retryAt {
@@ -390,8 +393,8 @@ func (h *Holder) plan(now time.Duration) {
 		h.release(now)
 	case r.Phase == record.Granted && h.live && !h.eligible:
 		h.lapse("granted, but not eligible: " + h.why)
-	case r.Phase == record.Granted && h.o.Activate > 0 && now-h.since > h.o.Activate:
-		h.lapse(fmt.Sprintf("not active within %v of the grant", h.o.Activate))
+	case r.Phase == record.Granted && h.o.Activate > 0 && now-h.since > h.o.Activate+time.Duration(r.TLI)*perTimeline:
+		h.lapse(fmt.Sprintf("not active within %v of the grant", h.o.Activate+time.Duration(r.TLI)*perTimeline))
 	case r.Kind == record.Plain && h.live && h.by == ByMajority && now-h.majority < h.o.Params.Every()*3/2:
 		h.rule(now)
 	}

@@ -378,11 +378,12 @@ func TestHolderGivesUp(t *testing.T) {
 }
 
 func TestHolderGrantedAndNotActive(t *testing.T) {
+	tli := uint32(0)
 	start := func(t *testing.T) (*holderTest, []Action) {
 		h := NewHolder(HolderOptions{Resource: "r", Self: n1, Boot: 5, Params: params, Hold: params.Hold(), Activate: 5 * time.Second})
 		h.Step(t0, Event{Kind: Configured, Configuration: five})
 		r := in(active(3, 3, n1), record.Granted)
-		r.Kind = record.PostgreSQL
+		r.Kind, r.TLI = record.PostgreSQL, tli
 		h.Step(t0, Event{Kind: Eligible, On: true})
 		return &holderTest{t, h}, slices.Clone(h.Step(t0, knows(r)))
 	}
@@ -396,6 +397,16 @@ func TestHolderGrantedAndNotActive(t *testing.T) {
 		if l := one(t, a, Lapse); !strings.Contains(l.Reason, "not active within 5s") {
 			t.Errorf("got %q", l.Reason)
 		}
+	})
+	t.Run("after many that came to nothing", func(t *testing.T) {
+		tli = 2000
+		defer func() { tli = 0 }()
+		h, a := start(t)
+		for at := time.Duration(0); at < 7*time.Second; at += 100 * ms {
+			none(t, h.ack(t0+at+ms, sent(t, a, Renew), "n1", "n2", "n3"), Lapse)
+			a = h.tick(t0 + at + 100*ms)
+		}
+		one(t, h.ack(t0+7001*ms, sent(t, a, Renew), "n1", "n2", "n3"), Lapse)
 	})
 	t.Run("not eligible", func(t *testing.T) {
 		h, a := start(t)
