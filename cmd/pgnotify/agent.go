@@ -214,9 +214,10 @@ func pauseCommand(h machine, on bool) *ufcli.Command {
 
 func maintenanceCommand(h machine) *ufcli.Command {
 	return &ufcli.Command{
-		Name:      "maintenance",
-		Usage:     "Takes this standby out of the synchronous set and leaves its server to you (on), or ends that (off).",
-		ArgsUsage: "on|off",
+		Name:        "maintenance",
+		Usage:       "Takes this standby out of the synchronous set and leaves its server to you (on), or ends that (off).",
+		ArgsUsage:   "on|off",
+		Description: "It lasts over a restart of the agent or the host. `pgnotify start` ends it, too.",
 		Action: cli.Args(func(c *ufcli.Context) error {
 			word := c.Args().First()
 			if word != "on" && word != "off" {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -115,6 +116,7 @@ type Agent struct {
 	last      map[string]NodeState // of the others, by what they said
 	verdict   core.Action
 	opened    uint64
+	orders    sync.Mutex    // of maintenance on and off, with what they leave on disk
 	parked    uint64        // the epoch whose address was taken off for a planned stop
 	parkedAt  time.Duration // when
 	dropping  uint64        // the epoch whose address the next stop takes off; the queue's
@@ -198,10 +200,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			return err
 		}
 		a.o.Log.Info("the data nodes have changed, beginning anew", "nodes", slices.Sorted(maps.Keys(a.known.Nodes)))
-		// As after a restart: what counts is on disk.
+		// As after a restart: what counts is on disk. But nobody restarted the agent: what an operator has stopped stays so.
+		away := a.core.Away()
 		if a.marks, a.first, err = openMarks(a.o.Keeper); err != nil {
 			return err
 		}
+		a.first.Away = away
 	}
 }
 
@@ -246,6 +250,9 @@ func (a *Agent) session(ctx context.Context) error {
 	a.core = core.New(core.Options{
 		Node: a.known.Self, Peers: a.known.peers(), OnCrash: core.Crash(set.OnCrash), Rewind: set.Rewind, Clone: set.Reclone, Times: a.o.Times, Archiver: set.Timeouts.Stop,
 	}, a.first)
+	if a.first.Away.On {
+		a.o.Log.Info("an operator has the server: it is left alone until pgnotify maintenance off, or start")
+	}
 	machine := a.core
 	a.queue = newQueue(a.carryOut, func(d core.Done) { a.post(func() { a.stepOf(machine, d) }) })
 	a.looked, a.resource, a.connected, a.opened, a.parked, a.dropping = false, control.Resource{}, false, 0, 0, 0

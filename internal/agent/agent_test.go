@@ -467,6 +467,78 @@ func TestNodesChange(t *testing.T) {
 	})
 }
 
+// TestOperatorHasTheServer: neither other data nodes nor a restart of the agent end maintenance; a restart alone ends a stop.
+func TestOperatorHasTheServer(t *testing.T) {
+	standby := core.Server{Running: true, Answering: true, InRecovery: true, SystemID: 7, Pos: core.Position{TLI: 1, LSN: 1000}}
+	down := func(s *core.Server) { s.Running, s.Answering = false, false }
+	other := func(b *bench) control.Resource {
+		r := b.mine(3, "active", 1, time.Hour)
+		r.Holder, r.Mine, r.Live, r.Rule.Holder = "n2", false, false, "n2"
+		return r
+	}
+	started := func(b *bench) bool {
+		b.say(other(b))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		return slices.Contains(b.take(), "begin start")
+	}
+	for _, stop := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, func(b *bench) { b.server.s, b.vrrpd.nodes = standby, []string{"n1", "n2"} })
+			synctest.Wait()
+			b.say(other(b))
+			time.Sleep(time.Second)
+			var err error
+			if stop {
+				_, err = b.Stop(t.Context())
+			} else {
+				_, err = b.Maintenance(t.Context(), true)
+				b.server.set(down)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := b.keeper.files[maintenanceName] == `{"on":true}`; got == stop {
+				t.Errorf("got it on disk: %v", got)
+			}
+			b.take()
+			b.vrrpd.mu.Lock()
+			b.vrrpd.nodes = []string{"n1", "n2", "n3"}
+			b.vrrpd.mu.Unlock()
+			time.Sleep(nodesEvery + 100*time.Millisecond)
+			synctest.Wait()
+			if started(b) {
+				t.Error("it was started because the data nodes are others")
+			}
+			b.stop()
+			disk := b.keeper.files
+			b = newBench(t, func(b *bench) { b.keeper.files, b.server.s = disk, standby; down(&b.server.s) })
+			defer b.stop()
+			synctest.Wait()
+			if got := started(b); got != stop {
+				t.Errorf("after a restart of the agent: got it started %v, want %v", got, stop)
+			}
+			if _, err := b.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := b.keeper.files[maintenanceName]; !stop && got != `{"on":false}` {
+				t.Errorf("after start: got %q on disk", got)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(b *bench) { b.server.s = standby })
+		defer b.stop()
+		synctest.Wait()
+		b.keeper.mu.Lock()
+		b.keeper.fail = errors.New("disk full")
+		b.keeper.mu.Unlock()
+		if _, err := b.Maintenance(t.Context(), true); err == nil || b.core.Away().On {
+			t.Errorf("got %v, in maintenance %v: a word that could be lost was given", err, b.core.Away().On)
+		}
+	})
+}
+
 // TestWithoutVrrpd: a primary whose vrrpd never says a word is put on hold.
 func TestWithoutVrrpd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

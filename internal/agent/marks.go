@@ -15,9 +15,10 @@ type Keeper interface {
 }
 
 const (
-	marksName  = "agent"
-	markName   = "mark"
-	familyName = "nodes"
+	marksName       = "agent"
+	markName        = "mark"
+	familyName      = "nodes"
+	maintenanceName = "maintenance"
 )
 
 // kept is what the agent may not forget.
@@ -31,6 +32,11 @@ type kept struct {
 type keptMark struct {
 	Timeline uint32       `json:"timeline"`
 	LSN      postgres.LSN `json:"lsn"`
+}
+
+// keptMaintenance is an operator's word, apart from the rest: whoever carries out the order writes it.
+type keptMaintenance struct {
+	On bool `json:"on"`
 }
 
 // marks are the marks on disk. One goroutine writes them.
@@ -50,13 +56,18 @@ func (m *marks) get() kept {
 func openMarks(k Keeper) (*marks, core.Marks, error) {
 	m := &marks{keeper: k}
 	var at keptMark
+	var maintenance keptMaintenance
 	if _, err := k.Kept(marksName, &m.now); err != nil {
 		return nil, core.Marks{}, err
 	}
 	if _, err := k.Kept(markName, &at); err != nil {
 		return nil, core.Marks{}, err
 	}
-	return m, core.Marks{Promise: m.now.Promise, Attempted: m.now.Attempted, Marker: m.now.Marker, Mark: core.Position{TLI: at.Timeline, LSN: uint64(at.LSN)}}, nil
+	if _, err := k.Kept(maintenanceName, &maintenance); err != nil {
+		return nil, core.Marks{}, err
+	}
+	return m, core.Marks{Promise: m.now.Promise, Attempted: m.now.Attempted, Marker: m.now.Marker, Mark: core.Position{TLI: at.Timeline, LSN: uint64(at.LSN)},
+		Away: core.Away{On: maintenance.On}}, nil
 }
 
 // persist carries out the actions that write a mark. A promise never goes back.

@@ -177,25 +177,17 @@ func (a *Agent) Switchover(ctx context.Context, to string) (string, error) {
 	return fmt.Sprintf("%s is the primary now, %s after the order", now, time.Since(began).Round(time.Millisecond)), nil
 }
 
-// Maintenance takes this standby out of the synchronous set and leaves its server alone, or ends that.
+// Maintenance takes this standby out of the synchronous set and leaves its server alone, or ends that. A restart of the agent, or of the host, does
+// not end it.
 func (a *Agent) Maintenance(ctx context.Context, on bool) (string, error) {
-	kind := core.MaintenanceOff
-	if on {
-		kind = core.MaintenanceOn
-	}
-	var refused string
-	if err := a.ask(ctx, func() {
-		n := a.saidNext
-		a.step(core.Wish{Kind: kind})
-		refused, _ = a.heard(n, func(s string) bool { return hasPrefix(s, "no maintenance") })
-	}); err != nil {
-		return "", err
-	}
-	if refused != "" {
-		return "", errors.New(refused)
-	}
 	if !on {
+		if err := a.endMaintenance(ctx); err != nil {
+			return "", err
+		}
 		return "the agent looks after the server again", nil
+	}
+	if err := a.beginMaintenance(ctx); err != nil {
+		return "", err
 	}
 	wctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -206,6 +198,44 @@ func (a *Agent) Maintenance(ctx context.Context, on bool) (string, error) {
 		return "in maintenance; the rule still names this node: a commit may wait for it until the holder notices that it is gone", nil
 	}
 	return "in maintenance: no commit waits for this node, and its server is left alone until pgnotify maintenance off", nil
+}
+
+// beginMaintenance writes it down once it is not refused, and before the order is answered.
+func (a *Agent) beginMaintenance(ctx context.Context) error {
+	a.orders.Lock()
+	defer a.orders.Unlock()
+	var refused string
+	var before core.Away
+	err := a.ask(ctx, func() {
+		n := a.saidNext
+		before = a.core.Away()
+		a.step(core.Wish{Kind: core.MaintenanceOn})
+		refused, _ = a.heard(n, func(s string) bool { return hasPrefix(s, "no maintenance") })
+	})
+	switch {
+	case err != nil:
+		return err
+	case refused != "":
+		return errors.New(refused)
+	}
+	if err = a.o.Keeper.Keep(maintenanceName, keptMaintenance{On: true}); err != nil && !before.On {
+		err = errors.Join(err, a.ask(ctx, func() { a.step(core.Wish{Kind: core.MaintenanceOff}) }))
+	}
+	return err
+}
+
+// endMaintenance ends a stop, too.
+func (a *Agent) endMaintenance(ctx context.Context) error {
+	a.orders.Lock()
+	defer a.orders.Unlock()
+	var was keptMaintenance
+	_, err := a.o.Keeper.Kept(maintenanceName, &was)
+	if err != nil || was.On {
+		if err := a.o.Keeper.Keep(maintenanceName, keptMaintenance{}); err != nil {
+			return err
+		}
+	}
+	return a.ask(ctx, func() { a.step(core.Wish{Kind: core.MaintenanceOff}) })
 }
 
 // Stop announces this node, then stops its server; the agent starts it again with Start, or when it is itself started again.
@@ -221,7 +251,7 @@ func (a *Agent) Stop(ctx context.Context) (string, error) {
 
 // Start ends Stop and maintenance, and waits until the server answers.
 func (a *Agent) Start(ctx context.Context) (string, error) {
-	if err := a.ask(ctx, func() { a.step(core.Wish{Kind: core.MaintenanceOff}) }); err != nil {
+	if err := a.endMaintenance(ctx); err != nil {
 		return "", err
 	}
 	err := a.until(ctx, func() (bool, error) {

@@ -36,6 +36,9 @@ type away struct {
 	back  bool // the holder is to know that it is over, or was never so in this run
 }
 
+// Away tells how far an operator has the server, for the machine that comes after this one.
+func (a *Agent) Away() Away { return Away{On: a.away.on, Shut: a.away.shut, Gone: a.away.gone} }
+
 // down reports whether a stopped server stays so.
 func (w *away) down() bool { return w.on }
 

@@ -158,7 +158,8 @@ func New(o Options, m Marks) *Agent {
 	a := &Agent{o: o, t: o.Times, promise: m.Promise, attempted: m.Attempted, marker: m.Marker, mark: m.Mark, wake: never}
 	a.followed = m.Promise // whatever the former process followed, it did so under its promise
 	a.doubt = m.Attempted != 0 && m.Attempted == m.Promise
-	a.away.back = true // whatever it told the holder, it is back
+	// Whatever it told the holder: it is back, or tells it again.
+	a.away = away{on: m.Away.On, shut: m.Away.Shut, gone: m.Away.Gone, back: !m.Away.On}
 	for _, p := range o.Peers {
 		a.peers = append(a.peers, peer{name: p})
 	}
@@ -172,7 +173,7 @@ func (a *Agent) Wake() time.Duration { return a.wake }
 func (a *Agent) Step(now time.Duration, ev Event) []Action {
 	a.now, a.out, a.wake = now, a.out[:0], never
 	if !a.started {
-		a.started, a.start = true, now
+		a.started, a.start, a.away.since = true, now, now
 	}
 	switch ev := ev.(type) {
 	case View:

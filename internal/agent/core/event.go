@@ -215,4 +215,12 @@ type Marks struct {
 	Attempted uint64
 	Marker    Marker
 	Mark      Position // the WAL once reached here
+	Away      Away
+}
+
+// Away says how far an operator has the server: what a machine that is made anew must know of the one before.
+type Away struct {
+	On   bool // the operator has it
+	Shut bool // and wants it stopped
+	Gone bool // which was done
 }

@@ -75,8 +75,13 @@ func (n *node) startAgent() {
 			peers = append(peers, p.name)
 		}
 	}
+	var away core.Away
+	if n.agent != nil && !s.healed { // at the end every operator says off
+		was := n.agent.Away()
+		away.On = was.On && !was.Shut // maintenance is on disk
+	}
 	n.agent = core.New(core.Options{Node: n.name, Peers: peers, OnCrash: s.profile.crash, Rewind: s.profile.rewind, Clone: true, Times: s.profile.times},
-		core.Marks{Promise: n.promise, Attempted: n.attempted, Marker: n.marker, Mark: n.mark})
+		core.Marks{Promise: n.promise, Attempted: n.attempted, Marker: n.marker, Mark: n.mark, Away: away})
 	s.trace("%s: the agent starts: promise %d, attempted %d, marker %q", n.name, n.promise, n.attempted, n.marker)
 	n.report = report{}
 	s.at(s.r.Between(time.Millisecond, 20*time.Millisecond), n.ofRun(n.poll))
