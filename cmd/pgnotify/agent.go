@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"time"
@@ -42,6 +43,26 @@ host shuts down it announces itself and stops the server.`,
 
 // leaveTime is how long the end of a host waits for the server's.
 const leaveTime = 40 * time.Second
+
+// announceTime is how much of that the agent has for its way, which tells the others first.
+const announceTime = 10 * time.Second
+
+// leave stops the server as the host ends: the agent's way, or directly if the agent can't or is not done in time. It may never be while vrrpd does not
+// answer, and a server that is not stopped is killed in the end.
+func leave(ctx context.Context, log *slog.Logger, announced func(context.Context) (string, error), now func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	actx, acancel := context.WithTimeout(ctx, announceTime)
+	defer acancel()
+	_, err := announced(actx)
+	if err == nil {
+		return
+	}
+	log.Warn("stopping PostgreSQL directly", "reason", err)
+	if err := now(ctx); err != nil {
+		log.Warn("stop PostgreSQL", "reason", err)
+	}
+}
 
 func (s *session) runAgent(c *ufcli.Context) error {
 	set := s.settings
@@ -109,11 +130,7 @@ func (s *session) runAgent(c *ufcli.Context) error {
 		s.tell(daemon.SdNotifyStopping)
 		if hostEnds(ctx) {
 			s.log.Info("the host shuts down: leaving, then stopping PostgreSQL")
-			lctx, cancel := context.WithTimeout(ctx, leaveTime)
-			defer cancel()
-			if _, err := a.Stop(lctx); err != nil {
-				s.log.Warn("stop PostgreSQL", "reason", err)
-			}
+			leave(ctx, s.log, a.Stop, m.StopNow)
 		}
 		return nil
 	})

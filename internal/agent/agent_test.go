@@ -539,6 +539,41 @@ func TestOperatorHasTheServer(t *testing.T) {
 	})
 }
 
+// TestStopOfWhatIsNotInitialized: the agent leaves that server alone, and says so; the order is not carried out later.
+func TestStopOfWhatIsNotInitialized(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		b.say(b.mine(0, "", 0, 0))
+		synctest.Wait()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := b.Stop(ctx); err == nil || !strings.Contains(err.Error(), "not initialized") || time.Since(began) > time.Second {
+			t.Errorf("got %v after %v, want it refused at once", err, time.Since(began))
+		}
+		if b.core.Away().On {
+			t.Error("the server would be stopped after an init")
+		}
+	})
+	// Nor one that came before vrrpd's word.
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		got := make(chan error, 1)
+		go func() { _, err := b.Stop(t.Context()); got <- err }()
+		synctest.Wait()
+		if !b.core.Away().Shut {
+			t.Error("got the order lost")
+		}
+		b.say(b.mine(0, "", 0, 0))
+		if err := <-got; err == nil || b.core.Away().On {
+			t.Errorf("got %v, a wish to have it stopped %v", err, b.core.Away().On)
+		}
+	})
+}
+
 // TestWithoutVrrpd: a primary whose vrrpd never says a word is put on hold.
 func TestWithoutVrrpd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

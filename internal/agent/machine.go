@@ -768,6 +768,16 @@ func (m *Machine) Facts() postgres.Glance {
 	return m.seen
 }
 
+// StopNow stops the server beside the agent's queue, whatever that waits for.
+func (m *Machine) StopNow(ctx context.Context) error {
+	srv, _ := m.server()
+	if srv == nil {
+		return nil
+	}
+	_, err := m.stop(ctx, srv, postgres.Fast)
+	return err
+}
+
 // Restart starts a primary anew, for settings that wait for that.
 func (m *Machine) Restart(ctx context.Context) error {
 	srv, _, err := m.mustServer()

@@ -399,6 +399,20 @@ func TestDeathIsNoticed(t *testing.T) {
 	p.do("n1", core.Action{Kind: core.StartStandby})
 }
 
+// TestStopNow: it needs no agent, and a node without data is no error.
+func TestStopNow(t *testing.T) {
+	p := newPair(t)
+	p.do("n1", core.Action{Kind: core.StartStandby})
+	for _, name := range []string{"n1", "n1", "n2"} {
+		if err := p.n[name].StopNow(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if s := p.look("n1"); s.Running {
+		t.Errorf("got %+v, want it down", s)
+	}
+}
+
 // TestServerThatWaitsForWAL: a standby that has lost the WAL that it needs to be consistent is told from one that is busy, and from one that answers.
 func TestServerThatWaitsForWAL(t *testing.T) {
 	p := newPair(t)

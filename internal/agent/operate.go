@@ -240,14 +240,39 @@ func (a *Agent) endMaintenance(ctx context.Context) error {
 
 // Stop announces this node, then stops its server; the agent starts it again with Start, or when it is itself started again.
 func (a *Agent) Stop(ctx context.Context) (string, error) {
-	if err := a.ask(ctx, func() { a.step(core.Wish{Kind: core.Shutdown}) }); err != nil {
+	var undo *core.Wish // of an order that would be carried out after an init some day
+	if err := a.ask(ctx, func() {
+		if a.uninitialized() {
+			return
+		}
+		undo = &core.Wish{Kind: core.MaintenanceOff}
+		if away := a.core.Away(); away.On && !away.Shut {
+			undo.Kind = core.MaintenanceOn
+		}
+		a.step(core.Wish{Kind: core.Shutdown})
+	}); err != nil {
 		return "", err
 	}
-	if err := a.until(ctx, func() (bool, error) { return a.looked && !a.server.Running && !a.server.Archives, nil }); err != nil {
+	err := a.until(ctx, func() (bool, error) {
+		if a.uninitialized() {
+			if undo != nil {
+				a.step(*undo)
+			}
+			return true, errors.New("the resource is not initialized, and the agent leaves the server alone: stop it as you always did")
+		}
+		return a.looked && !a.server.Running && !a.server.Archives, nil
+	})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return "", fmt.Errorf("stop PostgreSQL: %w; pgnotify explain says what the agent waits for", err)
+	case err != nil:
 		return "", fmt.Errorf("stop PostgreSQL: %w", err)
 	}
 	return "PostgreSQL is stopped; pgnotify start has the agent start it again", nil
 }
+
+// uninitialized reports whether vrrpd says so; before its first word nothing is known.
+func (a *Agent) uninitialized() bool { return a.resource.Name != "" && a.resource.Epoch == 0 }
 
 // Start ends Stop and maintenance, and waits until the server answers.
 func (a *Agent) Start(ctx context.Context) (string, error) {
