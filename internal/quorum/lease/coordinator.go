@@ -55,6 +55,7 @@ type Coordinator struct {
 	stuck   bool // the record is awaited: nothing is submitted twice for one state
 	retryAt time.Duration
 	first   time.Duration // when the first good report of this election came
+	wait    time.Duration // from then on, for a better one
 
 	out actions
 }
@@ -97,7 +98,7 @@ func (c *Coordinator) Wake() time.Duration {
 		}
 	case record.Electing:
 		if c.first != 0 {
-			at = c.first + patience
+			at = c.first + c.wait
 		}
 	}
 	if c.retryAt != 0 && (at == never || at < c.retryAt) {
@@ -364,13 +365,19 @@ func (c *Coordinator) good(now time.Duration, x *report) bool {
 func (c *Coordinator) elect(now time.Duration) {
 	var best *report
 	missing := false // somebody who is there has not pledged yet
+	c.wait = patience
 	for k := range c.reports {
 		x := &c.reports[k]
 		if !c.rec.Rule.Has(x.member) || now-x.at >= c.o.Params.Contact() {
 			continue
 		}
 		if !c.good(now, x) {
-			missing = missing || x.ok && now-x.at < c.o.Params.Lease // one that has just gone silent will not pledge
+			if x.ok && now-x.at < c.o.Params.Lease { // one that has just gone silent will not pledge
+				missing = true
+				if x.member.Node == c.rec.Prefer && !slices.Contains(c.failed, c.rec.Prefer) {
+					c.wait = max(patience, c.o.Params.Lease/2) // whoever asked for it waits for it
+				}
+			}
 			continue
 		}
 		if best == nil || c.better(x, best) {
@@ -384,7 +391,7 @@ func (c *Coordinator) elect(now time.Duration) {
 	if c.first == 0 {
 		c.first = now
 	}
-	if now < c.first+patience && missing && best.member.Node != c.rec.Prefer {
+	if now < c.first+c.wait && missing && best.member.Node != c.rec.Prefer {
 		return
 	}
 	cmd := record.Command{Op: record.Grant, Resource: c.o.Resource, Epoch: c.rec.Epoch, Member: best.member, Boot: best.boot, Hold: best.hold, Why: c.rec.Why}

@@ -361,6 +361,25 @@ func TestCoordinatorChoosesTheBest(t *testing.T) {
 			}
 		})
 	}
+	t.Run("the preferred one is waited for", func(t *testing.T) {
+		for _, comes := range []bool{true, false} {
+			c := electingCoordinator(t, func(r *record.Resource) { r.Prefer = "n2" })
+			c.c.Step(t0, pledged(3, n2)) // there, and still at it
+			none(t, c.c.Step(t0+ms, pledged(4, n1)))
+			half := params.Lease / 2
+			if got := c.c.Wake(); got != t0+ms+half {
+				t.Errorf("got a wish to wake at %v", got-t0)
+			}
+			none(t, c.c.Step(t0+half, Event{Kind: Tick}))
+			want, step := "n1", Event{Kind: Tick}
+			if comes {
+				want, step = "n2", pledged(4, n2)
+			}
+			if cmd := one(t, c.c.Step(t0+ms+half, step), Submit).Command; cmd.Member.Node != want {
+				t.Errorf("got %v, want %s", cmd.Member, want)
+			}
+		}
+	})
 	t.Run("the preferred one at once", func(t *testing.T) {
 		c := electingCoordinator(t, func(r *record.Resource) { r.Prefer = "n2" })
 		c.c.Step(t0, pledged(3, n1))
