@@ -78,10 +78,10 @@ func (i *Instance) sendAdvert(priority uint8) {
 		}
 	}
 	if sent {
-		i.sending.failures = 0
+		i.sending.failures, i.sending.unproved = 0, ""
 	} else if i.sending.failures++; i.sending.failures >= i.cfg.DownTimerAdverts && i.sending.reason == "" {
 		// Our peers have heard nothing for as long as they wait: one of them is master now. tick tells the router.
-		i.sending.reason, i.sending.until = fmt.Sprintf("adverts cannot be sent: %v", failed), time.Now().Add(setbackPause)
+		i.sending.fault(fmt.Sprintf("adverts cannot be sent: %v", failed))
 	}
 	now := time.Now()
 	i.mu.Lock()

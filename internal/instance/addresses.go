@@ -49,7 +49,10 @@ func (i *Instance) setAddresses(want []conf.Address) {
 	if err == nil || len(want) == 0 || len(missing) < len(want) {
 		i.holding.failures = 0
 	} else if i.holding.failures++; i.holding.failures >= addressTries {
-		i.holding.reason, i.holding.until = err.Error(), time.Now().Add(setbackPause)
+		i.holding.fault(err.Error())
+	}
+	if len(missing) < len(want) {
+		i.holding.unproved = ""
 	}
 	i.mu.Lock()
 	i.status.set(want, missing, err)

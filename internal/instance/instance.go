@@ -137,9 +137,10 @@ type Instance struct {
 	againAt      time.Time // when addresses that could not be set are tried again; zero: they are set
 	sending      setback
 	holding      setback
-	routing      bool      // the routes and rules should be there
-	routed       bool      // some of them may be
-	routesAgain  time.Time // when routes that could not be set are tried again; zero: they are set
+	doubt        vrrp.Doubt // what the router was told of both last
+	routing      bool       // the routes and rules should be there
+	routed       bool       // some of them may be
+	routesAgain  time.Time  // when routes that could not be set are tried again; zero: they are set
 
 	member vrrp.Member // what Group was told last; owned by the loop
 
@@ -421,7 +422,7 @@ func (i *Instance) tick(now time.Time) {
 	i.step(now, vrrp.Event{Kind: vrrp.Tick})
 	for _, s := range []*setback{&i.sending, &i.holding} {
 		if !s.until.IsZero() && !now.Before(s.until) {
-			*s = setback{}
+			*s = setback{unproved: s.unproved}
 		}
 	}
 	i.evaluate(now)
@@ -555,6 +556,7 @@ func (i *Instance) step(now time.Time, ev vrrp.Event) {
 	if i.refused {
 		i.lapse(now)
 	}
+	i.tellDoubt(now)
 	i.mu.Lock()
 	i.status.priority, i.status.heldUntil = i.router.EffectivePriority(), i.router.HeldUntil()
 	i.status.addressesWait, i.status.fault = i.router.AddressesWait(), i.router.FaultReason()

@@ -43,6 +43,7 @@ type host struct {
 	packets    [][]byte
 	fail       error // of Send
 	failSet    error // of SetAddresses
+	failAdd    error // of SetAddresses, unless it is to take them all off
 	failRoutes error // of SetRoutes
 	set        []conf.Address
 }
@@ -70,13 +71,16 @@ func (h *host) SetAddresses(want []conf.Address) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.set = want
+	if h.failAdd != nil && len(want) > 0 {
+		return h.failAdd
+	}
 	return h.failSet
 }
 
 func (h *host) Missing() ([]conf.Address, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.failSet != nil {
+	if h.failSet != nil || h.failAdd != nil {
 		return h.set, nil
 	}
 	return nil, nil
@@ -625,6 +629,70 @@ func TestAMasterThatCannotHoldAnAddressGivesWay(t *testing.T) {
 			t.Errorf("state %s: %s", s.State, s.Reason)
 		}
 	})
+}
+
+// What cannot serve does not take mastership from a node that does, however often its pauses end.
+func TestAfterASetbackAMasterThatServesIsLeftAlone(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		fail    func(h *host, err error)
+		returns bool // by itself, when it can again
+		waits   string
+	}{
+		{"sending", func(h *host, err error) { h.fail = err }, true, "an advert that can be sent: adverts cannot be sent"},
+		{"addresses", func(h *host, err error) { h.failAdd = err }, false, "the master to leave: its own addresses could not be set: broken"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := config()
+				i, h, stop := begin(t, c)
+				defer stop()
+				fail := func(err error) {
+					h.mu.Lock()
+					defer h.mu.Unlock()
+					tt.fail(h, err)
+				}
+				time.Sleep(3500 * time.Millisecond)
+				fail(errors.New("broken"))
+				time.Sleep(4 * time.Second)
+				synctest.Wait()
+				if s := i.Status(); s.State != control.StateFault {
+					t.Fatalf("after its setback state %s", s.State)
+				}
+				serves := func(seconds int) {
+					for range seconds {
+						i.Receive(advert(t, c, 50), time.Now())
+						time.Sleep(time.Second)
+					}
+					synctest.Wait()
+				}
+				serves(12)
+				if s := i.Status(); s.State != control.StateBackup || !strings.HasPrefix(s.Waiting, tt.waits) {
+					t.Errorf("after the pause state %s, waits for %q", s.State, s.Waiting)
+				}
+				h.take()
+				serves(100)
+				if s := i.Status(); s.Counters.BecameMaster != 1 {
+					t.Errorf("it became master %d times, want 1", s.Counters.BecameMaster)
+				}
+				for _, l := range h.take() {
+					if strings.Contains(l, "MASTER") || strings.Contains(l, "addresses [1") || strings.Contains(l, "announce ") {
+						t.Error(l)
+					}
+				}
+				fail(nil)
+				serves(20)
+				if s := i.Status(); (s.State == control.StateMaster) != tt.returns {
+					t.Errorf("when it can again, and another serves: state %s", s.State)
+				}
+				time.Sleep(10 * time.Second) // that one is silent
+				synctest.Wait()
+				if s := i.Status(); s.State != control.StateMaster || s.Waiting != "" {
+					t.Errorf("at the end state %s, waits for %q", s.State, s.Waiting)
+				}
+			})
+		})
+	}
 }
 
 func TestAReloadMayGiveAMasterItsFirstAddress(t *testing.T) {

@@ -26,6 +26,7 @@ type status struct {
 	priority       uint8
 	source         netip.Addr
 	waiting        string
+	doubt          string // what a BACKUP waits for before it takes over
 	heldUntil      time.Time
 	held           map[string]bool // by address with prefix length
 	complainedSend time.Time
@@ -180,6 +181,9 @@ func (i *Instance) Status() control.Instance {
 	out.Waiting, out.Trackers = s.waiting, slices.Clone(s.trackers)
 	if s.source.IsValid() {
 		out.Source = s.source.String()
+	}
+	if s.doubt != "" && s.state == control.StateBackup {
+		out.Waiting = s.doubt
 	}
 	if s.addressesWait {
 		out.Waiting = "the notify program's exit code (vip_after_notify)"

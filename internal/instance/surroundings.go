@@ -37,6 +37,12 @@ type setback struct {
 	failures int
 	reason   string    // "" unless it is a fault
 	until    time.Time // when it is tried again
+	unproved string    // the reason of the last fault, until what failed has been done again; "": there is none
+}
+
+// fault has another node serve for a while.
+func (s *setback) fault(reason string) {
+	s.reason, s.unproved, s.until = reason, reason, time.Now().Add(setbackPause)
 }
 
 // setbackPause is how long a setback lasts before we take part again and see.
@@ -91,6 +97,28 @@ func (i *Instance) faults() string {
 	return strings.Join(all, "; ")
 }
 
+// tellDoubt tells the router of what we have failed at and not done since: otherwise a node that cannot serve would take mastership
+// from one that does, each time that a setback has lasted for its pause.
+func (i *Instance) tellDoubt(now time.Time) {
+	var d vrrp.Doubt
+	text := ""
+	if i.sending.unproved != "" {
+		d |= vrrp.DoubtSending
+		text = "an advert that can be sent: " + i.sending.unproved
+	}
+	if i.holding.unproved != "" {
+		d |= vrrp.DoubtAddresses
+		text = "the master to leave: its own addresses could not be set: " + i.holding.unproved
+	}
+	i.mu.Lock()
+	i.status.doubt = text
+	i.mu.Unlock()
+	if d != i.doubt {
+		i.doubt = d
+		i.step(now, vrrp.Event{Kind: vrrp.Doubted, Doubt: d})
+	}
+}
+
 // evaluate tells the router of its faults and priority, and starts it when all is known.
 func (i *Instance) evaluate(now time.Time) {
 	fault, waiting := i.faults(), ""
@@ -117,6 +145,7 @@ func (i *Instance) evaluate(now time.Time) {
 		i.step(now, vrrp.Event{Kind: vrrp.PriorityChanged, Priority: p})
 	}
 	i.tellPriority(now)
+	i.tellDoubt(now)
 	if fault != i.fault {
 		i.fault = fault
 		if fault != "" {

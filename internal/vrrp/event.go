@@ -44,14 +44,25 @@ const (
 	GroupActive                      // grouped: all members can; Reason says who was the last
 	GroupBackup                      // grouped: another member is Active no more; Reason says which and why
 	GroupFault                       // grouped: another member is in Fault for a reason of its own; Reason "": none is
+	Doubted                          // what we failed at and have not done since is now Doubt
 )
 
 // String is the event's name.
 func (k EventKind) String() string {
 	return name(uint8(k), "Tick", "Startup", "Shutdown", "Received", "PriorityChanged", "FaultRaised", "FaultCleared",
 		"SourceChanged", "AddressLost", "HookSucceeded", "HookFailed", "Release", "Stalled",
-		"Granted", "Revoked", "GroupActive", "GroupBackup", "GroupFault")
+		"Granted", "Revoked", "GroupActive", "GroupBackup", "GroupFault", "Doubted")
 }
+
+// Doubt is all that a router has failed at by itself and not done since. A Backup with one would take mastership from a router
+// that serves, and fail again.
+type Doubt uint8
+
+// The doubts.
+const (
+	DoubtAddresses Doubt = 1 << iota // holding the VIPs: any Active router is followed, whatever its priority
+	DoubtSending                     // sending adverts: one must have left before we become Active
+)
 
 // Event is one thing that happened. Which fields count depends on Kind.
 type Event struct {
@@ -61,6 +72,7 @@ type Event struct {
 	Interval time.Duration // Received
 	Hold     time.Duration // Release
 	Seq      uint64        // HookSucceeded, HookFailed: Seq of the Transition action that started the hook
+	Doubt    Doubt         // Doubted
 	Reason   string
 }
 

@@ -158,12 +158,13 @@ func FuzzRouter(f *testing.F) {
 		for ; len(b) >= 8; b = b[8:] {
 			m.wait(time.Duration(binary.BigEndian.Uint16(b[4:])) * time.Millisecond)
 			m.step(Event{
-				Kind:     EventKind(b[0] % byte(Stalled+2)),
+				Kind:     EventKind(b[0] % byte(Doubted+2)),
 				From:     []netip.Addr{{}, ip1, ip2, ip3}[b[1]%4],
 				Priority: b[2],
 				Interval: time.Duration(b[3]) * centisecond,
 				Hold:     time.Duration(b[2]) * time.Second,
 				Seq:      m.r.Seq() - uint64(b[6]&1),
+				Doubt:    Doubt(b[2] & 3),
 			})
 			if t.Failed() {
 				return

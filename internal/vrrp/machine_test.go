@@ -261,7 +261,7 @@ func (m *machine) check(before State, ev Event, actions []Action) {
 			if a.Priority != PriorityLeaving && a.Priority != m.r.EffectivePriority() {
 				fail("advertises %d, effective is %d", a.Priority, m.r.EffectivePriority())
 			}
-			if before != Active && after != Active {
+			if before != Active && after != Active && !m.r.probed {
 				fail("advertises without being Active")
 			}
 		case AddAddresses:

@@ -36,6 +36,9 @@ import (
 //
 // The addresses are gone before anybody, be it by an advert or by the grant given back, is told that they are free.
 //
+// A router that is Doubted for its sending does not take over when Active_Down_Timer fires: it sends one advert, and takes over
+// in the Step that says that the doubt is over; otherwise it tries again an interval later.
+//
 // A grouped router (Config.Grouped) asks with Request too, once each time that Active_Down_Timer fires, and is Ready from
 // then on until it hears an advert that it follows. In all else it is a plain one.
 type Router struct {
@@ -59,6 +62,9 @@ type Router struct {
 	fault     string    // what
 	retryAt   time.Time // Fault: a failed hook keeps us there until then; zero if none did
 	hookError string
+
+	doubt  Doubt
+	probed bool // Backup: an advert was sent to see whether it leaves
 
 	ready      bool   // grouped Backup: it could be Active
 	groupFault string // grouped: why another member is in Fault; "": none is
@@ -177,6 +183,8 @@ func (r *Router) Step(now time.Time, ev Event) []Action {
 		if r.cfg.Grouped {
 			r.groupFaulted(now, ev.Reason)
 		}
+	case Doubted:
+		r.doubted(now, ev.Doubt)
 	}
 	return r.actions[:r.n]
 }
@@ -278,13 +286,33 @@ func (r *Router) tick(now time.Time) {
 			r.advertAt = now.Add(r.cfg.AdvertInterval)
 		}
 	case Backup:
-		if r.cfg.Gated || r.cfg.Grouped {
-			r.request(now)
+		if r.doubt&DoubtSending != 0 && !r.cfg.Gated {
+			r.probed = true
+			r.advertise(r.priority)
+			r.down.from, r.down.adverts = now, 1
 		} else {
-			r.becomeActive(now, r.takeoverReason(now))
+			r.takeOver(now)
 		}
 	case Fault:
 		r.begin(now, fmt.Sprintf("tries again %s after the hook failed", short(r.cfg.NotifyRetry)))
+	}
+}
+
+// takeOver is the end of Active_Down_Timer.
+func (r *Router) takeOver(now time.Time) {
+	if r.cfg.Gated || r.cfg.Grouped {
+		r.request(now)
+	} else {
+		r.becomeActive(now, r.takeoverReason(now))
+	}
+}
+
+// doubted takes over if the advert that a Backup has just sent is what ends the doubt.
+func (r *Router) doubted(now time.Time, d Doubt) {
+	ended := r.doubt&^d&DoubtSending != 0
+	r.doubt = d
+	if ended && r.probed && r.state == Backup {
+		r.takeOver(now)
 	}
 }
 
@@ -321,12 +349,13 @@ func (r *Router) startup(now time.Time, reason string) {
 func (r *Router) begin(now time.Time, reason string) {
 	r.retryAt, r.hookError = time.Time{}, ""
 	r.activeInterval = r.cfg.AdvertInterval
-	if r.owner() && !r.held(now) && !r.cfg.Grouped {
+	atOnce := r.owner() && !r.held(now) && r.doubt == 0
+	if atOnce && !r.cfg.Grouped {
 		r.becomeActive(now, reason)
 		return
 	}
 	r.becomeBackup(now, r.cfg.DownTimerAdverts, silence, reason)
-	if r.owner() && !r.held(now) {
+	if atOnce {
 		r.request(now)
 	}
 }
@@ -450,7 +479,7 @@ func (r *Router) receivedBackup(now time.Time, ev Event) {
 // timer to fire and preempt it.
 func (r *Router) follows(now time.Time, priority uint8) bool {
 	switch {
-	case priority >= r.priority || r.held(now) || r.cfg.Gated:
+	case priority >= r.priority || r.held(now) || r.cfg.Gated || r.doubt&DoubtAddresses != 0:
 		r.preemptAt = time.Time{}
 		return true
 	case r.owner():

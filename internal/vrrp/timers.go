@@ -47,6 +47,7 @@ func (r *Router) downAt() time.Time {
 
 // startDown sets Active_Down_Timer to so many adverts of the Active router and the skew.
 func (r *Router) startDown(now time.Time, adverts int, why cause, peer netip.Addr) {
+	r.probed = false
 	r.down = downTimer{from: now, since: now, adverts: adverts, cause: why, peer: peer}
 }
 

@@ -1,0 +1,77 @@
+package vrrp
+
+import (
+	"testing"
+	"time"
+)
+
+// A Backup that has failed to hold the addresses leaves them to whoever is Active, and takes over only from silence.
+func TestDoubtAddresses(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"higher priority": priority(200), "owner": owner,
+		"preempt delay": func(c *Config) { c.PreemptDelay = time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newActive(t, change)
+			m.step(Event{Kind: Doubted, Doubt: DoubtAddresses})
+			m.step(Event{Kind: FaultRaised, Reason: "no such device"})
+			m.step(Event{Kind: FaultCleared})
+			m.wantState(Backup)
+			for range 20 {
+				m.wait(time.Second)
+				m.want(m.hear(ip3, 50))
+				m.want(m.step(Event{Kind: Tick}))
+			}
+			m.tick()
+			m.wantState(Active)
+		})
+	}
+	m := newBackup(t)
+	m.step(Event{Kind: Doubted, Doubt: DoubtAddresses})
+	m.step(Event{Kind: Doubted})
+	m.wait(time.Second)
+	m.hear(ip3, 50)
+	m.wantIn(2609375 * time.Microsecond) // preempts as ever
+}
+
+// A Backup that has failed to send becomes Active only once an advert has left.
+func TestDoubtSending(t *testing.T) {
+	const takes = "Backup -> Active (preempted 10.0.0.3: it has priority 50, ours is 100)"
+	probing := func(t *testing.T, change ...func(*Config)) *machine {
+		m := newBackup(t, change...)
+		m.step(Event{Kind: Doubted, Doubt: DoubtSending})
+		for range 3 {
+			m.wait(time.Second)
+			m.want(m.hear(ip3, 50))
+		}
+		m.want(m.tick(), "SendAdvert 100")
+		return m
+	}
+	m := probing(t)
+	m.wantIn(1609375 * time.Microsecond)
+	m.want(m.tick(), "SendAdvert 100")
+	m.want(m.step(Event{Kind: Doubted, Doubt: DoubtAddresses}), "SendAdvert 100", "AddAddresses", "Announce", takes)
+
+	m = probing(t)
+	m.want(m.hear(ip3, 150)) // the one after that is followed
+	m.want(m.step(Event{Kind: Doubted}))
+	m.wantState(Backup)
+
+	m = probing(t, func(c *Config) { c.Grouped = true })
+	if m.r.Ready() {
+		t.Error("ready before an advert has left")
+	}
+	got := m.r.Step(m.now, Event{Kind: Doubted})
+	if len(got) != 1 || got[0].Kind != Request || !m.r.Ready() {
+		t.Errorf("grouped, when one has left: got %v", got)
+	}
+
+	m = newBackup(t, gated)
+	m.step(Event{Kind: Doubted, Doubt: DoubtSending})
+	m.want(m.tick(), "Request (no advert for 3.609s (Active_Down_Timer))")
+
+	m = newActive(t, owner)
+	m.step(Event{Kind: Doubted, Doubt: DoubtSending})
+	m.step(Event{Kind: FaultRaised})
+	m.want(m.step(Event{Kind: FaultCleared}), "Fault -> Backup (nothing tracked is failed any more)")
+}
