@@ -254,13 +254,19 @@ func (p *premises) ensure(v system.Macvlan) error {
 			if err := p.sysctls.Set(owner, parent+"/arp_ignore", "1"); err != nil {
 				return err
 			}
+		} else {
+			p.sysctls.Join(owner, parent+"/arp_ignore") // another VMAC has had it changed
+		}
+		ours, err := p.macvlans.Names()
+		if err != nil {
+			return err
 		}
 		return errors.Join(
 			p.sysctls.Set(owner, parent+"/arp_filter", "1"),
 			// What answers from a virtual address leaves here; to ask for its way in that address's name would tell the
 			// neighbour the wrong MAC address.
 			p.sysctls.Set(owner, parent+"/arp_announce", "2"),
-			p.sysctls.ReverseFilters(owner),
+			p.sysctls.ReverseFilters(owner, ours...),
 			p.macvlans.Ensure(v),
 		)
 	}()

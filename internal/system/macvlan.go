@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -283,10 +285,11 @@ func appendIfinfomsg(index int, flags, change uint32) []byte {
 }
 
 // ReverseFilters has every interface check its packets' way back as it does now, but each for itself: the kernel takes the
-// stricter of an interface's setting and that of all (net.ipv4.conf.all.rp_filter), and a VMAC can have none. It is safe to
-// repeat, and undone by Release of the owner.
-func (s *Sysctls) ReverseFilters(owner string) error {
+// stricter of an interface's setting and that of all (net.ipv4.conf.all.rp_filter), and a VMAC can have none. The
+// interfaces of the names given are VMACs, which stay as they are. It is safe to repeat, and undone by Release of the last owner.
+func (s *Sysctls) ReverseFilters(owner string, vmacs ...string) error {
 	const dir = "net/ipv4/conf"
+	s.join(owner, func(key string) bool { return strings.HasPrefix(key, dir+"/") && path.Base(key) == "rp_filter" })
 	all, err := ReadSysctl(dir + "/all/rp_filter")
 	if err != nil || all == "0" {
 		return err
@@ -297,6 +300,9 @@ func (s *Sysctls) ReverseFilters(owner string) error {
 	}
 	for _, key := range keys {
 		key = strings.TrimPrefix(key, sysctlDir+"/")
+		if slices.Contains(vmacs, path.Base(path.Dir(key))) {
+			continue
+		}
 		if now, err := ReadSysctl(key); err == nil && now < all && key != dir+"/all/rp_filter" { // one digit each
 			if err := s.Set(owner, key, all); err != nil {
 				return err

@@ -99,13 +99,30 @@ func (s *Sysctls) Set(owner, key, value string) error {
 			return err
 		}
 	}
-	if x := &s.saved[k]; !slices.Contains(x.owners, owner) {
-		x.owners = append(x.owners, owner)
-	}
+	s.saved[k].own(owner)
 	if now == value {
 		return nil
 	}
 	return WriteSysctl(key, value)
+}
+
+// Join has a setting that was changed already stay so until this owner releases it, too. One that was not changed is left alone.
+func (s *Sysctls) Join(owner, key string) { s.join(owner, func(k string) bool { return k == key }) }
+
+func (s *Sysctls) join(owner string, which func(key string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.saved {
+		if x := &s.saved[k]; which(x.Key) {
+			x.own(owner)
+		}
+	}
+}
+
+func (x *savedSysctl) own(owner string) {
+	if !slices.Contains(x.owners, owner) {
+		x.owners = append(x.owners, owner)
+	}
 }
 
 // Release puts back what nobody but the owners given wants changed. What somebody else has changed meanwhile, or what is gone
