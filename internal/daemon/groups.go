@@ -147,7 +147,7 @@ func (gs *groups) open(d *Daemon, c conf.SyncGroup, secure bool) *group {
 		g.hook = &h
 		instance.CountHook(&g.ran, h, err)
 	})
-	g.hooks.start()
+	g.hooks.start(nil)
 	return g
 }
 
@@ -182,7 +182,8 @@ func (g *group) end(deleted bool) {
 	if g.seq > 0 {
 		g.hooks.Post(instance.HookEvent{State: control.StateStop, Seq: g.seq + 1, At: time.Now()})
 	}
-	g.hooks.finish(deleted)
+	g.hooks.end(deleted)
+	g.hooks.finish()
 }
 
 // finish tells the hooks of every group that vrrpd stops. The channel is closed when they are done.

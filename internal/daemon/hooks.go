@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
@@ -18,6 +19,7 @@ type hooks struct {
 	queue  *notify.Queue
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
+	after  <-chan struct{} // closed when the last programs of a former one of this name are done; nil: there is none
 
 	fifos *fifos
 
@@ -44,11 +46,39 @@ func newHooks(log *slog.Logger, d *Daemon, kind, name string, programs conf.Hook
 	return h
 }
 
-// start runs the queue until finish.
-func (h *hooks) start() {
+// start runs the queue until finish, after what a former one of this name has to end: a program that is told of a MASTER must not
+// find another beside or behind it that is told of its end. States only wait.
+func (h *hooks) start(after <-chan struct{}) {
+	h.after = after
 	var ctx context.Context
 	ctx, h.cancel = context.WithCancel(context.Background())
-	h.tasks.Go(func() { _ = h.queue.Run(ctx) }) // Stop and cancel are its only ends
+	h.tasks.Go(func() {
+		h.await(ctx)
+		_ = h.queue.Run(ctx) // Stop and cancel are its only ends
+	})
+}
+
+// waits reports whether a former one has to end yet.
+func (h *hooks) waits() bool {
+	select {
+	case <-h.after:
+		return false
+	default:
+		return h.after != nil
+	}
+}
+
+func (h *hooks) await(ctx context.Context) {
+	if !h.waits() {
+		return
+	}
+	late := time.NewTimer(stopHooks + stopHooks/4) // they bound themselves; this is for one that does not
+	defer late.Stop()
+	select {
+	case <-h.after:
+	case <-late.C:
+	case <-ctx.Done():
+	}
 }
 
 // configure has later states run other programs.
@@ -74,25 +104,36 @@ func (h *hooks) Post(e instance.HookEvent) {
 	}
 }
 
-// finish runs the programs of STOP, or of DELETED for an instance that the file no longer has, within stopHooks. One that never
-// left INIT was told of no state, so it is told of no end.
-func (h *hooks) finish(deleted bool) {
+// end tells the FIFOs of STOP, or of DELETED for an instance that the file no longer has. One that never left INIT was told of no
+// state, so it is told of no end.
+func (h *hooks) end(deleted bool) {
 	h.mu.Lock()
-	ev, word := h.last, h.last.State
+	defer h.mu.Unlock()
+	if h.last.State == "" {
+		return
+	}
+	word := h.last.State
 	if deleted {
-		word = notify.Fault
+		word, h.last.State = notify.Fault, notify.Deleted
 		if h.sendDeleted {
 			word = notify.Deleted
 		}
 	}
+	h.fifos.write(h.kind, h.name, word, h.last.Priority)
+}
+
+// finish runs the programs of what end has told, within stopHooks.
+func (h *hooks) finish() {
+	h.mu.Lock()
+	ev := h.last
 	h.mu.Unlock()
 	if ev.State != "" {
-		h.fifos.write(h.kind, h.name, word, ev.Priority)
-		if deleted {
-			ev.State = notify.Deleted
-		}
 		ctx, cancel := context.WithTimeout(context.Background(), stopHooks)
 		defer cancel()
+		if h.waits() {
+			h.cancel() // nothing but the end is worth telling any more
+			h.await(ctx)
+		}
 		h.queue.Stop(ctx, ev)
 	}
 	h.cancel()

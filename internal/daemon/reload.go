@@ -117,7 +117,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	if err := d.premises.clear(config); err != nil {
 		d.log.Error("put back what nobody needs any more", "error", err)
 	}
-	// Their last hooks go on beside us; only the end of vrrpd waits for them.
+	// Their last hooks go on beside us; only those of an instance of the same name and the end of vrrpd wait for them.
 	d.leaving = append(slices.DeleteFunc(d.leaving, (*unit).gone), gone...)
 	var startAt time.Time
 	if d.config == config { // the first configuration of this run
@@ -133,7 +133,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 			d.log.Error("start instance", "instance", c.Name, "error", err)
 			continue
 		}
-		u.start(ctx)
+		u.start(ctx, lastHooks(d.leaving, c.Name))
 		keep = append(keep, u)
 	}
 	d.groups.configure(d, config, keep)

@@ -102,10 +102,10 @@ func held(c *conf.Instance) []conf.Address {
 	return append(full.Addresses, full.Excluded...)
 }
 
-// start runs the instance until stop.
-func (u *unit) start(ctx context.Context) {
+// start runs the instance until stop; its hooks wait for after.
+func (u *unit) start(ctx context.Context, after <-chan struct{}) {
 	ctx, u.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	u.hooks.start()
+	u.hooks.start(after)
 	if u.gated != nil {
 		u.gated.enter(u.instance)
 	}
@@ -116,8 +116,9 @@ func (u *unit) start(ctx context.Context) {
 			u.gated.leave()
 		}
 		u.d.wire.forget(&u.config, u.instance)
+		u.hooks.end(u.deleted) // before anything of an instance that follows it
 		close(u.off)
-		u.hooks.finish(u.deleted)
+		u.hooks.finish()
 	}()
 }
 
@@ -154,6 +155,16 @@ func (u *unit) gone() bool {
 	default:
 		return false
 	}
+}
+
+// lastHooks is closed when those of the newest unit of this name are done; nil: there is none.
+func lastHooks(leaving []*unit, name string) <-chan struct{} {
+	for _, u := range slices.Backward(leaving) {
+		if u.config.Name == name {
+			return u.done
+		}
+	}
+	return nil
 }
 
 // finish waits for the last hooks of stopped units.
