@@ -249,13 +249,18 @@ func (i *Instance) tick() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if !i.trusted() {
-		i.a.setDue(i, time.Time{})
-		i.held.Store(true)
+		i.hold()
 		return
 	}
 	if err := i.send(time.Now()); err != nil {
 		i.a.options.Log.Warn("addresses not announced", "instance", i.name, "error", err)
 	}
+}
+
+// hold has what is due wait for the owner's next word.
+func (i *Instance) hold() {
+	i.a.setDue(i, time.Time{})
+	i.held.Store(true)
 }
 
 // chunk is how many frames leave between two looks at stopping: some 100 µs.
@@ -268,12 +273,19 @@ func (i *Instance) send(now time.Time) error {
 	}
 	due, next := i.schedule.step(now, i.a.pacer.take, i.due[:0])
 	i.due = due
-	err := i.sendTargets(due)
-	i.a.setDue(i, next)
+	left, err := i.sendTargets(due)
+	if len(left) > 0 {
+		i.schedule.putBack(left)
+		i.hold()
+	} else {
+		i.a.setDue(i, next)
+	}
 	return err
 }
 
-func (i *Instance) sendTargets(due []int) error {
+// sendTargets returns what is left of due because its owner is not trusted any more.
+func (i *Instance) sendTargets(due []int) (left []int, err error) {
+	left = due
 	links := map[string]Link{}
 	failed := map[string]error{} // by interface
 	var errs []error
@@ -292,7 +304,7 @@ func (i *Instance) sendTargets(due []int) error {
 		}
 		frames, arps, nas = frames[:0], 0, 0
 	}
-	for _, n := range due {
+	for k, n := range due {
 		t := i.schedule.targets[n]
 		if failed[t.Interface] != nil {
 			i.a.failed.Add(1)
@@ -323,10 +335,14 @@ func (i *Instance) sendTargets(due []int) error {
 			nas++
 		}
 		if len(frames) == chunk {
-			if i.stopping.Load() || !i.trusted() {
-				return nil
+			switch {
+			case i.stopping.Load():
+				return nil, nil
+			case !i.trusted():
+				return left, errors.Join(errs...)
 			}
 			flush()
+			left = due[k+1:]
 		}
 	}
 	if len(frames) > 0 && !i.stopping.Load() {
@@ -336,7 +352,7 @@ func (i *Instance) sendTargets(due []int) error {
 	for _, name := range sortedNames(failed) {
 		errs = append(errs, failed[name])
 	}
-	return errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
 // frame is the packet of a target, made anew only if the interface changed.

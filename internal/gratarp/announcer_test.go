@@ -202,6 +202,41 @@ func TestOwnerThatIsNotHeard(t *testing.T) {
 	})
 }
 
+// TestOwnerThatIsNotHeardAnyMore: what a batch had not sent when its owner's word ran out comes with the next, and all of it.
+func TestOwnerThatIsNotHeardAnyMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN(t)
+		var many []Target
+		for n := range chunk {
+			many = append(many, Target{netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}), "eth0"})
+		}
+		i := l.Announcer.Instance("VI_1", Timing{MasterRepeat: 3, MasterDelay: time.Minute})
+		sent := func(what string, packets, once int) {
+			t.Helper()
+			got := strings.Count(l.after(time.Second), "\n")
+			if arps := l.Stats().ARP; arps != uint64(packets) || got != once {
+				t.Errorf("%s: %d packets so far, the last to %d addresses; want %d and %d", what, arps, got, packets, once)
+			}
+		}
+		if err := i.Announce(many); err != nil {
+			t.Fatal(err)
+		}
+		sent("before any word", 0, 0)
+		l.onSend = func() { i.Trust(0) } // it is the last one
+		i.Trust(time.Second)
+		sent("a word for a moment", chunk, chunk)
+		i.Trust(time.Second)
+		sent("once more", 2*chunk, chunk)
+		l.onSend = nil
+		i.Trust(time.Second)
+		sent("the rest", 3*chunk, chunk)
+		i.Trust(time.Hour)
+		sent("nothing is left", 3*chunk, 0)
+		time.Sleep(time.Minute)
+		sent("the second batch", 6*chunk, 3*chunk)
+	})
+}
+
 func TestEveryAddressOnceBeforeAnyTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN(t)

@@ -89,6 +89,19 @@ func (s *schedule) batch(repeat int) {
 	}
 }
 
+// putBack makes due first what step gave and was not sent.
+func (s *schedule) putBack(left []int) {
+	var arp, na []int
+	for _, i := range left {
+		if s.targets[i].Addr.Is4() {
+			arp = append(arp, i)
+		} else {
+			na = append(na, i)
+		}
+	}
+	s.arp, s.na = append(arp, s.arp...), append(na, s.na...)
+}
+
 // take asks whether a packet may go out of an interface now, and if not, when. It remembers a yes.
 type take func(iface string, ipv6 bool, interval time.Duration, now time.Time) (ok bool, at time.Time)
 
