@@ -301,6 +301,53 @@ func TestContention(t *testing.T) {
 	})
 }
 
+// TestContentionThatGoesOn: with an interval between packets, adverts that come before a batch has ended, and the second batches that they
+// bring, leave no address out.
+func TestContentionThatGoesOn(t *testing.T) {
+	for _, every := range []time.Duration{time.Second, 1500 * time.Millisecond} {
+		t.Run(every.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLAN(t)
+				i := l.Instance("VI_1", Timing{MasterRepeat: 1, LowerPrioDelay: 1200 * time.Millisecond, LowerPrioRepeat: 2, Interval: 300 * time.Millisecond})
+				many := targets("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5", "192.0.2.6", "192.0.2.7")
+				if err := i.Announce(many); err != nil {
+					t.Fatal(err)
+				}
+				l.after(time.Minute)
+				for range 40 {
+					if err := i.AnnounceAgain(); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(every)
+				}
+				got := l.take()
+				var least, most int
+				for _, m := range many {
+					n := strings.Count(got, m.Addr.String()+" ")
+					if least, most = min(least, n), max(most, n); m == many[0] {
+						least = n
+					}
+				}
+				if least < 15 || most-least > 2 {
+					t.Errorf("got %d to %d packets for an address:\n%s", least, most, got)
+				}
+			})
+		})
+	}
+}
+
+// TestContentionWithoutRepeat: it takes nothing of the takeover's batch away.
+func TestContentionWithoutRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLAN(t)
+		i := l.Instance("VI_1", Timing{MasterRepeat: 1, Interval: time.Second})
+		if err := errors.Join(i.Announce(targets("192.0.2.1", "192.0.2.2")), i.AnnounceAgain()); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "takeover", l.after(time.Minute), "0s 192.0.2.1 on 2 x1", "1s 192.0.2.2 on 2 x1")
+	})
+}
+
 func TestPacing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLAN(t)

@@ -58,7 +58,10 @@ func (s *schedule) announceAgain(now time.Time) {
 		return
 	}
 	s.again = now.Add(contentionPause)
-	s.batch(s.timing.LowerPrioRepeat)
+	// A batch under way is as good: one begun anew at each advert would never get to the last address.
+	if len(s.arp)+len(s.na) == 0 {
+		s.batch(s.timing.LowerPrioRepeat)
+	}
 	s.later(now, s.timing.LowerPrioDelay, s.timing.LowerPrioRepeat)
 }
 
@@ -75,18 +78,25 @@ func (s *schedule) stop() {
 }
 
 // batch makes every target due repeat times, in place of what was still due: each address is on the wire once
-// before the first is a second time.
+// before the first is a second time. The first is the one whose turn it was.
 func (s *schedule) batch(repeat int) {
-	s.arp, s.na = s.arp[:0], s.na[:0]
+	s.arp, s.na = s.family(s.arp, false, repeat), s.family(s.na, true, repeat)
+}
+
+func (s *schedule) family(queue []int, ipv6 bool, repeat int) []int {
+	first := 0
+	if len(queue) > 0 {
+		first = queue[0]
+	}
+	queue = queue[:0]
 	for range repeat {
-		for i, t := range s.targets {
-			if t.Addr.Is4() {
-				s.arp = append(s.arp, i)
-			} else {
-				s.na = append(s.na, i)
+		for k := range s.targets {
+			if i := (first + k) % len(s.targets); s.targets[i].Addr.Is4() != ipv6 {
+				queue = append(queue, i)
 			}
 		}
 	}
+	return queue
 }
 
 // putBack makes due first what step gave and was not sent.
