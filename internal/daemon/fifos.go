@@ -24,6 +24,7 @@ type fifos struct {
 
 type openFIFO struct {
 	config conf.FIFO
+	secure bool // how its script is started
 	fifo   *notify.FIFO
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -53,7 +54,7 @@ func (f *fifos) configure(d *Daemon, g *conf.Globals) {
 	for _, o := range former {
 		same := -1
 		for k := range fresh {
-			if fresh[k].Equal(&o.config) {
+			if fresh[k].Equal(&o.config) && (o.secure == g.EnableScriptSecurity || len(o.config.Script.Argv) == 0) {
 				same = k
 			}
 		}
@@ -110,7 +111,7 @@ func (d *Daemon) openFIFO(c conf.FIFO, secure bool) (*openFIFO, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &openFIFO{config: c, fifo: fifo, done: make(chan struct{})}
+	o := &openFIFO{config: c, secure: secure, fifo: fifo, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	reading, end := context.WithCancel(context.Background())
 	o.cancel = cancel
