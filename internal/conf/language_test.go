@@ -288,6 +288,42 @@ func TestVMAC(t *testing.T) {
 	}
 }
 
+// A VMAC without a name in the file keeps the one under which its virtual router runs, whatever comes, goes or stands elsewhere.
+func TestKeepVMACNames(t *testing.T) {
+	on := func(n, vmac string) string {
+		return strings.NewReplacer("VI_1", "VI_"+n, "eth0", "eth"+n, "10.0.0.1", "10.0.0.1"+n).Replace(instance(vmac))
+	}
+	one, two, three := on("1", "use_vmac"), on("2", "use_vmac"), on("3", "use_vmac")
+	prefix := "global_defs {\nvmac_prefix v\n}\n"
+	for _, tt := range []struct{ name, former, next, want string }{
+		{"the first goes", one + two, two, "VI_2 vrrp.51.1"},
+		{"another order", one + two, two + one, "VI_2 vrrp.51.1, VI_1 vrrp.51"},
+		{"one comes before", one, two + one, "VI_2 vrrp.51.1, VI_1 vrrp.51"},
+		{"one goes and one comes", one + two, three + two, "VI_3 vrrp.51, VI_2 vrrp.51.1"},
+		{"the file gives the name away", one + two, on("3", "use_vmac vrrp.51.1") + two, "VI_3 vrrp.51.1, VI_2 vrrp.51"},
+		{"the file gives it a name", one + two, on("2", "use_vmac x"), "VI_2 x"},
+		{"the file takes its name", on("1", "use_vmac x"), one, "VI_1 vrrp.51"},
+		{"another virtual router", one + two, strings.Replace(two, "eth2", "eth9", 1), "VI_2 vrrp.51"},
+		{"another prefix", one + two, prefix + two, "VI_2 v.51"},
+		{"without a VMAC", one + two, on("1", "") + two, "VI_1 , VI_2 vrrp.51.1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			former, _ := load(tt.former)
+			next, _ := load(tt.next)
+			for range 2 {
+				next.KeepVMACNames(former)
+			}
+			var got []string
+			for _, i := range next.Instances {
+				got = append(got, i.Name+" "+i.VMAC.Name)
+			}
+			if got := strings.Join(got, ", "); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestRoutes(t *testing.T) {
 	tests := []struct{ line, want, diag string }{
 		{"10.1.0.0/16 via 10.0.0.254 dev eth0", "unicast 10.1.0.0/16 via 10.0.0.254 dev eth0 table 254 scope -1 proto 0", ""},

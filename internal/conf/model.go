@@ -184,6 +184,7 @@ type Address struct {
 type VMAC struct {
 	Use           bool
 	Name          string // of the macvlan; default vrrp.VRID, or vrrp.VRID.N if that is taken
+	DefaultName   bool   // the file gives no name
 	MAC           MAC    // default 00:00:5e:00:01:VRID, with IPv6 00:00:5e:00:02:VRID (RFC 9568 section 7.3)
 	NetlinkNotify bool   // netlink_notify_msg
 	LinkGroup     int    // -1: that of the interface

@@ -121,7 +121,10 @@ func (d *instanceDraft) finishVMAC(p *parser, report reporter) {
 			v.XmitBase = false
 		}
 		if v.Name == "" {
-			v.Name = p.vmacName(d)
+			v.DefaultName = true
+			v.Name = vmacName(p.g.VMACPrefix, d.VRID, func(name string) bool {
+				return slices.ContainsFunc(p.instances, func(other *instanceDraft) bool { return other != d && other.VMAC.Name == name })
+			})
 		}
 	}
 	for _, list := range [][]Address{d.Addresses, d.Excluded} {
@@ -142,18 +145,47 @@ func (d *instanceDraft) finishVMAC(p *parser, report reporter) {
 }
 
 // vmacName is the name that keepalived would find: vrrp.VRID, and numbers behind it while it is taken.
-func (p *parser) vmacName(d *instanceDraft) string {
-	taken := func(name string) bool {
-		return slices.ContainsFunc(p.instances, func(other *instanceDraft) bool { return other != d && other.VMAC.Name == name })
-	}
+func vmacName(prefix string, vrid uint8, taken func(name string) bool) string {
 	for n := 0; ; n++ {
-		suffix := "." + strconv.Itoa(int(d.VRID))
+		suffix := "." + strconv.Itoa(int(vrid))
 		if n > 0 {
 			suffix += "." + strconv.Itoa(n)
 		}
-		prefix := p.g.VMACPrefix
 		if name := prefix[:min(len(prefix), 15-len(suffix))] + suffix; !taken(name) {
 			return name
 		}
+	}
+}
+
+// KeepVMACNames has each virtual router that the former configuration has, too, keep the name of its VMAC if no file gives one: the
+// default depends on what else a file has, and by another name it would be stopped and started anew. Those that are left get
+// names that are free then.
+func (c *Config) KeepVMACNames(former *Config) {
+	if former.Globals.VMACPrefix != c.Globals.VMACPrefix {
+		return
+	}
+	taken := map[string]bool{}
+	var unnamed, left []*Instance
+	for k := range c.Instances {
+		if v := &c.Instances[k].VMAC; v.DefaultName {
+			unnamed = append(unnamed, &c.Instances[k])
+		} else {
+			taken[v.Name] = true
+		}
+	}
+	for _, i := range unnamed {
+		k := slices.IndexFunc(former.Instances, func(was Instance) bool {
+			return was.Name == i.Name && was.SameVirtualRouter(i) && was.VMAC.DefaultName && !taken[was.VMAC.Name]
+		})
+		if k < 0 {
+			left = append(left, i)
+			continue
+		}
+		i.VMAC.Name = former.Instances[k].VMAC.Name
+		taken[i.VMAC.Name] = true
+	}
+	for _, i := range left {
+		i.VMAC.Name = vmacName(c.Globals.VMACPrefix, i.VRID, func(name string) bool { return taken[name] })
+		taken[i.VMAC.Name] = true
 	}
 }

@@ -362,6 +362,7 @@ func (d *Daemon) Plan(_ context.Context, file string) (control.Plan, error) {
 		instances[k] = u.config
 	}
 	d.mu.Unlock()
+	c.config.KeepVMACNames(running)
 	states := map[string]string{}
 	for k, u := range units {
 		states[instances[k].Name] = u.instance.Status().State

@@ -31,6 +31,7 @@ func planned(t *testing.T, before, after string, states map[string]string) []str
 		return c
 	}
 	was, is := read(before), read(after)
+	is.KeepVMACNames(was)
 	change := differ(was, d.complete(was), is, d.complete(is))
 	var lines []string
 	for _, s := range change.steps(states) {
@@ -58,6 +59,7 @@ func vi(n int, vips string, more ...string) string {
 func TestPlanSteps(t *testing.T) {
 	masters := map[string]string{"VI_1": control.StateMaster, "VI_2": control.StateMaster, "VI_3": control.StateBackup}
 	one, two := vi(1, "192.0.2.1/24"), vi(2, "192.0.2.2/24")
+	six := strings.Replace(vi(6, "fe80::1/64", "use_vmac"), "virtual_router_id 6", "virtual_router_id 1", 1)
 	hooks := "notify_deleted \"/bin/gone now\"\nnotify_fault /bin/fault\nnotify /bin/any\nnotify_backup /bin/back"
 	const script, other = "vrrp_script %s {\nscript \"/bin/true %s\"\n}\n", "vrrp_script b {\nscript /bin/b\n}\n"
 	a := fmt.Sprintf(script, "a", "x")
@@ -106,6 +108,8 @@ func TestPlanSteps(t *testing.T) {
 			"add instance VI_2: virtual_router_id 2 on eth0, priority 100"}},
 		{"the interface goes with its instance", vi(1, "192.0.2.1/24", "use_vmac") + two, two, []string{
 			"remove instance VI_1: it gives its addresses away", "remove vmac vrrp.1", "unchanged VI_2"}},
+		{"the other interface of its VRID keeps its name", vi(1, "192.0.2.1/24", "use_vmac") + six, six, []string{
+			"remove instance VI_1: it gives its addresses away", "remove vmac vrrp.1", "unchanged VI_6"}},
 		{"another virtual router", one, strings.Replace(one, "virtual_router_id 1", "virtual_router_id 9", 1), []string{
 			"remove instance VI_1: it gives its addresses away; under its name comes another virtual router",
 			"add instance VI_1: virtual_router_id 9 on eth0, priority 100"}},

@@ -33,6 +33,9 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 	defer d.tell(daemon.SdNotifyReady)
 	report(d.log, c.found)
 	text := d.refusal(c)
+	if text == "" {
+		c.config.KeepVMACNames(d.config)
+	}
 	if text == "" && d.grants != nil {
 		if err := d.grants.reconfigure(c.config); err != nil {
 			text = err.Error()
