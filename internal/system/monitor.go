@@ -148,7 +148,7 @@ func (m *Monitor) begin() error {
 		if !errors.Is(err, errChanged) || time.Now().After(late) {
 			return err
 		}
-		time.Sleep(resyncAgain)
+		<-time.After(resyncAgain)
 	}
 }
 

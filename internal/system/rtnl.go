@@ -152,7 +152,7 @@ func (c *rtnl) dump(request message, fn func(kind uint16, body []byte)) error {
 func tryDump(once func() (again bool, err error)) error {
 	for n := range dumpTries {
 		if n > 0 {
-			time.Sleep(dumpPause)
+			<-time.After(dumpPause)
 		}
 		again, err := once()
 		if err != nil || !again {
