@@ -52,6 +52,13 @@ type fakeKeeper struct {
 	fail  error
 }
 
+// kept is what is on disk under a name.
+func (k *fakeKeeper) kept(name string) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.files[name]
+}
+
 func (k *fakeKeeper) Keep(name string, v any) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -498,7 +505,7 @@ func TestOperatorHasTheServer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := b.keeper.files[maintenanceName] == `{"on":true}`; got == stop {
+			if got := b.keeper.kept(maintenanceName) == `{"on":true}`; got == stop {
 				t.Errorf("got it on disk: %v", got)
 			}
 			b.take()
@@ -521,7 +528,7 @@ func TestOperatorHasTheServer(t *testing.T) {
 			if _, err := b.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := b.keeper.files[maintenanceName]; !stop && got != `{"on":false}` {
+			if got := b.keeper.kept(maintenanceName); !stop && got != `{"on":false}` {
 				t.Errorf("after start: got %q on disk", got)
 			}
 		})

@@ -314,10 +314,13 @@ func (i *Instance) fired(now time.Time) {
 	}
 }
 
-// listenFirst puts a late timer off, once.
+// listenFirst puts a late timer off: once, and again if we were stopped while we listened for as long as a peer waits.
 func (i *Instance) listenFirst(now time.Time) bool {
-	late := now.Sub(i.due)
-	if i.listened || i.due.IsZero() || late < stalled {
+	late, least := now.Sub(i.due), stalled
+	if i.listened {
+		late, least = now.Sub(i.listenBy), max(stalled, time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval)
+	}
+	if i.due.IsZero() || late < least {
 		return false
 	}
 	i.listened, i.listenFor = true, min(max(late/10, listenTime), listenMost)

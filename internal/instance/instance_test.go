@@ -547,6 +547,28 @@ func TestAPausedMasterGoesQuietlyIfItWasReplaced(t *testing.T) {
 	}
 }
 
+// TestAMasterThatIsStoppedWhileItListens: a busy machine has it listen for a moment, and in that it is stopped for long.
+func TestAMasterThatIsStoppedWhileItListens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		i, h, stop := begin(t, c)
+		defer stop()
+		time.Sleep(3700 * time.Millisecond)
+		synctest.Wait()
+		h.take()
+		pause(t, i, 1100*time.Millisecond)
+		pause(t, i, 10*time.Second)
+		time.Sleep(listenTime / 2)
+		i.Receive(advert(t, c, 50), time.Now())
+		synctest.Wait()
+		for _, line := range h.take() {
+			if strings.Contains(line, "send ") {
+				t.Errorf("%s: it had not listened", line)
+			}
+		}
+	})
+}
+
 // TestAPausedMasterMayHearOfItFirst: what was heard and the timer are both there when it goes on; either may be looked at first.
 func TestAPausedMasterMayHearOfItFirst(t *testing.T) {
 	for range 20 {

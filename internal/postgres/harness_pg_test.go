@@ -155,6 +155,10 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "run in a mount namespace:", err)
 			os.Exit(1)
 		}
+		if !c.ProcessState.Exited() {
+			fmt.Fprintln(os.Stderr, "the tests ended:", c.ProcessState)
+			os.Exit(1)
+		}
 		os.Exit(c.ProcessState.ExitCode())
 	}
 	code := m.Run()

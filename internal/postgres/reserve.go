@@ -24,8 +24,11 @@ import (
 // reservedMark is in every history file that only reserves its number. A standby that fetches the file gets the mark with it.
 const reservedMark = "# pgnotify: reserved timeline"
 
-// maxReserve bounds how many files one call writes. A number itself is never too high: it comes from the log.
-const maxReserve = 100000
+// maxReserve bounds how many files one call writes, maxTimeline the number wanted: elections that come to nothing take one of them every ten seconds.
+const (
+	maxReserve  = 100000
+	maxTimeline = 1 << 20
+)
 
 // fewFiles is up to how many files are made durable one by one. Above that all that the file system has to write is waited for, once: it may be
 // more than the files, and is less than a wait for each of thousands.
@@ -109,6 +112,9 @@ func (s *Server) Reserve(ledger []Timeline, want Timeline) (made []Timeline, err
 }
 
 func (s *Server) reserve(ledger []Timeline, want Timeline) (made []Timeline, err error) {
+	if len(ledger) > maxTimeline || want > maxTimeline {
+		return nil, fmt.Errorf("%d timelines and a wanted number of %d, want at most %d; see the runbook, timeline numbers lost", len(ledger), want, maxTimeline)
+	}
 	all := slices.Clone(ledger)
 	for n := Timeline(2); n < want; n++ {
 		all = append(all, n)

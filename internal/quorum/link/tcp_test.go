@@ -739,6 +739,8 @@ func TestSilentAndNoisyConnections(t *testing.T) {
 			t.Errorf("got %v, want %v", answer.reason, tc.want)
 		}
 	}
+	// They are counted after the answer.
+	eventually(t, "both to be counted", func() bool { return v.rejects(OtherVersion) == 2 && v.rejects(OtherVoter) == 1 })
 	// A protocol that this program does not know, as a later version may have one.
 	before := v.rejects(OtherVersion)
 	config.NextProtos = []string{"vrrpd-rpc-2"}
