@@ -241,10 +241,8 @@ func (a *Agent) endMaintenance(ctx context.Context) error {
 // Stop announces this node, then stops its server; the agent starts it again with Start, or when it is itself started again.
 func (a *Agent) Stop(ctx context.Context) (string, error) {
 	var undo *core.Wish // of an order that would be carried out after an init some day
+	began := a.o.Now()
 	if err := a.ask(ctx, func() {
-		if a.uninitialized() {
-			return
-		}
 		undo = &core.Wish{Kind: core.MaintenanceOff}
 		if away := a.core.Away(); away.On && !away.Shut {
 			undo.Kind = core.MaintenanceOn
@@ -254,10 +252,8 @@ func (a *Agent) Stop(ctx context.Context) (string, error) {
 		return "", err
 	}
 	err := a.until(ctx, func() (bool, error) {
-		if a.uninitialized() {
-			if undo != nil {
-				a.step(*undo)
-			}
+		if a.uninitialized() && a.o.Now() > began+initPatience {
+			a.step(*undo)
 			return true, errors.New("the resource is not initialized, and the agent leaves the server alone: stop it as you always did")
 		}
 		return a.looked && !a.server.Running && !a.server.Archives, nil
@@ -270,6 +266,9 @@ func (a *Agent) Stop(ctx context.Context) (string, error) {
 	}
 	return "PostgreSQL is stopped; pgnotify start has the agent start it again", nil
 }
+
+// initPatience is how long a vrrpd that has just started may take to know of the log what others know.
+const initPatience = 5 * time.Second
 
 // uninitialized reports whether vrrpd says so; before its first word nothing is known.
 func (a *Agent) uninitialized() bool { return a.resource.Name != "" && a.resource.Epoch == 0 }
