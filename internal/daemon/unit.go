@@ -15,6 +15,7 @@ import (
 	"pgvrrp/internal/gratarp"
 	"pgvrrp/internal/instance"
 	"pgvrrp/internal/notify"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/system"
 )
 
@@ -299,13 +300,13 @@ func (n *network) Send(payload []byte, source, destination netip.Addr, ttl int) 
 	if s == nil {
 		return fmt.Errorf("no socket on %s yet", n.port.iface)
 	}
+	n.mu.Lock()
+	until := quiet.BootTime() + n.trust // from now on: we may be stopped for long before Send returns
+	n.mu.Unlock()
 	if err := s.Send(payload, source, destination, ttl); err != nil {
 		return err
 	}
-	n.mu.Lock()
-	trust := n.trust
-	n.mu.Unlock()
-	n.announcer.Trust(trust)
+	n.announcer.Trust(until)
 	return nil
 }
 

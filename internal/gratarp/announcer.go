@@ -31,7 +31,7 @@ type Options struct {
 	Sender Sender
 	Links  func(name string) (Link, bool) // the present state of an interface; asked at every batch, must not block
 	Log    *slog.Logger                   // nil: silent
-	Now    func() time.Duration           // the clock of Trust; nil: one that stands still while the machine is suspended
+	Now    func() time.Duration           // the clock of Trust; nil: time since New, which stands still while the machine is suspended
 }
 
 // Stats counts since the start.
@@ -181,15 +181,15 @@ func (a *Announcer) Instance(name string, timing Timing) *Instance {
 	return &Instance{a: a, name: name, schedule: schedule{timing: timing}}
 }
 
-// Gate has everything that leaves later than its Announce wait for the owner's next word unless open says yes at that moment. It is for one who has not
-// announced anything yet; open may be called by any goroutine.
+// Gate has everything wait for the owner's next word unless open says yes at the moment when it is to leave. It is for one who has not announced
+// anything yet; open may be called by any goroutine.
 func (i *Instance) Gate(open func() bool) { i.gate = open }
 
-// Trust is the word of an owner that it is master, and for how long nobody else can have become it: for that time what is planned may leave. Later it
-// waits for the next word. A process that was stopped, and runs on, finds its timers due before its owner has seen that it was replaced meanwhile; one
-// packet then takes the addresses away from the new master.
-func (i *Instance) Trust(d time.Duration) {
-	i.until.Store(int64(i.a.options.Now() + d))
+// Trust is the word of an owner that it is master, and until when, on Options.Now, nobody else can have become it: till then packets may leave. Later
+// they wait for the next word. A process that was stopped, and runs on, finds its timers due before its owner has seen that it was replaced meanwhile;
+// one packet then takes the addresses away from the new master. For the same reason until counts from a time before the others were told, not after.
+func (i *Instance) Trust(until time.Duration) {
+	i.until.Store(int64(until))
 	if i.held.Swap(false) {
 		i.a.setDue(i, time.Now())
 	}
@@ -206,8 +206,8 @@ func (i *Instance) SetTiming(timing Timing) {
 	i.schedule.timing = timing
 }
 
-// Announce is for taking over: the first batch leaves before it returns, as far as the intervals allow; the rest
-// follows from Run until Stop. The error joins what could not be sent, and the plan stands nevertheless. Announce,
+// Announce is for taking over: the first batch leaves before it returns, as far as the intervals and the owner's word allow;
+// the rest follows from Run until Stop. The error joins what could not be sent, and the plan stands nevertheless. Announce,
 // AnnounceAgain and Stop of one instance are for one goroutine.
 func (i *Instance) Announce(targets []Target) error {
 	i.mu.Lock()
@@ -248,10 +248,6 @@ func (i *Instance) Stop() {
 func (i *Instance) tick() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.trusted() {
-		i.hold()
-		return
-	}
 	if err := i.send(time.Now()); err != nil {
 		i.a.options.Log.Warn("addresses not announced", "instance", i.name, "error", err)
 	}
@@ -269,6 +265,10 @@ const chunk = 64
 // send sends what is due. The caller holds mu.
 func (i *Instance) send(now time.Time) error {
 	if !i.schedule.active {
+		return nil
+	}
+	if !i.trusted() {
+		i.hold()
 		return nil
 	}
 	due, next := i.schedule.step(now, i.a.pacer.take, i.due[:0])

@@ -114,9 +114,12 @@ func (l *lan) Instance(name string, timing Timing) *Instance {
 }
 
 func master(i *Instance) *Instance {
-	i.Trust(1000 * time.Hour)
+	trust(i, 1000*time.Hour)
 	return i
 }
+
+// trust is a word of the owner's that is good from now on.
+func trust(i *Instance, d time.Duration) { i.Trust(i.a.options.Now() + d) }
 
 // after lets time pass and returns what was sent in it.
 func (l *lan) after(d time.Duration) string {
@@ -180,24 +183,25 @@ func TestOwnerThatIsNotHeard(t *testing.T) {
 		timing := Timing{MasterRepeat: 1, MasterDelay: 5 * time.Second, MasterRefresh: 10 * time.Second, MasterRefreshRepeat: 1}
 		i := l.Announcer.Instance("VI_1", timing)
 		i.Gate(func() bool { return live })
-		i.Trust(3 * time.Second)
 		if err := i.Announce(targets("192.0.2.1")); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, "at once", l.take(), "0s 192.0.2.1 on 2 x1")
+		expect(t, "before any word", l.after(0))
+		trust(i, 3*time.Second)
+		expect(t, "at once", l.after(0), "0s 192.0.2.1 on 2 x1")
 		expect(t, "the second batch", l.after(6*time.Second))
-		i.Trust(3 * time.Second)
+		trust(i, 3*time.Second)
 		expect(t, "the next word", l.after(0), "6s 192.0.2.1 on 2 x1")
 		expect(t, "the refresh", l.after(7*time.Second))
 		live = false
-		i.Trust(3 * time.Second)
+		trust(i, 3*time.Second)
 		expect(t, "without a lease", l.after(time.Second))
 		live = true
-		i.Trust(3 * time.Second)
+		trust(i, 3*time.Second)
 		expect(t, "with one", l.after(0), "14s 192.0.2.1 on 2 x1")
 		expect(t, "another refresh", l.after(20*time.Second))
 		i.Stop()
-		i.Trust(3 * time.Second)
+		trust(i, 3*time.Second)
 		expect(t, "stopped", l.after(20*time.Second))
 	})
 }
@@ -222,15 +226,15 @@ func TestOwnerThatIsNotHeardAnyMore(t *testing.T) {
 			t.Fatal(err)
 		}
 		sent("before any word", 0, 0)
-		l.onSend = func() { i.Trust(0) } // it is the last one
-		i.Trust(time.Second)
+		l.onSend = func() { trust(i, 0) } // it is the last one
+		trust(i, time.Second)
 		sent("a word for a moment", chunk, chunk)
-		i.Trust(time.Second)
+		trust(i, time.Second)
 		sent("once more", 2*chunk, chunk)
 		l.onSend = nil
-		i.Trust(time.Second)
+		trust(i, time.Second)
 		sent("the rest", 3*chunk, chunk)
-		i.Trust(time.Hour)
+		trust(i, time.Hour)
 		sent("nothing is left", 3*chunk, 0)
 		time.Sleep(time.Minute)
 		sent("the second batch", 6*chunk, 3*chunk)
