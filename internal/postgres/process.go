@@ -315,6 +315,23 @@ func (s *Server) processes() ([]procInfo, error) {
 	return all, nil
 }
 
+// titled is a process with its title.
+type titled struct {
+	procInfo
+	title string
+}
+
+// children lists the processes of a postmaster that lives.
+func (s *Server) children(postmaster int) (all []titled, err error) {
+	found, err := s.processes()
+	for _, p := range found {
+		if title, err := processTitle(p.pid); err == nil && p.parent == postmaster {
+			all = append(all, titled{p, title})
+		}
+	}
+	return all, err
+}
+
 // leftPatience is how long what a dead postmaster left may take to end before it is killed.
 const leftPatience = time.Second
 

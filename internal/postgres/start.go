@@ -455,7 +455,10 @@ func (s *Server) Stop(ctx context.Context, mode StopMode) error {
 			if since > callers {
 				callers = since + callerGrace
 				s.dismissCallers(pid)
-				if archiving, err := s.Archiving(); err == nil && archiving && mode == Handover {
+				if mode != Handover {
+					continue
+				}
+				if archiving, err := s.Archiving(); err == nil && archiving {
 					s.log.Info("PostgreSQL is shut down, and its archiver still at work", "pid", pid)
 					return nil
 				}
@@ -493,23 +496,22 @@ func (s *Server) dismissStuck(postmaster int, seen map[still]time.Time) map[stil
 	if err != nil {
 		return nil
 	}
-	all, err := s.processes()
+	all, err := s.children(postmaster)
 	if err != nil {
 		return nil
 	}
 	now := map[still]time.Time{}
 	for _, p := range all {
-		title, err := processTitle(p.pid)
-		if err != nil || p.parent != postmaster || title == own || title == "" {
-			continue // it has gone, ends, or is a client's that connects: the checkpointer does not wait for those
+		if p.title == own || p.title == "" {
+			continue // it ends, or is a client's that connects: the checkpointer does not wait for those
 		}
-		if slices.ContainsFunc(lastOnes, func(kind string) bool { return strings.Contains(title, kind) }) {
+		if slices.ContainsFunc(lastOnes, func(kind string) bool { return strings.Contains(p.title, kind) }) {
 			continue
 		}
-		if !strings.Contains(title, isWalsender) {
+		if !strings.Contains(p.title, isWalsender) {
 			return nil // a session or the like: the checkpointer has not begun
 		}
-		w := still{pid: p.pid, title: title, logical: s.sendsChanges(title)}
+		w := still{pid: p.pid, title: p.title, logical: s.sendsChanges(p.title)}
 		if !w.logical {
 			if w.unsent = unsent(p.pid); w.unsent == "" {
 				continue
@@ -579,19 +581,11 @@ func (s *Server) Archiving() (bool, error) {
 	if c, err := s.Control(); err != nil || !c.State.Clean() {
 		return false, err
 	}
-	all, err := s.processes()
-	archiving := false
-	for _, p := range all {
-		title, terr := processTitle(p.pid)
-		if terr != nil || p.parent != v.life.PID {
-			continue
-		}
-		if strings.Contains(title, isWalsender) {
-			return false, err
-		}
-		archiving = archiving || strings.Contains(title, isArchiver)
+	all, err := s.children(v.life.PID)
+	is := func(kind string) bool {
+		return slices.ContainsFunc(all, func(p titled) bool { return strings.Contains(p.title, kind) })
 	}
-	return archiving, err
+	return is(isArchiver) && !is(isWalsender), err
 }
 
 // What the titles of processes have in them, behind "postgres: " and a cluster_name.
@@ -602,12 +596,12 @@ const (
 
 // dismiss ends those children of the postmaster whose title is one that is meant.
 func (s *Server) dismiss(postmaster int, meant func(title string) bool, why string) {
-	all, err := s.processes()
+	all, err := s.children(postmaster)
 	if err != nil {
 		return
 	}
 	for _, p := range all {
-		if title, err := processTitle(p.pid); err == nil && p.parent == postmaster && meant(title) {
+		if meant(p.title) {
 			s.log.Warn(why, "pid", p.pid)
 			_ = syscall.Kill(p.pid, syscall.SIGTERM)
 		}
@@ -676,18 +670,10 @@ func (s *Server) stopUnit(ctx context.Context, mode StopMode) {
 func (s *Server) awaitStopping(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, unitWait)
 	defer cancel()
-	tick := time.NewTicker(stopPoll)
-	defer tick.Stop()
-	for {
-		if f, err := s.readPIDFile(); err != nil || f.status == "stopping" {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
+	_ = poll(ctx, func() (bool, string, error) { // if it does not, it is told without systemd
+		f, err := s.readPIDFile()
+		return err != nil || f.status == "stopping", "", nil //nolint:nilerr // a server without the file has stopped
+	})
 }
 
 func (s *Server) unitState(ctx context.Context, unit string) (string, error) {

@@ -40,14 +40,13 @@ func (s *Server) effort() (Effort, error) {
 	if err != nil || v.life == (Life{}) {
 		return Effort{}, err
 	}
-	all, err := s.processes()
+	all, err := s.children(v.life.PID)
 	if err != nil {
 		return Effort{}, err
 	}
 	e := Effort{Life: v.life}
 	for _, p := range all {
-		title, err := processTitle(p.pid)
-		if err != nil || p.parent != v.life.PID || !strings.Contains(title, ": startup") {
+		if !strings.Contains(p.title, ": startup") {
 			continue
 		}
 		io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", p.pid))
