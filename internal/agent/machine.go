@@ -172,7 +172,7 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 		m.answered(&s, srv, g)
 	case down:
 		s.Clean = g.Control.State == postgres.StateShutDown
-		s.Pos = core.Position{TLI: g.Control.EndTimeline(), LSN: uint64(max(g.Control.EndLSN(), g.Control.CheckpointLSN, g.Control.MinRecoveryLSN))}
+		s.Pos = endOf(g.Control)
 		s.History = m.history(srv, g.Life, s.Pos.TLI)
 	case g.Life != (postgres.Life{}):
 		s.Running, s.Postmaster, s.Recovers = true, lifeNumber(g.Life), g.Control.State == postgres.StateInCrashRecovery
@@ -302,16 +302,11 @@ func forksOf(h postgres.History) []core.Fork {
 
 // Do carries out an action of the queue.
 func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
-	srv, drv := m.server()
-	if srv != nil && (a.Kind == core.StartStandby || a.Kind == core.Rewind || a.Kind == core.Clone) {
-		if err := m.endArchiver(ctx, srv); err != nil {
-			return core.Result{}, err
-		}
-	}
 	if a.Kind == core.Clone {
 		return core.Result{}, m.clone(ctx, a.Node)
 	}
-	if _, _, err := m.mustServer(); err != nil {
+	srv, drv, err := m.mustServer()
+	if err != nil {
 		return core.Result{}, err
 	}
 	switch a.Kind {
@@ -432,6 +427,9 @@ func (m *Machine) follow(ctx context.Context, srv *postgres.Server, drv *postgre
 }
 
 func (m *Machine) start(ctx context.Context, srv *postgres.Server, drv *postgres.Driver, node string) error {
+	if err := m.endArchiver(ctx, srv); err != nil {
+		return err
+	}
 	if life, err := srv.Life(); err != nil {
 		return err
 	} else if life == (postgres.Life{}) {
@@ -496,10 +494,12 @@ func (m *Machine) stop(ctx context.Context, srv *postgres.Server, mode postgres.
 	if err != nil {
 		return core.Result{}, err
 	}
-	return core.Result{
-		Clean: c.State == postgres.StateShutDown,
-		Pos:   core.Position{TLI: c.EndTimeline(), LSN: uint64(max(c.EndLSN(), c.CheckpointLSN, c.MinRecoveryLSN))},
-	}, nil
+	return core.Result{Clean: c.State == postgres.StateShutDown, Pos: endOf(c)}, nil
+}
+
+// endOf is how far a server that is down has come, by its control file.
+func endOf(c postgres.ControlData) core.Position {
+	return core.Position{TLI: c.EndTimeline(), LSN: uint64(max(c.EndLSN(), c.CheckpointLSN, c.MinRecoveryLSN))}
 }
 
 // source is the connection string of pg_rewind and pg_basebackup.
@@ -529,6 +529,9 @@ func (m *Machine) progress(what string) (postgres.Progress, func()) {
 }
 
 func (m *Machine) rewind(ctx context.Context, srv *postgres.Server, node string) error {
+	if err := m.endArchiver(ctx, srv); err != nil {
+		return err
+	}
 	ci, err := m.source(node, "postgres")
 	if err != nil {
 		return err
@@ -544,6 +547,12 @@ func (m *Machine) rewind(ctx context.Context, srv *postgres.Server, node string)
 
 // clone copies a node's server into a new directory, which takes the place of the data directory; what was there is kept.
 func (m *Machine) clone(ctx context.Context, node string) error {
+	srv, _ := m.server()
+	if srv != nil {
+		if err := m.endArchiver(ctx, srv); err != nil {
+			return err
+		}
+	}
 	left, err := m.Store.Cloning()
 	if err == nil && left != "" {
 		err = promote.RemoveBeside(m.Config.DataDir, left)
@@ -555,7 +564,6 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	srv, _ := m.server()
 	dir, bin := filepath.Clean(m.Config.DataDir)+".new-"+time.Now().UTC().Format("20060102T150405Z"), m.Config.BinDir
 	switch {
 	case srv != nil:

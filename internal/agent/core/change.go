@@ -28,19 +28,17 @@ const (
 
 // away is a server that an operator has.
 type away struct {
-	on    bool
-	shut  bool   // it is to be stopped
-	gone  bool   // and was
+	Away
 	told  uint64 // epoch whose holder knows
 	since time.Duration
 	back  bool // the holder is to know that it is over, or was never so in this run
 }
 
 // Away tells how far an operator has the server, for the machine that comes after this one.
-func (a *Agent) Away() Away { return Away{On: a.away.on, Shut: a.away.shut, Gone: a.away.gone} }
+func (a *Agent) Away() Away { return a.away.Away }
 
 // down reports whether a stopped server stays so.
-func (w *away) down() bool { return w.on }
+func (w *away) down() bool { return w.On }
 
 func (a *Agent) wish(w Wish) {
 	switch w.Kind {
@@ -51,9 +49,9 @@ func (a *Agent) wish(w Wish) {
 			a.say("no maintenance of the holder: switch over first")
 			return
 		}
-		a.away = away{on: true, shut: w.Kind == Shutdown, told: a.away.told, since: a.now}
+		a.away = away{Away: Away{On: true, Shut: w.Kind == Shutdown}, told: a.away.told, since: a.now}
 	case MaintenanceOff:
-		if a.away.on {
+		if a.away.On {
 			a.away = away{back: true}
 		}
 	}
@@ -65,21 +63,21 @@ func (a *Agent) leave() bool {
 	if w.back && v.Phase == Active && a.heldByOther() {
 		a.ask(Action{Kind: Leave, Node: v.Holder, Epoch: v.Epoch})
 	}
-	if !w.on {
+	if !w.On {
 		return false
 	}
 	if a.heldByOther() && v.Phase == Active && w.told != v.Epoch && a.streaming() {
 		a.ask(Action{Kind: Leave, Node: v.Holder, Epoch: v.Epoch, On: true})
-		if w.shut && a.now < w.since+3*a.t.Switch {
+		if w.Shut && a.now < w.since+3*a.t.Switch {
 			a.at(w.since + 3*a.t.Switch)
 			return false
 		}
 	}
-	if !w.shut {
+	if !w.Shut {
 		return false
 	}
-	if a.srv.Running && !w.gone {
-		w.gone = true
+	if a.srv.Running && !w.Gone {
+		w.Gone = true
 		a.do(Action{Kind: Stop, Fast: true, Handover: a.acks()}) // whoever takes over need not wait for the archiver
 		return true
 	}
@@ -90,7 +88,7 @@ func (a *Agent) leave() bool {
 	if a.srv.Archives && !a.archiving() {
 		a.do(Action{Kind: Stop})
 	}
-	return w.gone
+	return w.Gone
 }
 
 func (a *Agent) leftBy(act Action, d Done) {

@@ -159,7 +159,7 @@ func New(o Options, m Marks) *Agent {
 	a.followed = m.Promise // whatever the former process followed, it did so under its promise
 	a.doubt = m.Attempted != 0 && m.Attempted == m.Promise
 	// Whatever it told the holder: it is back, or tells it again.
-	a.away = away{on: m.Away.On, shut: m.Away.Shut, gone: m.Away.Gone, back: !m.Away.On}
+	a.away = away{Away: m.Away, back: !m.Away.On}
 	for _, p := range o.Peers {
 		a.peers = append(a.peers, peer{name: p})
 	}
@@ -587,7 +587,7 @@ func (a *Agent) unfit() string {
 		return a.broken
 	case a.view.SystemID != 0 && a.srv.SystemID != 0 && a.srv.SystemID != a.view.SystemID:
 		return fmt.Sprintf("its data directory has system identifier %d, the cluster's is %d", a.srv.SystemID, a.view.SystemID)
-	case a.away.on:
+	case a.away.On:
 		return "it is in maintenance"
 	case !a.srv.Running && a.srv.Clean && a.rule.Holder == a.o.Node:
 		return ""

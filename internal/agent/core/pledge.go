@@ -133,7 +133,7 @@ func (a *Agent) silent() {
 		return
 	}
 	switch {
-	case a.away.on || !a.heldByOther() || v.Phase != Active:
+	case a.away.On || !a.heldByOther() || v.Phase != Active:
 		return
 	case a.marker == NoMarker && a.srv.Waits:
 		a.inVain = true
@@ -166,7 +166,7 @@ func (a *Agent) runsPrimary() {
 		a.granted()
 	case !a.rightful():
 		// Promoted by hand, or in an epoch that never became active, or replaced: its WAL is kept, its being a primary is not.
-		if a.away.on || a.promotedNow() && a.onHold() {
+		if a.away.On || a.promotedNow() && a.onHold() {
 			return
 		}
 		a.do(Action{Kind: Stop})

@@ -142,7 +142,7 @@ func (a *Agent) behind() {
 // replaceable reports whether this server's data may be given up for the holder's: its epoch is Active, and the rule does not name us.
 func (a *Agent) replaceable() bool {
 	v := &a.view
-	return v.Phase == Active && a.heldByOther() && !a.rule.Has(a.o.Node) && v.Epoch == a.promise && !a.away.on
+	return v.Phase == Active && a.heldByOther() && !a.rule.Has(a.o.Node) && v.Epoch == a.promise && !a.away.On
 }
 
 // mayRebuild: replaceable in a log that was read behind a barrier since we were cut off, no rule that names us can come, and the holder
@@ -201,7 +201,7 @@ func (a *Agent) rebuild(s *Source) {
 // min_copies the holder may keep us in it for ever; if it does not, nothing but our asking makes it write a newer one soon; and what
 // came from us before must not make it take us into the rule again.
 func (a *Agent) letGo() {
-	if a.view.Phase != Active || !a.heldByOther() || a.away.on {
+	if a.view.Phase != Active || !a.heldByOther() || a.away.On {
 		return
 	}
 	waits, counts := a.awaitsRule() && !a.read.begged, a.read.done && a.read.let != a.view.Epoch
