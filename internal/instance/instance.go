@@ -157,14 +157,13 @@ type Instance struct {
 	ended    bool          // no more orders are taken
 	ordered  chan struct{} // orders has some
 
-	timer     Timer
-	due       time.Time     // the earliest deadline
-	wakes     time.Time     // what the timer is set to; zero: it is not, or has fired
-	listened  bool          // a late timer has been put off once already
-	listenFor time.Duration // by how much
-	listenBy  time.Time     // until when
-	thawed    bool          // we were stopped for so long that another router may have taken over
-	stepped   time.Time     // when the router was stepped last
+	timer    Timer
+	due      time.Time // the earliest deadline
+	wakes    time.Time // what the timer is set to; zero: it is not, or has fired
+	listened bool      // a late timer has been put off once already
+	listenBy time.Time // until when
+	thawed   bool      // we were stopped for so long that another router may have taken over
+	stepped  time.Time // when the router was stepped last
 
 	mu     sync.Mutex // guards status and what feeds it
 	status status
@@ -304,7 +303,7 @@ func (i *Instance) fired(now time.Time) {
 	}
 	if late {
 		// What we had heard before the pause may have moved the deadline. We listen nevertheless, unless that is far.
-		i.due, i.listened = due, i.listened && due.Before(now.Add(i.listenFor))
+		i.due, i.listened = due, i.listened && due.Before(i.listenBy)
 		return
 	}
 	// A backup that has heard the master meanwhile has nothing to do.
@@ -317,16 +316,16 @@ func (i *Instance) fired(now time.Time) {
 // listenFirst puts a late timer off: once, and again if we were stopped while we listened for as long as a peer waits.
 func (i *Instance) listenFirst(now time.Time) bool {
 	late, least := now.Sub(i.due), stalled
+	peersWait := time.Duration(i.cfg.DownTimerAdverts) * i.cfg.AdvertInterval
 	if i.listened {
-		late, least = now.Sub(i.listenBy), max(stalled, time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval)
+		late, least = now.Sub(i.listenBy), max(stalled, peersWait)
 	}
 	if i.due.IsZero() || late < least {
 		return false
 	}
-	i.listened, i.listenFor = true, min(max(late/10, listenTime), listenMost)
-	i.listenBy = now.Add(i.listenFor) // and no longer, however many adverts come
+	i.listened, i.listenBy = true, now.Add(min(max(late/10, listenTime), listenMost)) // and no longer, however many adverts come
 	// A gated master that was replaced meanwhile has no lease any more: that says it, and not an advert.
-	i.thawed = !i.Gated() && i.router.State() == vrrp.Active && late >= time.Duration(i.cfg.DownTimerAdverts)*i.cfg.AdvertInterval
+	i.thawed = !i.Gated() && i.router.State() == vrrp.Active && late >= peersWait
 	return true
 }
 

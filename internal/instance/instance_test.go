@@ -147,6 +147,16 @@ func begin(t *testing.T, c conf.Instance) (*Instance, *host, context.CancelFunc)
 	return i, h, cancel
 }
 
+// serving runs an instance, as begin does, until it has been master for a moment.
+func serving(t *testing.T, c conf.Instance) (*Instance, *host, context.CancelFunc) {
+	t.Helper()
+	i, h, stop := begin(t, c)
+	time.Sleep(3700 * time.Millisecond)
+	synctest.Wait()
+	h.take()
+	return i, h, stop
+}
+
 func want(t *testing.T, h *host, lines ...string) {
 	t.Helper()
 	synctest.Wait()
@@ -412,11 +422,8 @@ func TestRelease(t *testing.T) {
 func TestReconfigureKeepsTheState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config()
-		i, h, stop := begin(t, c)
+		i, h, stop := serving(t, c)
 		defer stop()
-		time.Sleep(3700 * time.Millisecond)
-		synctest.Wait()
-		h.take()
 		c.Priority = 120
 		c.Addresses = append(c.Addresses, conf.Address{Prefix: netip.MustParsePrefix("192.0.2.101/24")})
 		if err := i.Configure(t.Context(), c); err != nil {
@@ -529,11 +536,8 @@ func TestAPausedMasterGoesQuietlyIfItWasReplaced(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := config()
-				i, h, stop := begin(t, c)
+				i, h, stop := serving(t, c)
 				defer stop()
-				time.Sleep(3700 * time.Millisecond)
-				synctest.Wait()
-				h.take()
 				pause(t, i, tc.pause)
 				time.Sleep(listenTime / 2)
 				if tc.priority > 0 {
@@ -551,11 +555,8 @@ func TestAPausedMasterGoesQuietlyIfItWasReplaced(t *testing.T) {
 func TestAMasterThatIsStoppedWhileItListens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config()
-		i, h, stop := begin(t, c)
+		i, h, stop := serving(t, c)
 		defer stop()
-		time.Sleep(3700 * time.Millisecond)
-		synctest.Wait()
-		h.take()
 		pause(t, i, 1100*time.Millisecond)
 		pause(t, i, 10*time.Second)
 		time.Sleep(listenTime / 2)
@@ -574,11 +575,8 @@ func TestAPausedMasterMayHearOfItFirst(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			c := config()
-			i, h, stop := begin(t, c)
+			i, h, stop := serving(t, c)
 			defer stop()
-			time.Sleep(3700 * time.Millisecond)
-			synctest.Wait()
-			h.take()
 			i.call(t.Context(), func(time.Time) { time.Sleep(10 * time.Second) })
 			time.Sleep(5 * time.Second)
 			i.Receive(advert(t, c, 50), time.Now())
@@ -721,11 +719,8 @@ func TestAReloadMayGiveAMasterItsFirstAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config()
 		c.Version, c.Addresses = 2, nil
-		i, h, stop := begin(t, c)
+		i, h, stop := serving(t, c)
 		defer stop()
-		time.Sleep(3700 * time.Millisecond)
-		synctest.Wait()
-		h.take()
 		c.Addresses = []conf.Address{{Prefix: vip}}
 		if err := i.Configure(t.Context(), c); err != nil {
 			t.Fatal(err)

@@ -100,6 +100,9 @@ func (i *Instance) faults() string {
 // tellDoubt tells the router of what we have failed at and not done since: otherwise a node that cannot serve would take mastership
 // from one that does, each time that a setback has lasted for its pause.
 func (i *Instance) tellDoubt(now time.Time) {
+	if i.doubt == 0 && i.sending.unproved == "" && i.holding.unproved == "" {
+		return // as with nearly every step
+	}
 	var d vrrp.Doubt
 	text := ""
 	if i.sending.unproved != "" {
