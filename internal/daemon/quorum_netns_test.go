@@ -4,14 +4,10 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/system"
@@ -19,17 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("PGVRRP_NSTEST") != "" { // the untagged tests listen on loopback addresses
-		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = netlink.LinkSetUp(lo)
-		}
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "set lo up: %v\n", err)
-			os.Exit(1)
-		}
-	}
-	nstest.Main(m)
+	nstest.MainOnLoopback(m)
 }
 
 // While a reload goes on, an address is guarded that was before, or will be: it may be up until its instance has stopped.

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
 	"pgvrrp/internal/quorum/link"
@@ -30,17 +28,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	if os.Getenv("PGVRRP_NSTEST") != "" {
-		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = netlink.LinkSetUp(lo)
-		}
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "set lo up: %v\n", err)
-			os.Exit(1)
-		}
-	}
-	nstest.Main(m)
+	nstest.MainOnLoopback(m)
 }
 
 // deadLeader is a cluster with a holder whose leader of the log is cut off without a word.

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/system/nstest"
@@ -18,17 +17,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// The untagged tests run in the namespace too, and need its loopback interface.
-	if os.Getenv("PGVRRP_NSTEST") != "" {
-		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = netlink.LinkSetUp(lo)
-		}
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "set lo up: %v\n", err)
-			os.Exit(1)
-		}
-	}
-	nstest.Main(m)
+	nstest.MainOnLoopback(m)
 }
 
 // cut drops everything to a LAN, without a word, until the function returned is called.

@@ -255,6 +255,19 @@ func (c *cluster) isolate(ids ...string) {
 	c.wire()
 }
 
+// lead makes a voter the leader.
+func (c *cluster) lead(id string) {
+	c.t.Helper()
+	n := c.nodes[id]
+	c.until(id+" leads", func() bool {
+		l := c.leader()
+		if l != nil && l != n {
+			_ = l.log.move(c.t.Context(), l.log.raft.Load(), raft.Server{ID: n.self, Address: raft.ServerAddress(n.self)})
+		}
+		return l == n
+	})
+}
+
 // part takes two voters out of each other's reach.
 func (c *cluster) part(a, b string) {
 	c.mu.Lock()

@@ -198,13 +198,9 @@ func (l *Log) leave(ctx context.Context, r *raft.Raft, m membership) {
 			}
 		}
 	}
-	node := func(s raft.Server) string {
-		id, _ := splitID(s.ID)
-		k := slices.IndexFunc(l.file(), func(v Voter) bool { return v.ID == id })
-		return l.file()[k].Node
-	}
 	heirs := slices.DeleteFunc(l.heirs(m.c, r.LastIndex()), func(s raft.Server) bool {
-		return node(s) == l.o.Self.Node || holders[node(s)] // one of the same host hears no more; a holder is no better
+		node := l.nodeOf(s.ID)
+		return node == l.o.Self.Node || holders[node] // one of the same host hears no more; a holder is no better
 	})
 	if len(heirs) == 0 {
 		return
@@ -224,11 +220,19 @@ func (l *Log) leave(ctx context.Context, r *raft.Raft, m membership) {
 func (l *Log) unheard(c raft.Configuration) string {
 	holders := l.holders(record.Granted, record.Active)
 	for _, s := range c.Servers {
-		id, _ := splitID(s.ID)
-		for _, v := range l.file() {
-			if v.ID == id && holders[v.Node] && l.o.Now()-l.contact(s.ID) > deadAfter+l.o.Lapse {
-				return v.Node
-			}
+		if node := l.nodeOf(s.ID); holders[node] && l.o.Now()-l.contact(s.ID) > deadAfter+l.o.Lapse {
+			return node
+		}
+	}
+	return ""
+}
+
+// nodeOf is the node of a member, "" if the file does not have it any more.
+func (l *Log) nodeOf(s raft.ServerID) string {
+	id, _ := splitID(s)
+	for _, v := range l.file() {
+		if v.ID == id {
+			return v.Node
 		}
 	}
 	return ""

@@ -302,13 +302,7 @@ func TestLeadershipLeavesAHolder(t *testing.T) {
 				c.isolate(tc.down...)
 				time.Sleep(2 * time.Second)
 				// n1 is to lead, and then to hold.
-				c.until("n1 leads", func() bool {
-					l := c.leader()
-					if l != nil && l.id != "n1" {
-						_ = l.log.move(t.Context(), l.log.raft.Load(), raft.Server{ID: c.nodes["n1"].self, Address: raft.ServerAddress(c.nodes["n1"].self)})
-					}
-					return l != nil && l.id == "n1"
-				})
+				c.lead("n1")
 				c.activate("pg", "n1")
 				c.until("another leads", func() bool { return c.leader() != nil && c.leader().id != "n1" })
 				if got := c.leader().id; !slices.Contains(tc.want, got) {
@@ -343,14 +337,7 @@ func TestLeadershipGoesToWhoHearsTheHolder(t *testing.T) {
 					t.Fatal(err)
 				}
 				time.Sleep(2 * time.Second)
-				c.until(tc.leader+" leads", func() bool {
-					l := c.leader()
-					if l != nil && l.id != tc.leader {
-						n := c.nodes[tc.leader]
-						_ = l.log.move(t.Context(), l.log.raft.Load(), raft.Server{ID: n.self, Address: raft.ServerAddress(n.self)})
-					}
-					return l != nil && l.id == tc.leader
-				})
+				c.lead(tc.leader)
 				c.activate("pg", "n1")
 				time.Sleep(3 * time.Second)
 				if l := c.leader(); l == nil || l.id != tc.leader {

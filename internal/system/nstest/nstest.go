@@ -46,6 +46,21 @@ func Main(m *testing.M) {
 	}
 }
 
+// MainOnLoopback is Main for a package whose tests need the loopback interface of their namespace.
+func MainOnLoopback(m *testing.M) {
+	if os.Getenv(inside) != "" {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "set lo up: %v\n", err)
+			os.Exit(1)
+		}
+	}
+	Main(m)
+}
+
 // Require ends the test unless it runs as root inside Main's namespace and finds the programs given. It skips,
 // or fails if CI or PGVRRP_REQUIRE is set in the environment.
 func Require(t testing.TB, programs ...string) {
