@@ -38,10 +38,15 @@ func hookLog(h *lab.Host) []string {
 }
 
 // started are the arguments of the hooks that were started.
-func started(h *lab.Host) []string {
+func started(h *lab.Host) []string { return logged(h, "start|") }
+
+// ended are those of the hooks that came to their end.
+func ended(h *lab.Host) []string { return logged(h, "end|") }
+
+func logged(h *lab.Host, prefix string) []string {
 	var list []string
 	for _, line := range hookLog(h) {
-		if args, ok := strings.CutPrefix(line, "start|"); ok {
+		if args, ok := strings.CutPrefix(line, prefix); ok {
 			list = append(list, args)
 		}
 	}
@@ -50,9 +55,19 @@ func started(h *lab.Host) []string {
 
 func waitStarted(t *testing.T, h *lab.Host, want ...string) {
 	t.Helper()
+	waitLogged(t, h, "start|", want)
+}
+
+func waitEnded(t *testing.T, h *lab.Host, want ...string) {
+	t.Helper()
+	waitLogged(t, h, "end|", want)
+}
+
+func waitLogged(t *testing.T, h *lab.Host, prefix string, want []string) {
+	t.Helper()
 	eventually(t, patience, "hooks run", func() (bool, string) {
-		got := started(h)
-		return slices.Equal(got, want), fmt.Sprintf("got %q, want %q", got, want)
+		got := logged(h, prefix)
+		return slices.Equal(got, want), fmt.Sprintf("%s got %q, want %q", prefix, got, want)
 	})
 }
 
@@ -97,11 +112,10 @@ func TestVRRPHookArguments(t *testing.T) {
 			n1 := l.Host("n1")
 			writeHook("env >"+hookDir+"/env.$$")(t, n1)
 			d.start(t, n1, file("script_user root", r))
-			reached := func(n int) {
+			reached := func(n int) { // and has ended: a hook that runs at the end is stopped
 				t.Helper()
 				eventually(t, patience, "hooks run", func() (bool, string) {
-					n2 := len(started(n1))
-					return n2 >= n, fmt.Sprintf("%q", started(n1))
+					return len(ended(n1)) >= n, fmt.Sprintf("%q", hookLog(n1))
 				})
 			}
 			reached(4)
@@ -213,7 +227,7 @@ func TestVRRPVIPAfterNotify(t *testing.T) {
 		c := capture(t, l)
 		startVrrpd(t, n1, text)
 		waitState(t, n1, "VI_51", control.StateBackup)
-		waitStarted(t, n1, "INSTANCE|VI_51|BACKUP|150")
+		waitEnded(t, n1, "INSTANCE|VI_51|BACKUP|150")
 		writeFile(t, n1, hookHold, "", 0o644)
 		i := waitState(t, n1, "VI_51", control.StateMaster)
 		waitStarted(t, n1, "INSTANCE|VI_51|BACKUP|150", "INSTANCE|VI_51|MASTER|150")
@@ -242,7 +256,7 @@ func TestVRRPVIPAfterNotify(t *testing.T) {
 		writeHook("")(t, n1)
 		c := capture(t, l)
 		startVrrpd(t, n1, text)
-		waitStarted(t, n1, "INSTANCE|VI_51|BACKUP|150")
+		waitEnded(t, n1, "INSTANCE|VI_51|BACKUP|150")
 		writeFile(t, n1, hookHold, "", 0o644)
 		waitState(t, n1, "VI_51", control.StateMaster)
 		waitStarted(t, n1, "INSTANCE|VI_51|BACKUP|150", "INSTANCE|VI_51|MASTER|150")
