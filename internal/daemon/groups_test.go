@@ -23,6 +23,7 @@ func (idle) SetAddresses([]conf.Address) error                     { return nil 
 func (idle) Missing() ([]conf.Address, error)                      { return nil, nil }
 func (idle) RenewAddresses() error                                 { return nil }
 func (idle) Announce([]conf.Address)                               {}
+func (idle) Trust(time.Duration)                                   {}
 func (idle) AnnounceAgain()                                        {}
 func (idle) StopAnnouncing()                                       {}
 func (idle) Post(instance.HookEvent)                               {}

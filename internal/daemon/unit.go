@@ -40,12 +40,12 @@ type unit struct {
 func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit, error) {
 	u := &unit{d: d, log: d.log.With("instance", c.Name), config: c, off: make(chan struct{}), done: make(chan struct{})}
 	u.network = &network{d: d, name: c.Name, port: port{wireInterface(&c), c.IPv6, wireInterface(&c) != c.Interface}, lifetime: c.VIPLifetime, keepExisting: c.Priority == 255,
-		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp)), trust: masterDown(&c)}
+		announcer: d.announcer.Instance(c.Name, gratarp.Timing(c.Garp))}
 	u.hooks = newHooks(u.log, d, notify.Instance, c.Name, c.Hooks, secure, func(h control.Hook, err error) {
 		u.instance.HookDone(context.Background(), h, err)
 	})
 	var err error
-	o := instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish, NewTimer: func() instance.Timer { return d.clock.NewTimer() }}
+	o := instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish, NewTimer: func() instance.Timer { return d.clock.NewTimer() }, BootTime: quiet.BootTime}
 	if u.gated = d.grants.join(&c); u.gated != nil {
 		o.Grants = u.gated
 		u.network.announcer.Gate(u.gated.Live)
@@ -272,19 +272,13 @@ type network struct {
 
 	mu       sync.Mutex
 	lifetime time.Duration
-	trust    time.Duration // how long an advert keeps the others from taking over
 	probes   probes
-}
-
-// masterDown is the least time after an advert of ours in which no other router takes over.
-func masterDown(c *conf.Instance) time.Duration {
-	return time.Duration(c.DownTimerAdverts) * c.AdvertInterval
 }
 
 func (n *network) configure(c *conf.Instance) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lifetime, n.trust = c.VIPLifetime, masterDown(c)
+	n.lifetime = c.VIPLifetime
 	n.announcer.SetTiming(gratarp.Timing(c.Garp))
 }
 
@@ -300,15 +294,11 @@ func (n *network) Send(payload []byte, source, destination netip.Addr, ttl int) 
 	if s == nil {
 		return fmt.Errorf("no socket on %s yet", n.port.iface)
 	}
-	n.mu.Lock()
-	until := quiet.BootTime() + n.trust // from now on: we may be stopped for long before Send returns
-	n.mu.Unlock()
-	if err := s.Send(payload, source, destination, ttl); err != nil {
-		return err
-	}
-	n.announcer.Trust(until)
-	return nil
+	return s.Send(payload, source, destination, ttl)
 }
+
+// Trust implements instance.Network.
+func (n *network) Trust(until time.Duration) { n.announcer.Trust(until) }
 
 // SetAddresses implements instance.Network.
 func (n *network) SetAddresses(want []conf.Address) error {

@@ -79,6 +79,10 @@ func (i *Instance) sendAdvert(priority uint8) {
 	}
 	if sent {
 		i.sending.failures, i.sending.unproved = 0, ""
+		if priority != vrrp.PriorityLeaving {
+			// As from when the loop was woken: we may have been stopped for long since.
+			i.opt.Network.Trust(i.woke + i.peersWait())
+		}
 	} else if i.sending.failures++; i.sending.failures >= i.cfg.DownTimerAdverts && i.sending.reason == "" {
 		// Our peers have heard nothing for as long as they wait: one of them is master now. tick tells the router.
 		i.sending.fault(fmt.Sprintf("adverts cannot be sent: %v", failed))

@@ -30,6 +30,8 @@ type Network interface {
 	RenewAddresses() error
 	// Announce tells the LAN that the addresses are here, now and again while they are held.
 	Announce(addrs []conf.Address)
+	// Trust says until when, on Options.BootTime, no other router can have taken over. No announcement leaves later without another word.
+	Trust(until time.Duration)
 	// AnnounceAgain repeats that because somebody else was heard, or had taken an address off.
 	AnnounceAgain()
 	// StopAnnouncing returns after the last announcement has left.
@@ -68,6 +70,8 @@ type Options struct {
 	Group Group
 	// NewTimer makes the loop's timer; nil: one of package time.
 	NewTimer func() Timer
+	// BootTime is a clock that goes on while the machine is suspended; nil: one that does not.
+	BootTime func() time.Duration
 }
 
 // Timer fires once, some time after it was set last. One that fires early, or once too often, does no harm.
@@ -165,6 +169,11 @@ type Instance struct {
 	thawed   bool      // we were stopped for so long that another router may have taken over
 	stepped  time.Time // when the router was stepped last
 
+	began     time.Time     // of Run
+	woke      time.Duration // on BootTime: when the loop was woken last
+	suspended time.Duration // how much BootTime is ahead of the time since began
+	slept     time.Duration // how long the machine was suspended since the timer was in time
+
 	mu     sync.Mutex // guards status and what feeds it
 	status status
 	again  repetition
@@ -174,6 +183,10 @@ type Instance struct {
 func New(opt Options) (*Instance, error) {
 	if opt.NewTimer == nil {
 		opt.NewTimer = func() Timer { return plainTimer{time.NewTimer(time.Hour)} }
+	}
+	if opt.BootTime == nil {
+		began := time.Now()
+		opt.BootTime = func() time.Duration { return time.Since(began) }
 	}
 	router, err := vrrp.NewRouter(routerConfig(&opt.Config, netip.Addr{}, &opt))
 	if err != nil {
@@ -243,40 +256,58 @@ func (i *Instance) Run(ctx context.Context) error {
 	defer close(i.done)
 	i.timer = i.opt.NewTimer()
 	defer i.timer.Stop()
-	i.report(time.Now())
+	i.suspended, i.began = i.opt.BootTime(), time.Now()
+	i.report(i.woken())
 	i.arm()
 	for {
 		select {
 		case <-ctx.Done():
+			now := i.woken()
 			i.catchUp()
-			now := time.Now()
 			i.step(now, vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
 			i.report(now)
 			i.finish()
 			return nil
 		case <-i.ordered:
+			now := i.woken()
 			i.catchUp()
-			i.obey(time.Now())
+			i.obey(now)
 			i.forget()
 		case h := <-i.adverts:
+			now := i.woken()
 			i.catchUp()
-			now := time.Now()
 			i.lapse(now)
 			i.listenFirst(now) // the advert may be the first thing that we notice after a pause
 			i.received(now, h)
 		case f := <-i.calls:
+			now := i.woken()
 			i.catchUp()
-			now := time.Now()
 			i.lapse(now)
 			f(now)
 			i.forget()
 		case <-i.timer.C():
-			i.fired(time.Now())
+			i.fired(i.woken())
 		}
 		i.settle()
 		i.report(time.Now())
 		i.arm()
 	}
+}
+
+// woken is the time at which the loop has something to do.
+func (i *Instance) woken() time.Time {
+	i.woke = i.opt.BootTime() // first: if we are stopped between the two clocks, nobody is trusted for too long, and that is no suspension
+	now := time.Now()
+	if ahead := i.woke - now.Sub(i.began); ahead > i.suspended {
+		i.slept += ahead - i.suspended
+		i.suspended = ahead
+	}
+	return now
+}
+
+// peersWait is the least time after an advert of ours in which no other router takes over.
+func (i *Instance) peersWait() time.Duration {
+	return time.Duration(i.cfg.DownTimerAdverts) * i.cfg.AdvertInterval
 }
 
 // A timer that is so late means that we were stopped; then the adverts that came meanwhile, which lie in the socket, are read
@@ -308,24 +339,30 @@ func (i *Instance) fired(now time.Time) {
 	}
 	// A backup that has heard the master meanwhile has nothing to do.
 	if now := time.Now(); !now.Before(i.deadline()) {
-		i.thawed = false
+		i.thawed, i.slept = false, 0
 		i.tick(now)
 	}
 }
 
 // listenFirst puts a late timer off: once, and again if we were stopped while we listened for as long as a peer waits.
 func (i *Instance) listenFirst(now time.Time) bool {
-	late, least := now.Sub(i.due), stalled
-	peersWait := time.Duration(i.cfg.DownTimerAdverts) * i.cfg.AdvertInterval
+	late, least := now.Sub(i.due)+i.slept, stalled
 	if i.listened {
-		late, least = now.Sub(i.listenBy), max(stalled, peersWait)
+		late, least = now.Sub(i.listenBy)+i.slept, max(stalled, i.peersWait())
 	}
 	if i.due.IsZero() || late < least {
 		return false
 	}
-	i.listened, i.listenBy = true, now.Add(min(max(late/10, listenTime), listenMost)) // and no longer, however many adverts come
+	i.slept = 0
+	listen := min(max(late/10, listenTime), listenMost)
 	// A gated master that was replaced meanwhile has no lease any more: that says it, and not an advert.
-	i.thawed = !i.Gated() && i.router.State() == vrrp.Active && late >= peersWait
+	i.thawed = !i.Gated() && i.router.State() == vrrp.Active && late >= i.peersWait()
+	if i.thawed && late >= i.peersWait()+i.cfg.AdvertInterval && i.cfg.TimerExpiredBackup == 0 {
+		// Whoever waited for us has taken over. If the whole machine stood still, nothing of that lies in the socket. With
+		// timer_expired_backup the router steps back anyway.
+		listen = i.cfg.AdvertInterval + listenMost
+	}
+	i.listened, i.listenBy = true, now.Add(listen) // and no longer, however many adverts come
 	return true
 }
 

@@ -46,6 +46,9 @@ type host struct {
 	failAdd    error // of SetAddresses, unless it is to take them all off
 	failRoutes error // of SetRoutes
 	set        []conf.Address
+	stopped    time.Duration // for how long we are in Send
+	trusted    time.Duration // what Trust was told last
+	slept      time.Duration // how far BootTime is ahead
 }
 
 func (h *host) say(format string, args ...any) {
@@ -57,9 +60,11 @@ func (h *host) say(format string, args ...any) {
 func (h *host) Send(payload []byte, source, destination netip.Addr, ttl int) error {
 	h.say("send priority %d from %s to %s ttl %d", payload[2], source, destination, ttl)
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.packets = append(h.packets, append([]byte(nil), payload...))
-	return h.fail
+	fail, stopped := h.fail, h.stopped
+	h.mu.Unlock()
+	time.Sleep(stopped)
+	return fail
 }
 
 func (h *host) SetAddresses(want []conf.Address) error {
@@ -103,6 +108,25 @@ func (h *host) RenewAddresses() error {
 
 func (h *host) Announce(addrs []conf.Address) { h.say("announce %d", len(addrs)) }
 
+// suspend is a machine that sleeps: no timer notices.
+func (h *host) suspend(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.slept += d
+}
+
+func (h *host) bootTime() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Since(h.start) + h.slept
+}
+
+func (h *host) Trust(until time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trusted = until
+}
+
 func (h *host) AnnounceAgain() { h.say("announce again") }
 
 func (h *host) StopAnnouncing() { h.say("stop announcing") }
@@ -136,7 +160,7 @@ func config() conf.Instance {
 func begin(t *testing.T, c conf.Instance) (*Instance, *host, context.CancelFunc) {
 	t.Helper()
 	h := &host{start: time.Now()}
-	i, err := New(Options{Config: c, Network: h, Hooks: h, Log: slog.New(slog.DiscardHandler)})
+	i, err := New(Options{Config: c, Network: h, Hooks: h, Log: slog.New(slog.DiscardHandler), BootTime: h.bootTime})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -521,29 +545,42 @@ func TestAPausedStandbyListensFirst(t *testing.T) {
 
 // TestAPausedMasterGoesQuietlyIfItWasReplaced: even if its priority is the higher one.
 func TestAPausedMasterGoesQuietlyIfItWasReplaced(t *testing.T) {
+	c := config()
 	for _, tc := range []struct {
 		name     string
 		pause    time.Duration
-		priority uint8 // of the advert that is heard after the pause; 0: none comes
+		asleep   time.Duration // instead: the machine is suspended
+		after    time.Duration // from then to the advert that is heard
+		priority uint8         // of that; 0: none comes
 		want     []string
 	}{
-		{"replaced", 10 * time.Second, 50, []string{"13.705 stop announcing", "13.705 addresses []", "13.705 hook BACKUP 100 seq=3"}},
-		{"nobody else", 10 * time.Second, 0, []string{"13.750 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255"}},
-		{"a short pause", 2 * time.Second, 50, []string{ // nobody can have waited long enough: this is somebody who contends
+		{"replaced", 10 * time.Second, 0, listenTime / 2, 50, []string{"13.705 stop announcing", "13.705 addresses []", "13.705 hook BACKUP 100 seq=3"}},
+		{"replaced, and the socket has lost it", 10 * time.Second, 0, c.AdvertInterval, 50,
+			[]string{"14.700 stop announcing", "14.700 addresses []", "14.700 hook BACKUP 100 seq=3"}},
+		{"nobody else", 10 * time.Second, 0, c.AdvertInterval + listenMost, 0, []string{"14.750 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255"}},
+		{"not yet", 3500 * time.Millisecond, 0, listenMost, 0, []string{" 7.250 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255"}},
+		{"suspended and replaced", 0, 4 * time.Second, c.AdvertInterval - listenTime, 50,
+			[]string{" 4.690 stop announcing", " 4.690 addresses []", " 4.690 hook BACKUP 100 seq=3"}},
+		{"suspended, and heard late", 0, 4 * time.Second, c.AdvertInterval + c.AdvertInterval/2, 50,
+			[]string{" 5.200 stop announcing", " 5.200 addresses []", " 5.200 hook BACKUP 100 seq=3"}},
+		{"suspended, and nobody else", 0, 4 * time.Second, 2*c.AdvertInterval + listenMost, 0,
+			[]string{" 5.659 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255"}},
+		{"a short pause", 2 * time.Second, 0, listenTime / 2, 50, []string{ // nobody can have waited long enough: this is somebody who contends
 			" 5.705 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255", " 5.705 announce again", " 5.705 hook MASTER_RX_LOWER_PRI 100 seq=2",
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := config()
 				i, h, stop := serving(t, c)
 				defer stop()
-				pause(t, i, tc.pause)
-				time.Sleep(listenTime / 2)
+				if tc.asleep > 0 {
+					h.suspend(tc.asleep)
+				} else {
+					pause(t, i, tc.pause)
+				}
+				time.Sleep(tc.after)
 				if tc.priority > 0 {
 					i.Receive(advert(t, c, tc.priority), time.Now())
-				} else {
-					time.Sleep(listenMost)
 				}
 				want(t, h, tc.want...)
 			})
@@ -584,6 +621,26 @@ func TestAPausedMasterMayHearOfItFirst(t *testing.T) {
 			want(t, h, "13.700 stop announcing", "13.700 addresses []", "13.700 hook BACKUP 100 seq=3")
 		})
 	}
+}
+
+// TestAnAdvertProvesNothingForLonger: who was stopped while it sent one has not been master for sure since.
+func TestAnAdvertProvesNothingForLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, h, stop := serving(t, config())
+		defer stop()
+		h.mu.Lock()
+		sent := h.trusted - 3*time.Second
+		h.stopped = time.Hour
+		h.mu.Unlock()
+		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if want := sent + 4*time.Second; h.trusted != want {
+			t.Errorf("trusted until %s, want %s", h.trusted, want)
+		}
+		h.stopped = 0
+	})
 }
 
 func TestAMasterThatCannotSendGivesWay(t *testing.T) {

@@ -568,6 +568,34 @@ func TestVRRPStalled(t *testing.T) {
 			t.Errorf("n2 was disturbed: %+v", i.Transitions)
 		}
 	})
+	t.Run("master, and nothing in its socket", func(t *testing.T) {
+		// As when a whole machine stood still.
+		l := newLab(t, 2)
+		n1, n2 := l.Host("n1"), l.Host("n2")
+		pair(t, l, fast(0, "nopreempt"))
+		c := capture(t, l)
+		signal(t, n1, "vrrpd", syscall.SIGSTOP)
+		if err := l.Partition([]string{"n1"}, []string{"n2"}); err != nil {
+			t.Fatal(err)
+		}
+		waitState(t, n2, "VI_51", control.StateMaster)
+		after := time.Now()
+		for range 5 {
+			after = waitFrame(t, c, after, "advert", claim("n2", 51)).At.Add(time.Nanosecond)
+		}
+		if err := l.Heal(); err != nil {
+			t.Fatal(err)
+		}
+		signal(t, n1, "vrrpd", syscall.SIGCONT)
+		waitState(t, n1, "VI_51", control.StateBackup)
+		waitHolder(t, l, vip, "n2")
+		if f, ok := c.First(after, claim("n1", 51)); ok {
+			t.Errorf("it advertised before it listened: %s", f.String())
+		}
+		if i := instance(t, n2, "VI_51"); i.Seq != 2 {
+			t.Errorf("n2 was disturbed: %+v", i.Transitions)
+		}
+	})
 	t.Run("master, with an announcement due", func(t *testing.T) {
 		// One gratuitous ARP of the old master would take the clients away from the new one.
 		l := newLab(t, 2)
