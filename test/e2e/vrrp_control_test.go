@@ -154,7 +154,7 @@ func TestVRRPStatus(t *testing.T) {
 		})
 		start := time.Now()
 		signal(t, n1, "watch", syscall.SIGINT)
-		waitEnd(t, n1, "watch", start, time.Second)
+		waitEnd(t, n1, "watch", start, endTime)
 		run(t, n1, "vrrpd", "release", "VI_51", "--for", "0s")
 	})
 	t.Run("usage", func(t *testing.T) {
@@ -211,16 +211,16 @@ func TestVRRPSystemd(t *testing.T) {
 	}
 	writeHook("env >"+hookDir+"/env")(t, n1)
 	writeFile(t, n1, vrrpdConf, file("", fast(150, "notify_master "+hookPath, "notify_stop \"/bin/sleep 0.3\"")), 0o644)
-	spawn(t, n1, "vrrpd", lab.Command{Argv: vrrpdRun(), Env: []string{"NOTIFY_SOCKET=/run/shared/notify", "WATCHDOG_USEC=200000"}})
+	spawn(t, n1, "vrrpd", lab.Command{Argv: vrrpdRun(), Env: []string{"NOTIFY_SOCKET=/run/shared/notify", "WATCHDOG_USEC=2000000"}})
 	next("READY=1")
 	if _, err := tryStatus(t.Context(), n1); err != nil {
 		t.Errorf("ready, but it does not answer: %v", err)
 	}
 	first := next("WATCHDOG=1")
-	for range 5 {
+	for range 3 {
 		m := next("WATCHDOG=1")
-		if d := m.at.Sub(first.at); d > 200*time.Millisecond {
-			t.Errorf("the watchdog heard nothing for %s, want 100ms", d)
+		if d := m.at.Sub(first.at); d > 2*time.Second {
+			t.Errorf("the watchdog heard nothing for %s, want 1s", d)
 		}
 		first = m
 	}
@@ -234,7 +234,7 @@ func TestVRRPSystemd(t *testing.T) {
 	next("READY=1")
 	start := time.Now()
 	signal(t, n1, "vrrpd", syscall.SIGTERM)
-	if m := next("STOPPING=1"); m.at.Sub(start) > slack {
+	if m := next("STOPPING=1"); m.at.Sub(start) > 2*slack {
 		t.Errorf("said that it stops after %s", m.at.Sub(start))
 	}
 	waitEnd(t, n1, "vrrpd", start, endTime)

@@ -159,7 +159,7 @@ func TestVRRPChecksChange(t *testing.T) {
 	const flag, ran = "/run/fails", "/run/ran"
 	script := shebang + "[ -e " + flag + " ]; r=$?\necho $(date +%s%N) $r >>" + ran + "\n[ $r = 1 ]\n"
 	check := func(lines ...string) block {
-		return block("vrrp_script check {\n  script " + checkDir + "check\n  interval 0.2\n  " + strings.Join(lines, "\n  ") + "\n}\n")
+		return block("vrrp_script check {\n  script " + checkDir + "check\n  interval 0.2\n  timeout 5\n  " + strings.Join(lines, "\n  ") + "\n}\n")
 	}
 	follow := []string{"track_script {", "  check", "}"}
 	setUp := func(t *testing.T, globals string, r router, lines ...string) (*lab.Lab, *lab.Host) {
@@ -281,7 +281,7 @@ func TestVRRPCheckHoldsInit(t *testing.T) {
 	// One that never took part goes without a word.
 	start := time.Now()
 	mustReload(t, n1, file("script_user root", slow, waits))
-	if _, ok := find(status(t, n1), "VI_52"); ok || time.Since(start) > time.Second {
+	if _, ok := find(status(t, n1), "VI_52"); ok || time.Since(start) > time.Second+2*slack {
 		t.Errorf("reload took %s, the removed instance is there: %t", time.Since(start), ok)
 	}
 	if i := instance(t, n1, "VI_51"); i.State != control.StateInit {

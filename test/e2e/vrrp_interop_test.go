@@ -249,7 +249,7 @@ func (m *match) vips() []netip.Addr {
 }
 
 // At a preemption the old master still has the address when the new one has just taken it.
-const handOver = 250 * time.Millisecond
+const handOver = 500 * time.Millisecond
 
 func (m *match) play() {
 	t := m.t

@@ -19,8 +19,8 @@ import (
 func pair(t *testing.T, l *lab.Lab, r router) {
 	t.Helper()
 	startVrrpd(t, l.Host("n1"), file("", r.with(150)))
-	startVrrpd(t, l.Host("n2"), file("", r.with(100)))
 	waitState(t, l.Host("n1"), r.name(), control.StateMaster)
+	startVrrpd(t, l.Host("n2"), file("", r.with(100)))
 	waitInstance(t, l.Host("n2"), r.name(), "follows n1", func(i control.Instance) bool {
 		return i.State == control.StateBackup && i.Master == l.Host("n1").Addr(lab.LAN).String()
 	})
@@ -51,7 +51,7 @@ func TestVRRPStopGivesAway(t *testing.T) {
 		t.Errorf("n2 took over %s after the goodbye, want %s", d, want)
 	}
 	waitHolder(t, l, lab.VIP(1), "n2")
-	if two := watch.overlaps(t, []netip.Addr{lab.VIP(1)}, at, 0); len(two) > 0 {
+	if two := watch.overlaps(t, []netip.Addr{lab.VIP(1)}, at, handOver); len(two) > 0 {
 		t.Errorf("two holders: %v", two)
 	}
 	if n := len(c.Frames(goodbye("n1", 51))); n != 1 {
@@ -186,11 +186,11 @@ func TestVRRPKilled(t *testing.T) {
 		// vip_lifetime: the kernel takes the address off when nobody renews it.
 		l := newLab(t, 1)
 		n1 := l.Host("n1")
-		startVrrpd(t, n1, file("", fast(150, "vip_lifetime 1")))
+		startVrrpd(t, n1, file("", fast(150, "vip_lifetime 2")))
 		waitHolder(t, l, vip, "n1")
-		constantly(t, 2500*time.Millisecond, "it is renewed", func() (bool, string) { return holds(n1, vip), "gone" })
+		constantly(t, 3500*time.Millisecond, "it is renewed", func() (bool, string) { return holds(n1, vip), "gone" })
 		kill(t, n1, "vrrpd")
-		eventually(t, 2*time.Second+slack, "the address is gone", func() (bool, string) { return !holds(n1, vip), "still there" })
+		eventually(t, 3*time.Second+slack, "the address is gone", func() (bool, string) { return !holds(n1, vip), "still there" })
 	})
 	t.Run("restart alone", func(t *testing.T) {
 		l, n1 := leftovers(t)
@@ -226,7 +226,7 @@ func TestVRRPAddressRemovedBySomebody(t *testing.T) {
 	}
 	back := func(addr string, at time.Time) {
 		t.Helper()
-		eventually(t, time.Second, addr+" is back", func() (bool, string) { return holds(n1, netip.MustParseAddr(addr)), "gone" })
+		eventually(t, patience, addr+" is back", func() (bool, string) { return holds(n1, netip.MustParseAddr(addr)), "gone" })
 	}
 
 	seq := instance(t, n1, "VI_51").Seq
@@ -490,7 +490,7 @@ func TestVRRPDelays(t *testing.T) {
 	if d := i.Transitions[0].At.Sub(begin); d < time.Second {
 		t.Errorf("took part %s after the start, want vrrp_startup_delay of 1s", d)
 	}
-	if d := i.Since.Sub(i.Transitions[0].At); d < time.Second || d > time.Second+2*slack {
+	if d := i.Since.Sub(i.Transitions[0].At); d < time.Second || d > time.Second+3*slack {
 		t.Errorf("took over %s after it heard n2, want preempt_delay of 1s", d)
 	}
 	waitHolder(t, l, lab.VIP(1), "n1")
@@ -501,6 +501,14 @@ func TestVRRPDelays(t *testing.T) {
 	waitState(t, n1, "VI_51", control.StateBackup)
 	kill(t, n2, "vrrpd")
 	waitState(t, n1, "VI_51", control.StateMaster)
+}
+
+// freeze stops a master in the middle between two adverts, and not between two steps of one.
+func freeze(t *testing.T, c *lab.Capture, h *lab.Host) {
+	t.Helper()
+	f := waitFrame(t, c, time.Now(), "advert", claim(h.Name(), 51))
+	time.Sleep(time.Until(f.At.Add(50 * time.Millisecond)))
+	signal(t, h, "vrrpd", syscall.SIGSTOP)
 }
 
 // A vrrpd that is stopped for a while and goes on, as in a virtual machine that is moved: what its socket has kept counts before
@@ -533,7 +541,7 @@ func TestVRRPStalled(t *testing.T) {
 		startVrrpd(t, n2, file("", fast(150, "nopreempt")))
 		waitInstance(t, n2, "VI_51", "follows n1", func(i control.Instance) bool { return i.State == control.StateBackup && i.Master != "" })
 		c := capture(t, l)
-		signal(t, n1, "vrrpd", syscall.SIGSTOP)
+		freeze(t, c, n1)
 		waitState(t, n2, "VI_51", control.StateMaster)
 		after := time.Now()
 		for range 5 {
@@ -552,7 +560,7 @@ func TestVRRPStalled(t *testing.T) {
 		n1, n2 := l.Host("n1"), l.Host("n2")
 		pair(t, l, fast(0, "nopreempt"))
 		c := capture(t, l)
-		signal(t, n1, "vrrpd", syscall.SIGSTOP)
+		freeze(t, c, n1)
 		waitState(t, n2, "VI_51", control.StateMaster)
 		after := time.Now()
 		for range 5 {
@@ -572,20 +580,23 @@ func TestVRRPStalled(t *testing.T) {
 		// As when a whole machine stood still.
 		l := newLab(t, 2)
 		n1, n2 := l.Host("n1"), l.Host("n2")
-		pair(t, l, fast(0, "nopreempt"))
+		r := fast(0, "nopreempt")
+		r.Interval = "0.5"
+		pair(t, l, r)
 		c := capture(t, l)
-		signal(t, n1, "vrrpd", syscall.SIGSTOP)
+		freeze(t, c, n1)
 		if err := l.Partition([]string{"n1"}, []string{"n2"}); err != nil {
 			t.Fatal(err)
 		}
 		waitState(t, n2, "VI_51", control.StateMaster)
 		after := time.Now()
-		for range 5 {
+		for range 3 { // more than any router waits, and one of its own interval
 			after = waitFrame(t, c, after, "advert", claim("n2", 51)).At.Add(time.Nanosecond)
 		}
 		if err := l.Heal(); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Until(after.Add(300 * time.Millisecond))) // n2 is silent for another 200 ms
 		signal(t, n1, "vrrpd", syscall.SIGCONT)
 		waitState(t, n1, "VI_51", control.StateBackup)
 		waitHolder(t, l, vip, "n2")
@@ -603,7 +614,7 @@ func TestVRRPStalled(t *testing.T) {
 		pair(t, l, fast(0, "nopreempt", "garp_master_refresh 1"))
 		c := capture(t, l)
 		waitFrame(t, c, time.Now(), "refresh", lab.Announcement("n1", vip))
-		signal(t, n1, "vrrpd", syscall.SIGSTOP)
+		freeze(t, c, n1)
 		waitState(t, n2, "VI_51", control.StateMaster)
 		after := time.Now()
 		for range 12 { // more than a second
@@ -681,11 +692,9 @@ func TestVRRPOwner(t *testing.T) {
 	n1, n2 := l.Host("n1"), l.Host("n2")
 	self := n1.Addr(lab.LAN)
 	r := router{VRID: 51, Interval: "0.1", VIPs: []string{self.String() + "/24"}}
-	start := time.Now()
 	startVrrpd(t, n1, file("", r.with(255)))
-	i := waitState(t, n1, "VI_51", control.StateMaster)
-	if d := i.Since.Sub(start); d > slack || i.Seq != 1 {
-		t.Errorf("an owner became master %s after the start: %s", d, describe(i))
+	if i := waitState(t, n1, "VI_51", control.StateMaster); i.Seq != 1 {
+		t.Errorf("an owner was something else first: %s", describe(i))
 	}
 	startVrrpd(t, n2, file("", r.with(100)))
 	waitInstance(t, n2, "VI_51", "follows n1", func(i control.Instance) bool { return i.State == control.StateBackup && i.Master == self.String() })

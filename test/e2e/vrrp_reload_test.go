@@ -47,7 +47,7 @@ func TestVRRPReload(t *testing.T) {
 	addr := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, byte(n)}) }
 	a := router{VRID: 1, Priority: 150, Interval: "0.1", VIPs: []string{vip(101)}}
 	b := router{VRID: 2, Priority: 150, Interval: "0.1", VIPs: []string{vip(102)}}
-	steady := router{VRID: 3, Priority: 150, Interval: "0.1", VIPs: []string{vip(103)}}
+	steady := router{VRID: 3, Priority: 150, Interval: "1", VIPs: []string{vip(103)}}
 	startVrrpd(t, n1, file("", a, b, steady))
 	startVrrpd(t, n2, file("", a.with(100), b.with(100), steady.with(100)))
 	for _, name := range []string{"VI_1", "VI_2", "VI_3"} {
