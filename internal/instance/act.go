@@ -69,6 +69,9 @@ func (i *Instance) sendAdvert(priority uint8) {
 		// A checksum with a pseudo header covers the destination, so each peer gets a packet of its own.
 		var err error
 		if i.packet, err = encode(i.packet[:0], &i.advert, i.source, dst, form); err == nil {
+			if priority != vrrp.PriorityLeaving && time.Since(i.stepped) >= i.peersWait() {
+				return // we were stopped since this was decided, and another may be master; the next timer is late, and listens first
+			}
 			err = i.opt.Network.Send(i.packet, i.source, dst, ttl)
 		}
 		if err != nil {

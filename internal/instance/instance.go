@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -324,6 +325,9 @@ func (i *Instance) fired(now time.Time) {
 	i.wakes = time.Time{}
 	i.lapse(now) // before a single advert more
 	late := i.listenFirst(now)
+	if i.router.State() == vrrp.Backup {
+		runtime.Gosched() // whoever reads the socket goes first: what lies there is no silence
+	}
 	i.catchUp()
 	i.drain()
 	due := i.deadline()
@@ -434,7 +438,7 @@ func (i *Instance) drain() {
 	for range advertQueue {
 		select {
 		case h := <-i.adverts:
-			i.received(time.Now(), h)
+			i.received(i.woken(), h)
 		default:
 			return
 		}

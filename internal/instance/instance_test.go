@@ -643,6 +643,26 @@ func TestAnAdvertProvesNothingForLonger(t *testing.T) {
 	})
 }
 
+// TestAStoppedMasterDoesNotGoOnSending: it is stopped behind the advert to the first of two peers, and has been replaced when it goes on.
+func TestAStoppedMasterDoesNotGoOnSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		c.Unicast, c.UnicastTTL, c.Peers = true, 255, []conf.Peer{{Addr: peerA}, {Addr: netip.MustParseAddr("192.0.2.3")}}
+		_, h, stop := serving(t, c)
+		defer stop()
+		h.mu.Lock()
+		h.stopped = 10 * time.Second
+		h.mu.Unlock()
+		time.Sleep(5 * time.Second)
+		want(t, h, " 4.609 send priority 100 from 192.0.2.1 to 192.0.2.2 ttl 255")
+		h.mu.Lock()
+		h.stopped = 0
+		h.mu.Unlock()
+		time.Sleep(6 * time.Second)
+		want(t, h) // it listens
+	})
+}
+
 func TestAMasterThatCannotSendGivesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, h, stop := begin(t, config())
