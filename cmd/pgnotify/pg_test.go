@@ -680,15 +680,27 @@ func TestConditions(t *testing.T) {
 	c.vip.to("")
 	n3.run(0, "stop")
 	n2.run(0, "start")
+	good, err := os.ReadFile(n2.toml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(n2.toml, []byte(strings.Replace(string(good), "[hook]\n", "[hook]\nsettle = \"10s\"\n", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	delivered := func() uint64 { r, _ := n2.store().Newest("VI_PG"); return r.Seq }
+	was := delivered()
 	late := n2.cmd("notify", "INSTANCE", "VI_PG", "MASTER", "100")
 	late.Env = append(late.Env, "GODEBUG=")
 	if err := late.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(15 * time.Millisecond)
+	c.eventually("MASTER is delivered", func() bool { return delivered() > was })
 	n2.hook(0, "BACKUP")
 	if err := late.Wait(); err == nil {
 		t.Errorf("the overtaken MASTER hook exited 0")
+	}
+	if err := os.WriteFile(n2.toml, good, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if n2.primary() || n2.promotions() != 0 {
 		t.Errorf("the overtaken MASTER hook promoted")

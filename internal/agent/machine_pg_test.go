@@ -459,7 +459,7 @@ func TestServerThatWaitsForWAL(t *testing.T) {
 	if gone == 0 {
 		t.Fatalf("no segment to remove: %v, the last checkpoint begins at %s", segments, c.RedoLSN)
 	}
-	m.Settings.Timeouts.Start = 500 * time.Millisecond
+	m.Settings.Timeouts.Start = 3 * time.Second
 	p.do("n1", core.Action{Kind: core.StartStandby})
 	at := m.Now()
 	if s := p.look("n1"); s.Waits || s.Answering || !s.Running {

@@ -92,7 +92,7 @@ func TestGrowAndShrink(t *testing.T) {
 		w := a.view().Named("c")
 		return len(w) == 1 && w[0].ReplyAge > 50*time.Millisecond, fmt.Sprintf("%+v", w)
 	})
-	ctx, cancel := timeoutContext(t, 100*time.Millisecond)
+	ctx, cancel := timeoutContext(t, 3*time.Second)
 	defer cancel()
 	if _, err := a.Barrier(ctx, []string{"b", "c"}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "c is streaming and has flushed") {
 		t.Errorf("barrier with a frozen standby: got %v", err)
@@ -133,7 +133,7 @@ func TestReloadsNeedProof(t *testing.T) {
 		t.Fatalf("list: got %q", got)
 	}
 	a.commit("passes").acknowledged(t) // although every session shows the hold
-	ctx, cancel := timeoutContext(t, 200*time.Millisecond)
+	ctx, cancel := timeoutContext(t, 3*time.Second)
 	defer cancel()
 	if err := a.ProveHeld(ctx); !errors.Is(err, ErrNotHeld) {
 		t.Fatalf("with a frozen checkpointer: got %v, want ErrNotHeld", err)
@@ -165,7 +165,7 @@ func TestReloadsNeedProof(t *testing.T) {
 	c.acknowledged(t)
 	thaw = a.freeze(a.view().Named("b")[0].PID)
 	a.setSync("c", "b")
-	ctx, cancel = timeoutContext(t, 200*time.Millisecond)
+	ctx, cancel = timeoutContext(t, 3*time.Second)
 	defer cancel()
 	err := a.AwaitSync(ctx, []string{"c", "b"})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "of b has priority 1, want 2") {
@@ -202,7 +202,7 @@ func TestSameName(t *testing.T) {
 		all := a.view().Named("b")
 		return len(all) == 2 && all[0].State == "streaming" && all[1].State == "streaming", fmt.Sprintf("%+v", all)
 	})
-	short, stop := timeoutContext(t, 100*time.Millisecond)
+	short, stop := timeoutContext(t, 3*time.Second)
 	defer stop()
 	if err := a.AwaitSync(short, []string{"c", "b"}); !errors.Is(err, ErrDuplicate) {
 		t.Errorf("got %v, want ErrDuplicate", err)
@@ -237,7 +237,7 @@ func TestWhatWinsOverUs(t *testing.T) {
 	if err := os.WriteFile(a.ConfigFile(), append([]byte("nonsense_setting = 1\n"), conf...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := timeoutContext(t, 300*time.Millisecond)
+	ctx, cancel := timeoutContext(t, 3*time.Second)
 	defer cancel()
 	if err := a.Hold(ctx); err == nil || !strings.Contains(err.Error(), `synchronous_standby_names is "FIRST 1 (\"b\")"`) {
 		t.Errorf("mistake in the file: got %v", err)

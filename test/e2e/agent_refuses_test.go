@@ -38,13 +38,13 @@ func TestAgentRefuses(t *testing.T) {
 	off := func() {
 		t.Helper()
 		run(t, h, "pgnotify", "stop")
-		stop(t, h, "agent", endTime)
+		stop(t, h, "agent", leaveEnd)
 	}
 	// end ends an agent that may have ended by itself.
 	end := func() {
 		t.Helper()
 		told := h.Kill(within(t, patience), "agent", syscall.SIGTERM)
-		if _, err := h.Proc("agent").Wait(within(t, endTime)); err != nil {
+		if _, err := h.Proc("agent").Wait(within(t, leaveEnd)); err != nil {
 			t.Fatal(errors.Join(told, err))
 		}
 	}
@@ -63,7 +63,7 @@ func TestAgentRefuses(t *testing.T) {
 	}{
 		{
 			name:  "another cluster's data",
-			spoil: fmt.Sprintf("mv %[1]s %[1]s.aside && %[2]s/initdb -D %[1]s >/dev/null", data, s.pg.BinDir),
+			spoil: fmt.Sprintf("mv %[1]s %[1]s.aside && %[2]s/initdb --no-sync -D %[1]s >/dev/null", data, s.pg.BinDir),
 			mend:  fmt.Sprintf("rm -rf %[1]s && mv %[1]s.aside %[1]s", data),
 			want:  "system identifier",
 		},
@@ -138,7 +138,7 @@ func TestAgentRefuses(t *testing.T) {
 	s.step("vrrpd's state is lost", func(t *testing.T) {
 		holder := s.l.Host(s.whole())
 		before := status(t, holder).Quorum.Resources[0].Rule.Version
-		stop(t, h, "vrrpd", endTime)
+		stop(t, h, "vrrpd", leaveEnd)
 		run(t, h, "sh", "-c", "rm -rf "+quorumState+"/*")
 		spawn(t, h, "vrrpd", lab.Command{Argv: vrrpdRun()})
 		began := time.Now()
@@ -164,7 +164,7 @@ func TestAgentRefuses(t *testing.T) {
 			return strings.Contains(strings.ToLower(said), "no space left on device"), tail(said, 20)
 		})
 		s.whole(victim)
-		stop(t, h, "agent", endTime)
+		stop(t, h, "agent", leaveEnd)
 		if left := run(t, h, "ls", "-A", data); left != "" {
 			t.Errorf("the unfinished copy stands where the data belongs: %q", left)
 		}
@@ -181,7 +181,7 @@ func TestAgentRefuses(t *testing.T) {
 		off()
 		// Rows that nobody else has.
 		asPostgres(fmt.Sprintf(`cd %[1]s && rm -f standby.signal && cp -p postgresql.auto.conf ../auto && : >postgresql.auto.conf
-			%[2]s/pg_ctl -D . -w -o "-c synchronous_standby_names='' -c primary_conninfo='' -c port=6000" -l ../ghost.log start >/dev/null
+			%[2]s/pg_ctl -D . -w -o "-c synchronous_standby_names='' -c primary_conninfo='' -c port=6000 -c fsync=off" -l ../ghost.log start >/dev/null
 			%[2]s/psql -qX -p 6000 -c "CREATE TABLE ghost AS SELECT g, repeat('x', 500) AS t FROM generate_series(1, 100000) g" postgres
 			%[2]s/pg_ctl -D . -w -m fast stop >/dev/null; mv ../auto postgresql.auto.conf`, data, s.pg.BinDir))
 		// Power goes at the first sight of pg_rewind, before its end.
@@ -217,7 +217,7 @@ func TestAgentRefuses(t *testing.T) {
 			holder: "SET synchronous_commit = local; CREATE TABLE alone AS SELECT 1",
 			source: "CREATE TABLE bulk AS SELECT g, repeat('x', 1000) AS t FROM generate_series(1, 300000) g", // so that it takes a moment
 		} {
-			if _, err := s.pg.SQL(within(t, patience), name, sql); err != nil {
+			if _, err := s.pg.SQL(within(t, 2*longPatience), name, sql); err != nil {
 				t.Fatal(err)
 			}
 		}

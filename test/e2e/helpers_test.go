@@ -31,6 +31,7 @@ const (
 	patience = 20 * time.Second       // for anything that does happen
 	glance   = 5 * time.Millisecond   // between two looks
 	endTime  = 3 * time.Second        // SIGTERM to exit: 2 s, and 1 s for hooks
+	leaveEnd = 8 * time.Second        // the same under quorum: the log is left first, and a slow disk waited for
 	slack    = 500 * time.Millisecond // for a busy machine, on top of a limit that is promised
 )
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -172,7 +171,7 @@ func (a *assembly) standsStill(t *testing.T) {
 	// Not only ARP: packets, too, to a client that keeps the holder's hardware address.
 	run(t, client, "ip", "neigh", "replace", a.vip.String(), "lladdr", h.MAC(lab.LAN).String(), "nud", "permanent", "dev", "eth0")
 	defer run(t, client, "ip", "neigh", "del", a.vip.String(), "dev", "eth0")
-	ping := spawn(t, client, "ping", lab.Command{Argv: []string{"ping", "-n", "-D", "-i", "0.01", "-w", "2", a.vip.String()}})
+	ping := spawn(t, client, "ping", lab.Command{Argv: []string{"ping", "-n", "-i", "0.01", "-w", "2", a.vip.String()}})
 	before := strings.Count(logOf(t, ping), "bytes from")
 	eventually(t, patience, "the address answers to ping", func() (bool, string) {
 		return strings.Count(logOf(t, ping), "bytes from") > before+10, logOf(t, ping)
@@ -188,7 +187,10 @@ func (a *assembly) standsStill(t *testing.T) {
 	if _, err := ping.Wait(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
-	if late := lastReply(t, logOf(t, ping)).Sub(renewed.At); late > leaseTime+kernelLag {
+	reply, ok := c.Last(time.Time{}, func(f *lab.Frame) bool { // with the kernel's time, unlike what ping prints
+		return f.Host == holder && f.Protocol == syscall.IPPROTO_ICMP && len(f.Raw) > 34 && f.Raw[34] == 0
+	})
+	if late := reply.At.Sub(renewed.At); !ok || late > leaseTime+kernelLag {
 		t.Errorf("packets were answered for %s after the last renewal, want at most %s", late, leaseTime+kernelLag)
 	} else {
 		t.Logf("packets were answered for %d ms after the last renewal, which came %d ms before the stop", late.Milliseconds(), at.Sub(renewed.At).Milliseconds())
@@ -217,19 +219,6 @@ func isRenewal(f *lab.Frame) bool {
 		b = b[1+b[0]:]
 	}
 	return len(b) > 2 && binary.BigEndian.Uint16(b) > 0 && b[2] == 1
-}
-
-// lastReply is when ping -D got its last answer.
-func lastReply(t *testing.T, output string) time.Time {
-	t.Helper()
-	at := time.Time{}
-	for line := range strings.Lines(output) {
-		text, _, ok := strings.Cut(strings.TrimPrefix(line, "["), "]")
-		if seconds, err := strconv.ParseFloat(text, 64); ok && err == nil && strings.Contains(line, "bytes from") {
-			at = time.UnixMicro(int64(seconds * 1e6))
-		}
-	}
-	return at
 }
 
 // linksFail are cuts.
@@ -280,8 +269,8 @@ func (a *assembly) linksFail() {
 			return nil
 		})
 		a.stays(holder, at, 1500*time.Millisecond)
-		if q := a.ask(holder); !strings.Contains(fmt.Sprint(q.Trouble), "is down") {
-			t.Errorf("status does not tell that links are down: %q", q.Trouble)
+		if q := a.ask(holder); q == nil || !strings.Contains(fmt.Sprint(q.Trouble), "is down") {
+			t.Errorf("status does not tell that links are down: %+v", q)
 		}
 		for _, h := range a.l.Hosts() {
 			if err := h.HealLinks(lab.Interconnect); err != nil {
@@ -348,8 +337,8 @@ func (a *assembly) pause(d time.Duration) {
 func (a *assembly) moves() {
 	moved := func(holder, next string, before uint64) {
 		a.t.Helper()
-		if after := a.resource(next, "vip").Epoch; after != before+1 {
-			a.t.Errorf("epoch: got %d after %d, want one more", after, before)
+		if after := a.resource(next, "vip").Epoch; after <= before { // more than one if the first grantee's disk was too slow
+			a.t.Errorf("epoch: got %d after %d, want a later one", after, before)
 		}
 		if got := whoAnswers(a.t, a.l, lab.VIP(2)); got != next {
 			a.t.Errorf("the second instance of the resource: got %s, want %s", got, next)
@@ -367,8 +356,8 @@ func (a *assembly) moves() {
 		holder, since := a.whole(), lab.ReadLoad()
 		before, at := a.resource(holder, "vip").Epoch, time.Now()
 		signal(t, a.host(holder), "vrrpd", syscall.SIGTERM)
+		t.Logf("vrrpd ended after %d ms", waitEnd(t, a.host(holder), "vrrpd", at, leaveEnd).Milliseconds())
 		next := a.next(at, since, holder)
-		t.Logf("vrrpd ended after %d ms", waitEnd(t, a.host(holder), "vrrpd", at, endTime+slack).Milliseconds())
 		if tables := run(t, a.host(holder), "nft", "list", "tables"); strings.Contains(tables, "vrrpd") || holds(a.host(holder), a.vip) {
 			t.Errorf("left behind: tables %q, address %t", tables, holds(a.host(holder), a.vip))
 		}

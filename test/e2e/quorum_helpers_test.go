@@ -278,7 +278,6 @@ func (a *assembly) back(names ...string) {
 // killed ends the vrrpd of hosts by SIGKILL.
 func (a *assembly) killed(names ...string) time.Time {
 	a.t.Helper()
-	at := time.Now()
 	for _, name := range names {
 		signal(a.t, a.host(name), "vrrpd", syscall.SIGKILL)
 	}
@@ -287,7 +286,7 @@ func (a *assembly) killed(names ...string) time.Time {
 			a.t.Fatal(err)
 		}
 	}
-	return at
+	return time.Now()
 }
 
 // ask is the status of a host's quorum, nil if it doesn't answer.
@@ -354,7 +353,7 @@ func (a *assembly) witnessLeads() roles {
 		if a.voter(r.leader).witness {
 			return r
 		}
-		stop(a.t, a.host(r.leader), "vrrpd", endTime)
+		stop(a.t, a.host(r.leader), "vrrpd", leaveEnd)
 		a.start(r.leader)
 		r = a.roles()
 	}
@@ -531,6 +530,9 @@ func (a *assembly) single() {
 func (a *assembly) blocked(name, words string) {
 	a.t.Helper()
 	eventually(a.t, patience, name+" says what is missing", func() (bool, string) {
+		if a.ask(name) == nil {
+			return false, "no status"
+		}
 		r := a.resource(name, "vip")
 		return r.Missing != "" && strings.Contains(r.Missing, words), fmt.Sprintf("%+v", r)
 	})

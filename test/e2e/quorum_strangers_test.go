@@ -246,7 +246,7 @@ func (a *assembly) undisturbedBut(holder, down string, f func()) {
 func (a *assembly) standby() (holder, standby string) {
 	a.t.Helper()
 	r := a.roles()
-	stop(a.t, a.host(r.standbys[0]), "vrrpd", endTime)
+	stop(a.t, a.host(r.standbys[0]), "vrrpd", leaveEnd)
 	return r.holder, r.standbys[0]
 }
 
@@ -262,6 +262,9 @@ func (a *assembly) otherKey(t *testing.T) {
 	a.stays(holder, at, time.Second)
 	eventually(t, patience, "status says that the voter is not heard", func() (bool, string) {
 		q := a.ask(holder)
+		if q == nil {
+			return false, "no status"
+		}
 		return strings.Contains(fmt.Sprint(q.Trouble), "voter "+standby+" is not heard"), fmt.Sprint(q.Trouble)
 	})
 	for _, v := range a.ask(holder).Voters {
@@ -275,7 +278,7 @@ func (a *assembly) otherKey(t *testing.T) {
 		t.Logf("%s: %s; %q", standby, q.Resources[0].Missing, q.Trouble)
 	}
 	// A key that others may read, or that is none, is refused at the start.
-	stop(t, h, "vrrpd", endTime)
+	stop(t, h, "vrrpd", leaveEnd)
 	for _, tt := range []struct{ content, mode, words string }{
 		{a.key, "0644", quorumKey},
 		{"no key at all\n", "0600", quorumKey},
@@ -296,15 +299,15 @@ func (a *assembly) otherKey(t *testing.T) {
 func (a *assembly) otherCluster(t *testing.T) {
 	holder := a.whole()
 	standby := without(a.dataNodes(), holder)[0]
-	h, all := a.host(standby), a.names()
+	h, all := a.host(standby), append([]string{standby, holder}, a.witnesses()...) // the standby first: else it would take over
 	for _, name := range all {
-		stop(t, a.host(name), "vrrpd", endTime+slack)
+		stop(t, a.host(name), "vrrpd", leaveEnd)
 		run(t, a.host(name), "/usr/bin/mv", quorumState, "/var/lib/first")
 		a.install(name)
 	}
 	a.begin()
 	for _, name := range all {
-		stop(t, a.host(name), "vrrpd", endTime+slack)
+		stop(t, a.host(name), "vrrpd", leaveEnd)
 		if name != standby {
 			run(t, a.host(name), "/usr/bin/rm", "-rf", quorumState)
 			run(t, a.host(name), "/usr/bin/mv", "/var/lib/first", quorumState)
@@ -326,7 +329,7 @@ func (a *assembly) otherCluster(t *testing.T) {
 			return strings.Contains(text, "voter "+peer+" is not heard") && strings.Contains(text, ours) && strings.Contains(text, theirs), text
 		})
 	}
-	stop(t, h, "vrrpd", endTime)
+	stop(t, h, "vrrpd", leaveEnd)
 	t.Log(strings.TrimSpace(run(t, h, "vrrpd", "quorum", "reset", "-f", vrrpdConf)))
 	a.start(standby)
 	a.unmoved(holder)
@@ -340,7 +343,7 @@ func (a *assembly) restored(t *testing.T) {
 	run(t, h, "/usr/bin/cp", "-a", quorumState, "/var/lib/backup")
 	a.start(standby)
 	a.unmoved(holder)
-	stop(t, h, "vrrpd", endTime)
+	stop(t, h, "vrrpd", leaveEnd)
 	run(t, h, "/usr/bin/rm", "-rf", quorumState)
 	run(t, h, "/usr/bin/mv", "/var/lib/backup", quorumState)
 	from := a.said(holder)
@@ -367,7 +370,7 @@ func (a *assembly) restored(t *testing.T) {
 		t.Errorf("got live %t %s, want alone", r.Live, r.By)
 	}
 	a.back("w1")
-	stop(t, h, "vrrpd", endTime)
+	stop(t, h, "vrrpd", leaveEnd)
 	t.Log(strings.TrimSpace(run(t, h, "vrrpd", "quorum", "reset", "-f", vrrpdConf)))
 	a.start(standby)
 	a.whole()
@@ -379,7 +382,7 @@ func (a *assembly) emptied(t *testing.T) {
 	for _, name := range []string{r.standbys[0], "w1"} {
 		incarnation := a.ask(name).Incarnation
 		at := time.Now()
-		stop(t, a.host(name), "vrrpd", endTime)
+		stop(t, a.host(name), "vrrpd", leaveEnd)
 		run(t, a.host(name), "/usr/bin/rm", "-rf", filepath.Join(quorumState, "quorum.db"))
 		a.start(name)
 		a.unmoved(r.holder)
@@ -389,7 +392,7 @@ func (a *assembly) emptied(t *testing.T) {
 		}
 	}
 	// The holder itself.
-	stop(t, a.host(r.holder), "vrrpd", endTime)
+	stop(t, a.host(r.holder), "vrrpd", leaveEnd)
 	run(t, a.host(r.holder), "/usr/bin/rm", "-rf", filepath.Join(quorumState, "quorum.db"))
 	a.start(r.holder)
 	a.unmoved(r.standbys[0])
@@ -425,7 +428,7 @@ func (a *assembly) fullDisk(t *testing.T) {
 	a.back(holder)
 	a.unmoved(standby)
 	since, at = lab.ReadLoad(), time.Now()
-	stop(t, h, "vrrpd", endTime)
+	stop(t, h, "vrrpd", leaveEnd)
 	// Not before: who was just back may still wait for the log, and the one that is started next would be granted the epoch again.
 	if next := a.next(at, since, standby); next != holder {
 		t.Fatalf("next holder: got %s, want %s", next, holder)

@@ -90,8 +90,8 @@ func TestConnectionMovesToTheOtherLink(t *testing.T) {
 	}
 	defer c.Close()
 	say(t, c, "x")
-	heal := cut(t, h, l, 0)
 	start := time.Now()
+	heal := cut(t, h, l, 0)
 	if err := c.SetReadDeadline(start.Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
