@@ -142,7 +142,7 @@ func (l *Log) holders(phases ...record.Phase) map[string]bool {
 }
 
 // heirs are the voters that may lead in our place, the best first: a witness, then the standby with the lowest priority;
-// never a holder, if there is another.
+// never a holder, if there is another. Nor one whose last request had no answer: raft can't end a try with it, and takes no command until then.
 func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
 	file, holders := l.file(), l.holders(record.Active)
 	at := func(s raft.Server) int {
@@ -151,7 +151,7 @@ func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
 	}
 	var all []raft.Server
 	for _, s := range c.Servers {
-		if s.Suffrage == raft.Voter && s.ID != l.self && at(s) >= 0 && l.alive(s.ID) && l.caughtUp(s.ID, last) {
+		if s.Suffrage == raft.Voter && s.ID != l.self && at(s) >= 0 && l.alive(s.ID) && !l.transport.silent(s.ID) && l.caughtUp(s.ID, last) {
 			all = append(all, s)
 		}
 	}

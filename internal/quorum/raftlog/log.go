@@ -204,7 +204,7 @@ func New(o Options) (*Log, error) {
 	if err := l.SetVoters(o.Voters); err != nil {
 		return nil, err
 	}
-	l.transport = newTransport(o.Transport, o.Now, o.Timeout/beats)
+	l.transport = newTransport(o.Transport, o.Now, o.Timeout/beats, l.follows)
 	l.machine = newMachine(o.OnRecord, l.log)
 	l.members = newTracker(self, o.Now, o.OnConfiguration)
 	l.machine.committed = l.members.commit
@@ -436,6 +436,13 @@ func (l *Log) Leader() (id string, ours bool) {
 	_, server := r.LeaderWithID()
 	id, _ = splitID(server)
 	return id, server == l.self
+}
+
+// follows reports whether a server is a member of the newest membership, which we lead in that term.
+func (l *Log) follows(s raft.ServerID, term uint64) bool {
+	r := l.raft.Load()
+	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term &&
+		slices.ContainsFunc(l.members.newest().c.Servers, func(m raft.Server) bool { return m.ID == s })
 }
 
 // Turn is a channel that is closed when Leader may say something else than when Turn was called.

@@ -40,7 +40,6 @@ type Member struct {
 	Self        bool          // this voter
 	Heard       string        // the incarnation that answers us now, if we lead; "": none does
 	Contact     time.Duration // since its log last answered ours; -1: not known, as we don't lead
-	Behind      uint64        // entries, as far as is known; if we lead
 	Priority    int           // of its node's instances, as it told us; 0: not known, or it has none
 }
 
@@ -48,10 +47,6 @@ type Member struct {
 func (l *Log) Members() []Member {
 	m := l.members.newest()
 	now, leading := l.o.Now(), l.leading.Load()
-	var last uint64
-	if r := l.raft.Load(); r != nil {
-		last = r.LastIndex()
-	}
 	fresh := l.fresh()
 	var all []Member
 	for _, s := range m.c.Servers {
@@ -61,13 +56,8 @@ func (l *Log) Members() []Member {
 		switch at, ok := l.transport.answered(s.ID); {
 		case v.Self:
 			v.Contact, v.Heard = 0, incarnation
-		case leading:
-			if ok {
-				v.Contact = now - at
-			}
-			if h := fresh[id]; h.Incarnation == incarnation && h.Last < last {
-				v.Behind = last - h.Last
-			}
+		case leading && ok:
+			v.Contact = now - at
 		}
 		all = append(all, v)
 	}
@@ -80,7 +70,7 @@ func (l *Log) Members() []Member {
 }
 
 // alive reports whether a member's log was in contact with ours within deadAfter, as long as we lead. One that has come back has as
-// long for it: until raft tries it again, which it does ever less often, its log is silent.
+// long for it: until raft's next heartbeat to it is answered, its log is silent.
 func (l *Log) alive(s raft.ServerID) bool {
 	return l.o.Now()-l.contact(s) < deadAfter
 }

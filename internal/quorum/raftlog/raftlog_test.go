@@ -54,7 +54,7 @@ func TestFoundedWhenAllAreThere(t *testing.T) {
 		l := c.leader()
 		c.until("the members are heard", func() bool {
 			return !slices.ContainsFunc(l.log.Members(), func(m Member) bool {
-				return !m.Voter || m.Incarnation == "" || m.Heard != m.Incarnation || m.Contact < 0 || m.Contact > 200*time.Millisecond || m.Behind > 0 || m.Self != (m.ID == l.id)
+				return !m.Voter || m.Incarnation == "" || m.Heard != m.Incarnation || m.Contact < 0 || m.Contact > 200*time.Millisecond || m.Self != (m.ID == l.id)
 			})
 		})
 		if got := len(l.log.Members()); got != 5 {
@@ -745,6 +745,46 @@ func TestNewRefuses(t *testing.T) {
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v, want %q", err, tc.want)
 			}
+		})
+	}
+}
+
+// TestAVoterThatIsBackGetsTheLog at once, however long it was away: the next failure must not wait until raft tries it again.
+func TestAVoterThatIsBackGetsTheLog(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		tune func(*raft.Config)
+	}{
+		{"entries", nil},
+		{"a snapshot", func(rc *raft.Config) {
+			rc.SnapshotThreshold, rc.TrailingLogs, rc.SnapshotInterval = 4, 1, time.Second
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, voters("n1", "n2", "w1"), func(t *testing.T, c *cluster) {
+				c.tune = tc.tune
+				c.start("n1", "n2", "w1")
+				c.waitMembers("n1 n2 w1")
+				c.lead("w1")
+				c.isolate("n1")
+				for k := range 60 {
+					if err := c.initialize(fmt.Sprint("away", k), "n2"); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Second)
+				}
+				c.heal()
+				time.Sleep(500 * time.Millisecond) // heartbeats go on, so that w1 leads on alone with n1
+				c.isolate("n2")
+				back := time.Now()
+				if err := c.initialize("back", "n1"); err != nil {
+					t.Fatal(err)
+				}
+				c.until("n1 has it", func() bool { return c.nodes["n1"].log.Resource("back") != nil })
+				if d := time.Since(back); d > time.Second {
+					t.Errorf("n1 has the next entry after %v, want at most a second", d)
+				}
+			})
 		})
 	}
 }

@@ -3,9 +3,11 @@ package raftlog
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,7 +44,7 @@ func (t *noted) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft
 func TestHeartbeatsGoTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		under := &noted{began: time.Now(), at: map[string][]time.Duration{}}
-		tr := newTransport(under, func() time.Duration { return time.Hour + time.Since(under.began) }, 75*time.Millisecond)
+		tr := newTransport(under, func() time.Duration { return time.Hour + time.Since(under.began) }, 75*time.Millisecond, nil)
 		r := rand.New(rand.NewPCG(1, 2))
 		var all sync.WaitGroup
 		for k := range 4 {
@@ -89,6 +91,87 @@ func TestHeartbeatsGoTogether(t *testing.T) {
 		tr.close()
 		if err := <-ended; !errors.Is(err, errClosed) {
 			t.Errorf("a heartbeat that waits for its turn at the end: got %v, want %v", err, errClosed)
+		}
+	})
+}
+
+// silent is a transport on which followers answer only while they can.
+type silent struct {
+	noted
+	answers atomic.Bool
+}
+
+func (t *silent) AppendEntries(id raft.ServerID, at raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if err := t.noted.AppendEntries(id, at, args, resp); err != nil || t.answers.Load() {
+		return err
+	}
+	return errors.New("i/o timeout")
+}
+
+func (t *silent) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, _ *raft.InstallSnapshotRequest, _ *raft.InstallSnapshotResponse, _ io.Reader) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at["snapshot "+string(id)] = append(t.at["snapshot "+string(id)], time.Since(t.began))
+	return nil
+}
+
+// TestEntriesWaitForTheFollower: those for one whose last request had no answer go once a heartbeat has one, and end with the term, the
+// membership and the transport.
+func TestEntriesWaitForTheFollower(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var term atomic.Uint64
+		term.Store(3)
+		under := &silent{noted: noted{began: time.Now(), at: map[string][]time.Duration{}}}
+		now := func() time.Duration { return time.Hour + time.Since(under.began) }
+		tr := newTransport(under, now, 0, func(_ raft.ServerID, at uint64) bool { return at == term.Load() })
+		entries := func(id raft.ServerID) error {
+			return tr.AppendEntries(id, "", &raft.AppendEntriesRequest{Term: 3, Entries: []*raft.Log{{}}}, nil)
+		}
+		beat := func(id raft.ServerID) { _ = tr.AppendEntries(id, "", &raft.AppendEntriesRequest{Term: 3}, nil) }
+
+		if entries("1") == nil {
+			t.Error("entries were taken by a follower that does not answer")
+		}
+		ended := make(chan error, 2)
+		go func() { ended <- entries("1") }()
+		go func() { ended <- tr.InstallSnapshot("1", "", &raft.InstallSnapshotRequest{Term: 3}, nil, nil) }()
+		time.Sleep(time.Minute)
+		beat("1")
+		synctest.Wait()
+		if got := len(under.of("entries", 1)) + len(under.of("snapshot", 1)); got != 1 || len(ended) != 0 {
+			t.Errorf("%d requests went to a silent follower, %d ended, want one and none", got, len(ended))
+		}
+		under.answers.Store(true)
+		beat("2")
+		synctest.Wait()
+		if len(ended) != 0 {
+			t.Error("another follower's answer was taken for this one's")
+		}
+		beat("1")
+		for range 2 {
+			if err := <-ended; err != nil {
+				t.Errorf("after the follower's answer: %v", err)
+			}
+		}
+		if err := entries("1"); err != nil {
+			t.Errorf("entries for a follower that answers: %v", err)
+		}
+
+		under.answers.Store(false)
+		beat("1")
+		go func() { ended <- entries("1") }()
+		synctest.Wait()
+		term.Store(4)
+		beat("1")
+		if err := <-ended; !errors.Is(err, errUnwanted) {
+			t.Errorf("entries of an old term: %v, want %v", err, errUnwanted)
+		}
+		term.Store(3)
+		go func() { ended <- entries("1") }()
+		synctest.Wait()
+		tr.close()
+		if err := <-ended; !errors.Is(err, errClosed) {
+			t.Errorf("entries at the end: %v, want %v", err, errClosed)
 		}
 	})
 }

@@ -586,8 +586,8 @@ func TestAlive(t *testing.T) {
 			return up
 		},
 	}}
-	l.transport = newTransport(nil, l.o.Now, 0)
-	l.transport.answers["n2@a"] = now - 2*deadAfter
+	l.transport = newTransport(nil, l.o.Now, 0, l.follows)
+	l.transport.followers["n2@a"] = follower{answered: now - 2*deadAfter}
 	for _, tt := range []struct {
 		name string
 		up   time.Duration
