@@ -3,7 +3,7 @@ package raftlog
 import (
 	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -17,6 +17,9 @@ const (
 	transferAgain = 2 * time.Second
 	unheardAgain  = 10 * time.Second
 )
+
+// transferTime is more than a transfer of the leadership takes, however it ends. While we don't lead with all of the log none is begun.
+const transferTime = 5 * time.Second
 
 // watch takes raft's word of each change of leadership, for which raft waits, and passes the newest on.
 func (l *Log) watch(ctx context.Context, r *raft.Raft, led <-chan bool, states chan bool) {
@@ -59,12 +62,14 @@ func (l *Log) lead(ctx context.Context, r *raft.Raft, states <-chan bool) {
 	defer tell(false)
 	defer l.leading.Store(false)
 	var again <-chan time.Time
+	var since time.Duration // that raft leads, or does not
 	on := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case on = <-states:
+			since = l.o.Now()
 			l.leading.Store(false)
 			tell(false)
 		case <-again:
@@ -81,7 +86,11 @@ func (l *Log) lead(ctx context.Context, r *raft.Raft, states <-chan bool) {
 			l.leadFrom.Store(int64(l.o.Now()))
 			l.leading.Store(true)
 			tell(true)
-		case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		case l.transferring(err):
+			if l.o.Now()-since > transferTime {
+				l.fail(fmt.Errorf("raft has led for %v and takes no command, as a transfer of an earlier leadership never ended", transferTime))
+				return
+			}
 			again = time.After(l.o.Timeout / 4)
 		}
 	}
@@ -121,6 +130,7 @@ func (l *Log) move(ctx context.Context, r *raft.Raft, to raft.Server) error {
 	go func() { done <- r.LeadershipTransferToServer(to.ID, to.Address).Error() }()
 	select {
 	case err := <-done:
+		l.transferring(err)
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -142,7 +152,7 @@ func (l *Log) holders(phases ...record.Phase) map[string]bool {
 }
 
 // heirs are the voters that may lead in our place, the best first: a witness, then the standby with the lowest priority;
-// never a holder, if there is another. Nor one whose last request had no answer: raft can't end a try with it, and takes no command until then.
+// never a holder, if there is another. Nor one whose last request had no answer: raft would try for as long as Timeout, and take no command.
 func (l *Log) heirs(c raft.Configuration, last uint64) []raft.Server {
 	file, holders := l.file(), l.holders(record.Active)
 	at := func(s raft.Server) int {

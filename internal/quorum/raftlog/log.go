@@ -104,6 +104,7 @@ type Log struct {
 	raft     atomic.Pointer[raft.Raft] // nil until it runs, and after
 	leading  atomic.Bool               // with all of the log
 	leadFrom atomic.Int64              // since when, by Now
+	refused  atomic.Int64              // when raft last took no command because of a transfer of the leadership, by Now
 	waiting  atomic.Pointer[string]    // what for, before raft runs
 
 	failing sync.Once
@@ -438,11 +439,25 @@ func (l *Log) Leader() (id string, ours bool) {
 	return id, server == l.self
 }
 
-// follows reports whether a server is a member of the newest membership, which we lead in that term.
+// follows reports whether a server is a member of the newest membership, which we lead in that term. Not just after raft took no command because of a
+// transfer: it may not end one to a server that is silent before its try with entries there ends.
 func (l *Log) follows(s raft.ServerID, term uint64) bool {
 	r := l.raft.Load()
-	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term &&
+	at := l.refused.Load()
+	return r != nil && r.State() == raft.Leader && r.CurrentTerm() == term && (at == 0 || l.o.Now()-time.Duration(at) > refusedFor) &&
 		slices.ContainsFunc(l.members.newest().c.Servers, func(m raft.Server) bool { return m.ID == s })
+}
+
+// refusedFor is longer than anybody waits until he asks raft again.
+const refusedFor = time.Second
+
+// transferring notes it if an error says that raft takes no command because of a transfer.
+func (l *Log) transferring(err error) bool {
+	is := errors.Is(err, raft.ErrLeadershipTransferInProgress)
+	if is {
+		l.refused.Store(int64(l.o.Now()))
+	}
+	return is
 }
 
 // Turn is a channel that is closed when Leader may say something else than when Turn was called.
@@ -504,6 +519,7 @@ func (l *Log) Apply(ctx context.Context, c record.Command) error {
 
 // outcome says what raft's error means.
 func (l *Log) outcome(err error) error {
+	l.transferring(err)
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
 		leader, ours := l.Leader()

@@ -788,3 +788,31 @@ func TestAVoterThatIsBackGetsTheLog(t *testing.T) {
 		})
 	}
 }
+
+// TestATransferToASilentVoterEnds, and commands are taken again: raft does not end a second one before its try with entries there ends.
+func TestATransferToASilentVoterEnds(t *testing.T) {
+	inBubble(t, voters("n1", "n2", "w1"), func(t *testing.T, c *cluster) {
+		c.start("n1", "n2", "w1")
+		c.waitMembers("n1 n2 w1")
+		c.lead("w1")
+		c.isolate("n1")
+		if err := c.initialize("away", "n2"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		l, gone := c.nodes["w1"].log, c.nodes["n1"]
+		for k := range 3 {
+			if err := l.move(t.Context(), l.raft.Load(), raft.Server{ID: gone.self, Address: raft.ServerAddress(gone.self)}); err == nil {
+				t.Errorf("transfer %d to a silent voter succeeded", k)
+			}
+			began := time.Now()
+			c.until("a command is taken", func() bool { return c.initialize(fmt.Sprint("taken", k), "n2") == nil })
+			if d := time.Since(began); d > 2*time.Second {
+				t.Errorf("the next command was taken after %v, want at most two seconds", d)
+			}
+			if l := c.leader(); l == nil || l.id != "w1" {
+				t.Fatalf("the leader changed\n%s", c)
+			}
+		}
+	})
+}

@@ -28,7 +28,8 @@ type transport struct {
 // follower is what the last requests to one came to.
 type follower struct {
 	answered time.Duration // the last time; 0: never
-	silent   bool          // the last request had no answer
+	silent   bool          // the last request of the term had no answer
+	term     uint64
 }
 
 var _ raft.WithPreVote = (*transport)(nil)
@@ -71,15 +72,15 @@ func (t *transport) atBeat() error {
 	}
 }
 
-// heard returns when a follower that does not answer does so again. Raft would pause ever longer between its tries with entries, up to
+// heard returns when a follower that does not answer does so again, and at once if it was not asked in this term. Raft would pause ever longer between its tries with entries, up to
 // 10 s, and let one that is back wait for the rest of that, and with it a commit that needs it. Its heartbeats go on, a few a second.
 func (t *transport) heard(id raft.ServerID, term uint64) error {
 	for {
 		t.mu.Lock()
-		silent, tried := t.followers[id].silent, t.tried
+		f, tried := t.followers[id], t.tried
 		t.mu.Unlock()
 		switch {
-		case !silent:
+		case !f.silent || f.term != term:
 			return nil
 		case !t.wanted(id, term):
 			return errUnwanted // raft goes on with its heartbeats until this ends
@@ -100,7 +101,7 @@ func (t *transport) answered(id raft.ServerID) (at time.Duration, ok bool) {
 	return at, at != 0
 }
 
-// silent reports whether the last request to a server had no answer.
+// silent reports whether the last request to a server had no answer, in the last term in which it had any.
 func (t *transport) silent(id raft.ServerID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,12 +109,15 @@ func (t *transport) silent(id raft.ServerID) bool {
 }
 
 // note takes what a request came to.
-func (t *transport) note(id raft.ServerID, err error) error {
+func (t *transport) note(id raft.ServerID, term uint64, err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.followers[id]
-	if f.silent = err != nil; !f.silent {
+	if err == nil {
 		f.answered = t.now()
+	}
+	if term >= f.term { // else it is one that was long under way
+		f.term, f.silent = term, err != nil
 	}
 	t.followers[id] = f
 	close(t.tried)
@@ -132,7 +136,7 @@ func (t *transport) AppendEntries(id raft.ServerID, at raft.ServerAddress, args 
 	if err != nil {
 		return err
 	}
-	return t.note(id, t.Transport.AppendEntries(id, at, args, resp))
+	return t.note(id, args.Term, t.Transport.AppendEntries(id, at, args, resp))
 }
 
 // InstallSnapshot implements raft.Transport.
@@ -140,7 +144,7 @@ func (t *transport) InstallSnapshot(id raft.ServerID, at raft.ServerAddress, arg
 	if err := t.heard(id, args.Term); err != nil {
 		return err
 	}
-	return t.note(id, t.Transport.InstallSnapshot(id, at, args, resp, data))
+	return t.note(id, args.Term, t.Transport.InstallSnapshot(id, at, args, resp, data))
 }
 
 // RequestPreVote implements raft.WithPreVote.

@@ -166,8 +166,19 @@ func TestEntriesWaitForTheFollower(t *testing.T) {
 		if err := <-ended; !errors.Is(err, errUnwanted) {
 			t.Errorf("entries of an old term: %v, want %v", err, errUnwanted)
 		}
+		// Who was silent in another term is asked, and not waited for.
+		under.answers.Store(true)
+		if err := tr.AppendEntries("1", "", &raft.AppendEntriesRequest{Term: 4, Entries: []*raft.Log{{}}}, nil); err != nil {
+			t.Errorf("entries of the next term: %v", err)
+		}
+		under.answers.Store(false)
+		beat("1") // late, of the old one
+		if tr.silent("1") {
+			t.Error("a request of the old term was taken for one of the new")
+		}
+		_ = tr.note("2", 3, errors.New("i/o timeout"))
 		term.Store(3)
-		go func() { ended <- entries("1") }()
+		go func() { ended <- entries("2") }()
 		synctest.Wait()
 		tr.close()
 		if err := <-ended; !errors.Is(err, errClosed) {
