@@ -240,10 +240,9 @@ func (a *Agent) endMaintenance(ctx context.Context) error {
 
 // Stop announces this node, then stops its server; the agent starts it again with Start, or when it is itself started again.
 func (a *Agent) Stop(ctx context.Context) (string, error) {
-	var undo *core.Wish // of an order that would be carried out after an init some day
+	undo := core.Wish{Kind: core.MaintenanceOff} // of an order that would be carried out after an init some day
 	began := a.o.Now()
 	if err := a.ask(ctx, func() {
-		undo = &core.Wish{Kind: core.MaintenanceOff}
 		if away := a.core.Away(); away.On && !away.Shut {
 			undo.Kind = core.MaintenanceOn
 		}
@@ -253,7 +252,7 @@ func (a *Agent) Stop(ctx context.Context) (string, error) {
 	}
 	err := a.until(ctx, func() (bool, error) {
 		if a.uninitialized() && a.o.Now() > began+initPatience {
-			a.step(*undo)
+			a.step(undo)
 			return true, errors.New("the resource is not initialized, and the agent leaves the server alone: stop it as you always did")
 		}
 		return a.looked && !a.server.Running && !a.server.Archives, nil

@@ -525,3 +525,12 @@ func goodbye(host string, vrid uint8) func(*lab.Frame) bool {
 func claim(host string, vrid uint8) func(*lab.Frame) bool {
 	return both(lab.AdvertFrom(host, vrid), func(f *lab.Frame) bool { return f.VRRP.Priority != 0 })
 }
+
+// waitClaims waits for n of a host's adverts after a time, and is the moment behind the last one.
+func waitClaims(t *testing.T, c *lab.Capture, after time.Time, host string, vrid uint8, n int) time.Time {
+	t.Helper()
+	for range n {
+		after = waitFrame(t, c, after, "advert", claim(host, vrid)).At.Add(time.Nanosecond)
+	}
+	return after
+}

@@ -511,6 +511,21 @@ func freeze(t *testing.T, c *lab.Capture, h *lab.Host) {
 	signal(t, h, "vrrpd", syscall.SIGSTOP)
 }
 
+// goesQuietly has n1 go on, which freeze has stopped and n2 replaced: it gives way without a word.
+func goesQuietly(t *testing.T, l *lab.Lab, c *lab.Capture, after time.Time) {
+	t.Helper()
+	n1, n2 := l.Host("n1"), l.Host("n2")
+	signal(t, n1, "vrrpd", syscall.SIGCONT)
+	waitState(t, n1, "VI_51", control.StateBackup)
+	waitHolder(t, l, lab.VIP(1), "n2")
+	if f, ok := c.First(after, claim("n1", 51)); ok {
+		t.Errorf("it advertised before it listened: %s", f.String())
+	}
+	if i := instance(t, n2, "VI_51"); i.Seq != 2 {
+		t.Errorf("n2 was disturbed: %+v", i.Transitions)
+	}
+}
+
 // A vrrpd that is stopped for a while and goes on, as in a virtual machine that is moved: what its socket has kept counts before
 // its timers do.
 func TestVRRPStalled(t *testing.T) {
@@ -522,10 +537,7 @@ func TestVRRPStalled(t *testing.T) {
 		c := capture(t, l)
 		for range 5 {
 			signal(t, n2, "vrrpd", syscall.SIGSTOP)
-			after := time.Now()
-			for range 6 { // twice its Master_Down_Interval
-				after = waitFrame(t, c, after, "advert", claim("n1", 51)).At.Add(time.Nanosecond)
-			}
+			after := waitClaims(t, c, time.Now(), "n1", 51, 6) // twice its Master_Down_Interval
 			signal(t, n2, "vrrpd", syscall.SIGCONT)
 			waitInstance(t, n2, "VI_51", "hears n1", func(i control.Instance) bool { return i.Peers[0].Heard.After(after) })
 		}
@@ -543,16 +555,8 @@ func TestVRRPStalled(t *testing.T) {
 		c := capture(t, l)
 		freeze(t, c, n1)
 		waitState(t, n2, "VI_51", control.StateMaster)
-		after := time.Now()
-		for range 5 {
-			after = waitFrame(t, c, after, "advert", claim("n2", 51)).At.Add(time.Nanosecond)
-		}
-		signal(t, n1, "vrrpd", syscall.SIGCONT)
-		waitState(t, n1, "VI_51", control.StateBackup)
-		waitHolder(t, l, vip, "n2")
-		if f, ok := c.First(after, claim("n1", 51)); ok {
-			t.Errorf("it advertised before it listened: %s", f.String())
-		}
+		after := waitClaims(t, c, time.Now(), "n2", 51, 5)
+		goesQuietly(t, l, c, after)
 	})
 	t.Run("master, by a worse one", func(t *testing.T) {
 		// It has been away for longer than the peer waits: the peer serves now, and the better one goes without a word.
@@ -562,19 +566,8 @@ func TestVRRPStalled(t *testing.T) {
 		c := capture(t, l)
 		freeze(t, c, n1)
 		waitState(t, n2, "VI_51", control.StateMaster)
-		after := time.Now()
-		for range 5 {
-			after = waitFrame(t, c, after, "advert", claim("n2", 51)).At.Add(time.Nanosecond)
-		}
-		signal(t, n1, "vrrpd", syscall.SIGCONT)
-		waitState(t, n1, "VI_51", control.StateBackup)
-		waitHolder(t, l, vip, "n2")
-		if f, ok := c.First(after, claim("n1", 51)); ok {
-			t.Errorf("it advertised before it listened: %s", f.String())
-		}
-		if i := instance(t, n2, "VI_51"); i.Seq != 2 {
-			t.Errorf("n2 was disturbed: %+v", i.Transitions)
-		}
+		after := waitClaims(t, c, time.Now(), "n2", 51, 5)
+		goesQuietly(t, l, c, after)
 	})
 	t.Run("master, and nothing in its socket", func(t *testing.T) {
 		// As when a whole machine stood still.
@@ -589,23 +582,12 @@ func TestVRRPStalled(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitState(t, n2, "VI_51", control.StateMaster)
-		after := time.Now()
-		for range 3 { // more than any router waits, and one of its own interval
-			after = waitFrame(t, c, after, "advert", claim("n2", 51)).At.Add(time.Nanosecond)
-		}
+		after := waitClaims(t, c, time.Now(), "n2", 51, 3) // more than any router waits, and one of its own interval
 		if err := l.Heal(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Until(after.Add(300 * time.Millisecond))) // n2 is silent for another 200 ms
-		signal(t, n1, "vrrpd", syscall.SIGCONT)
-		waitState(t, n1, "VI_51", control.StateBackup)
-		waitHolder(t, l, vip, "n2")
-		if f, ok := c.First(after, claim("n1", 51)); ok {
-			t.Errorf("it advertised before it listened: %s", f.String())
-		}
-		if i := instance(t, n2, "VI_51"); i.Seq != 2 {
-			t.Errorf("n2 was disturbed: %+v", i.Transitions)
-		}
+		goesQuietly(t, l, c, after)
 	})
 	t.Run("master, with an announcement due", func(t *testing.T) {
 		// One gratuitous ARP of the old master would take the clients away from the new one.
@@ -616,12 +598,8 @@ func TestVRRPStalled(t *testing.T) {
 		waitFrame(t, c, time.Now(), "refresh", lab.Announcement("n1", vip))
 		freeze(t, c, n1)
 		waitState(t, n2, "VI_51", control.StateMaster)
-		after := time.Now()
-		for range 12 { // more than a second
-			after = waitFrame(t, c, after, "advert", claim("n2", 51)).At.Add(time.Nanosecond)
-		}
-		signal(t, n1, "vrrpd", syscall.SIGCONT)
-		waitState(t, n1, "VI_51", control.StateBackup)
+		after := waitClaims(t, c, time.Now(), "n2", 51, 12) // more than a second
+		goesQuietly(t, l, c, after)
 		waitFrame(t, c, time.Now(), "refresh of the new master", lab.Announcement("n2", vip))
 		if f, ok := c.First(after, lab.Announcement("n1", vip)); ok {
 			t.Errorf("it announced what it had lost: %s", f.String())

@@ -102,10 +102,7 @@ func TestVRRPReload(t *testing.T) {
 		advertises(t, 1, "new interval", func(v *lab.Advert) bool { return v.Interval == 200*time.Millisecond })
 		same(t, "VI_1", seq)
 		// The backup learns it.
-		after := time.Now()
-		for range 5 {
-			after = waitFrame(t, c, after, "advert", claim("n1", 1)).At.Add(time.Nanosecond)
-		}
+		waitClaims(t, c, time.Now(), "n1", 1, 5)
 		if i := instance(t, n2, "VI_1"); i.Seq != seq2 {
 			t.Errorf("the backup made a transition: %s", describe(i))
 		}

@@ -112,10 +112,7 @@ func TestVRRPWire(t *testing.T) {
 
 	// Three adverts of each, the last of GARP's second batch, and the goodbyes.
 	for _, tt := range tests {
-		after := start
-		for range 3 {
-			after = waitFrame(t, c, after, tt.name, claim("n1", uint8(tt.router.VRID))).At.Add(time.Nanosecond)
-		}
+		waitClaims(t, c, start, "n1", uint8(tt.router.VRID), 3)
 	}
 	const batches = 2 * 5
 	announced := []netip.Addr{netip.MustParseAddr("10.77.0.105"), netip.MustParseAddr("10.77.0.108"), netip.MustParseAddr("10.77.0.113"),
