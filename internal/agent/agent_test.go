@@ -114,7 +114,7 @@ func (f *fakeServer) Look(context.Context) (core.Server, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.s
-	s.At = f.now()
+	s.At, s.Whole = f.now(), s.Pos.LSN
 	return s, true
 }
 

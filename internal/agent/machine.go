@@ -200,7 +200,7 @@ func (m *Machine) answered(s *core.Server, srv *postgres.Server, g postgres.Glan
 	m.mu.Unlock()
 	s.Running, s.Answering, s.Postmaster = true, true, lifeNumber(g.Life)
 	s.InRecovery = g.InRecovery
-	s.Pos = core.Position{TLI: g.Position.Timeline, LSN: uint64(g.Position.LSN)}
+	s.Pos, s.Whole = core.Position{TLI: g.Position.Timeline, LSN: uint64(g.Position.LSN)}, uint64(g.Whole)
 	s.History = m.history(srv, g.Life, s.Pos.TLI)
 	s.SSN = normal(g.SyncNames)
 	s.RewindReady = !g.InRecovery && g.Control.Timeline == g.Position.Timeline
@@ -314,7 +314,11 @@ func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 		return core.Result{}, drv.Hold(ctx)
 	case core.Fence:
 		r, err := drv.Fence(ctx, postgres.FenceOptions{KillAfter: killAfter})
-		return core.Result{SystemID: r.SystemID, Pos: core.Position{TLI: r.Timeline, LSN: uint64(r.LSN)}, Beyond: r.Beyond}, err
+		end := r.LSN
+		if !r.Primary {
+			end = r.Replay // it has replayed all, but for the half of a record that what it received may end with: that is nobody's
+		}
+		return core.Result{SystemID: r.SystemID, Pos: core.Position{TLI: r.Timeline, LSN: uint64(end)}, Beyond: r.Beyond}, err
 	case core.Reserve:
 		_, err := srv.Reserve(a.Numbers, a.TLI)
 		return core.Result{}, err

@@ -34,6 +34,7 @@ type Driver struct {
 	ident            *identSession
 	replies          map[int]reply             // of the walsenders at the last look, by process number; used under look's turn
 	replays          atomic.Pointer[replaying] // at the last question to a standby; nil: none was asked
+	written          atomic.Pointer[written]   // at the last look at a primary; nil: there was none
 }
 
 // NewDriver makes a driver; nothing is opened yet.

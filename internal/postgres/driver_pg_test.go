@@ -904,3 +904,50 @@ func TestDriverOnEveryVersion(t *testing.T) {
 		})
 	}
 }
+
+// TestFenceInTheMiddleOfARecord: what was flushed or received may end within a record, and is less after a crash or a restart. What counts is what was
+// replayed, and on a primary what is known to be whole.
+func TestFenceInTheMiddleOfARecord(t *testing.T) {
+	t.Parallel()
+	a := drive(newNode(t, "wal_buffers = 256kB\n").start(), "a")
+	b := a.standbyNamed("b", "")
+	c := a.session()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = c.Exec(context.Background(), "SELECT pg_logical_emit_message(false, 'x', repeat('x', 200000000))") // one record; it ends with the server
+	}()
+	var whole LSN
+	began := a.view().FlushLSN
+	a.await("the record is on its way", func() (bool, string) {
+		g, err := a.Glance(a.ctx())
+		whole = max(whole, g.Whole)
+		w := a.view().Named("b")
+		return err == nil && len(w) == 1 && w[0].FlushLSN > began+1<<20, fmt.Sprintf("%+v %v", w, err)
+	})
+	a.freeze(a.view().Named("b")[0].PID)
+	a.crash()
+	<-ended
+	r := b.fence()
+	if r.Receive <= r.Replay {
+		t.Fatalf("what it received ends with a record: %+v", r)
+	}
+	b.stop()
+	if err := b.StartStandby(b.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if again := b.fence(); again.LSN != r.Replay {
+		t.Errorf("after a restart its WAL ends at %s, want %s", again.LSN, r.Replay)
+	}
+	if err := a.WriteFence(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.StartStandby(a.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	after := a.fence()
+	t.Logf("the primary was whole up to %s, and ends at %s; it had begun the record at %s", whole, after.LSN, began)
+	if whole == 0 || after.LSN < whole {
+		t.Errorf("the primary was whole up to %s, and its WAL ends at %s", whole, after.LSN)
+	}
+}

@@ -14,6 +14,9 @@ type Glance struct {
 	Answered bool // the server took our session and answered
 	PrimaryView
 	Position Position // primary: flushed; standby: the end of what it received or replayed, and the timeline that owns it
+	// Whole is where a record ends that is on this disk with all before it: the newest that is known, 0 if none is. What a server has flushed or received
+	// may end in the middle of a record, which is nobody's after a crash.
+	Whole    LSN
 	Receive  LSN      // standby: flushed by walreceivers in this life, 0 if none ran
 	Replay   LSN      // standby
 	Paused   bool     // standby: replay is paused
@@ -45,6 +48,31 @@ func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 type replaying struct {
 	life     Life
 	timeline Timeline
+}
+
+// written is how far a primary was seen to have whole records on its disk. What was inserted ends with a record; at one look it is
+// noted, and at a later one it is on the disk.
+type written struct {
+	life        Life
+	next, whole LSN
+}
+
+// flushed is w after a look.
+func (w written) flushed(life Life, insert, flush LSN, block uint32) written {
+	if w.life != life {
+		w = written{life: life}
+	}
+	if w.next == 0 {
+		w.next = insert
+	}
+	if flush >= w.next {
+		w.whole, w.next = w.next, insert
+		// Behind a page's end is told where the next record begins (PostgreSQL's XLogBytePosToRecPtr): after the page header of 24 or 40 bytes.
+		if in := w.whole % LSN(max(block, 1)); in == 24 || in == 40 {
+			w.whole -= in
+		}
+	}
+	return w
 }
 
 // glance asks a server that runs.
@@ -80,6 +108,16 @@ func (d *Driver) glance(ctx context.Context, g *Glance) error {
 		}
 	}
 	g.PrimaryView, g.Conninfo, g.Receive, g.Replay, g.Paused, g.Upstream = v.PrimaryView, v.conninfo, v.receive, v.replay, v.paused, v.upstream
+	g.Whole = v.replay
+	if !v.InRecovery {
+		var w written
+		if known := d.written.Load(); known != nil {
+			w = *known
+		}
+		w = w.flushed(g.Life, v.InsertLSN, v.FlushLSN, g.Control.WALBlockSize)
+		d.written.Store(&w)
+		g.Whole = w.whole
+	}
 	g.Answered = true
 	return nil
 }

@@ -544,14 +544,15 @@ func (a *Agent) remember() {
 	if a.markAt == 0 {
 		a.markAt = a.now
 	}
-	if a.view.Phase != Active || a.marker != NoMarker || !a.srv.Answering || a.srv.Pos.LSN == 0 || a.broken != "" || a.srv.Pos.TLI < a.mark.TLI || a.srv.Pos.LSN <= a.mark.LSN {
+	end := a.srv.whole()
+	if a.view.Phase != Active || a.marker != NoMarker || !a.srv.Answering || a.broken != "" || end.before(a.mark) || end.LSN <= a.mark.LSN {
 		return
 	}
 	if due := a.markAt + time.Second; a.now < due {
 		a.at(due)
 		return
 	}
-	a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
+	a.do(Action{Kind: PersistMark, Pos: end})
 }
 
 // judge tells vrrpd whether this node may be granted the resource.

@@ -44,9 +44,18 @@ func (r *rig) deliver(ev Event) []Action {
 	return out
 }
 
-func (r *rig) look() []Action {
+// server is what a look at it sees; unless a test says something else, its WAL ends with a record.
+func (r *rig) server() Server {
 	s := r.srv
 	s.At = r.now
+	if s.Whole == 0 {
+		s.Whole = s.Pos.LSN
+	}
+	return s
+}
+
+func (r *rig) look() []Action {
+	s := r.server()
 	return r.give(&s)
 }
 
@@ -65,8 +74,7 @@ func (r *rig) end(k Kind, res Result, err error) []Action {
 	}
 	x := r.todo[i]
 	r.todo = slices.Delete(r.todo, i, i+1)
-	s := r.srv
-	s.At = r.now
+	s := r.server()
 	return r.give(Done{ID: x.ID, Result: res, Err: err, Unknown: err != nil, Server: &s})
 }
 
@@ -1266,4 +1274,56 @@ func TestNobodyIsLostWhileAsleep(t *testing.T) {
 	r.end(PersistMark, Result{}, nil)
 	r.pass(time.Second)
 	r.wantNot(SetRule)
+}
+
+// TestOldCopyIsNotGranted: a server that was shut down cleanly, and whose data is older than what it had, reports nothing and is not promoted.
+func TestOldCopyIsNotGranted(t *testing.T) {
+	stopped := Server{SystemID: 7, Clean: true, Pos: Position{1, 90}}
+	t.Run("stopped", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5, Mark: Position{1, 100}})
+		r.srv = stopped
+		r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n1", S: []string{"n2"}, Version: 7}}
+		r.look()
+		r.show()
+		r.pass(time.Second)
+		r.wantNot(ReportPledge)
+		if why := r.a.unfit(); !strings.Contains(why, "an old copy was restored") {
+			t.Errorf("unfit: got %q", why)
+		}
+	})
+	t.Run("granted before it was seen", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5, Mark: Position{1, 100}})
+		r.srv.Pos = Position{1, 90}
+		r.view = View{Epoch: 5, Phase: Granted, Holder: "n1", Mine: true, Live: true, Timeline: 2, Rule: Rule{Holder: "n1", S: []string{"n2"}, Version: 7}}
+		r.look()
+		r.show()
+		r.end(Fence, Result{SystemID: 7, Pos: Position{1, 90}}, nil)
+		r.pass(time.Second)
+		r.wantNot(PromoteTo)
+		if x := r.want(Release); !strings.Contains(x.Text, "an old copy was restored") {
+			t.Errorf("got %v", x)
+		}
+	})
+	t.Run("complete", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5, Mark: Position{1, 90}})
+		r.srv = stopped
+		r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n1", S: []string{"n2"}, Version: 7}}
+		r.look()
+		r.show()
+		r.want(ReportPledge)
+	})
+}
+
+// TestHalfARecordIsNoMark: what a primary has flushed may end within a record, and after a crash its WAL ends before that.
+func TestHalfARecordIsNoMark(t *testing.T) {
+	r := holder(t, "n2", "n3")
+	r.srv.Pos.LSN, r.srv.Whole = 500, 480
+	r.pass(2 * time.Second)
+	if x := r.want(PersistMark); x.Pos.LSN != 480 {
+		t.Errorf("got %v, want a mark at the last whole record", x)
+	}
+	r.end(PersistMark, Result{}, nil)
+	r.srv.Pos.LSN = 600
+	r.pass(2 * time.Second)
+	r.wantNot(PersistMark)
 }

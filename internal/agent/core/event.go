@@ -96,6 +96,7 @@ type Server struct {
 	Archives   bool // and the postmaster waits for its archiver, whom a start ends
 	SystemID   uint64
 	Pos        Position // primary: flushed, and so what a standby can have and a commit waits for; standby: the greatest of received and replayed; stopped: of the control file
+	Whole      uint64   // where a record ends that is on this disk with all before it; 0: not known, as of a server that does not answer
 	History    []Fork   // of Pos.TLI
 	Upstream   string   // standby: node that the walreceiver streams from
 	Conninfo   string   // node that primary_conninfo in force names; "": none
@@ -104,6 +105,9 @@ type Server struct {
 	// RewindReady: the newest checkpoint is of the running timeline, so that pg_rewind may use this server.
 	RewindReady bool
 }
+
+// whole is what no crash takes from the server's disk.
+func (s *Server) whole() Position { return Position{TLI: s.Pos.TLI, LSN: s.Whole} }
 
 func (s *Server) standby(name string) (Standby, bool) {
 	for _, x := range s.Standbys {

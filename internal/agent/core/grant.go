@@ -81,6 +81,8 @@ func (a *Agent) promote() {
 	case a.marker != NoMarker || a.broken != "":
 		a.abandon(a.unfit())
 	case !a.fence():
+	case a.old(a.fenced.pos):
+		a.abandon(a.broken)
 	case a.attempted < v.Epoch:
 		a.do(Action{Kind: PersistAttempt, Epoch: v.Epoch})
 	case !g.reserved:

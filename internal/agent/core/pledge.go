@@ -65,7 +65,10 @@ func (a *Agent) reportStopped() bool {
 	if v.Phase != Electing || !a.srv.Clean || a.rule.Holder != a.o.Node || a.reported.epoch == v.Epoch || a.broken != "" || !a.sameSystem() {
 		return false
 	}
-	if a.srv.Pos.LSN > a.mark.LSN && a.srv.Pos.TLI >= a.mark.TLI {
+	if a.old(a.srv.Pos) {
+		return false
+	}
+	if a.srv.Pos != a.mark {
 		a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
 		return true
 	}
@@ -211,7 +214,7 @@ func (a *Agent) runsStandby() {
 	switch {
 	case a.marker == Rewound && a.rule.Has(a.o.Node):
 		// The rule names it: it has streamed, though this agent did not see it.
-		a.do(Action{Kind: PersistMarker, Pos: a.srv.Pos})
+		a.do(Action{Kind: PersistMarker, Pos: a.srv.whole()})
 	case a.live() && a.active == v.Epoch:
 		if a.change.stopping(v.Epoch) {
 			a.afterStop()
@@ -244,23 +247,33 @@ func (a *Agent) pledge() {
 		return
 	}
 	pos, sysid := a.srv.Pos, a.srv.SystemID
+	end := a.srv.whole() // what a running primary has flushed may end within a record
 	if a.srv.InRecovery {
 		if !a.fence() {
 			return
 		}
 		pos, sysid = a.fenced.pos, a.fenced.sysid
+		end = pos
 	} else {
 		a.fenced = fence{epoch: v.Epoch, postmaster: a.srv.Postmaster, pos: pos, sysid: sysid}
 	}
-	if pos.TLI < a.mark.TLI || pos.LSN < a.mark.LSN {
-		a.broken = "its WAL ends in " + pos.String() + ", and it had " + a.mark.String() + ": an old copy was restored"
+	if a.old(pos) {
 		return
 	}
-	if pos != a.mark {
-		a.do(Action{Kind: PersistMark, Pos: pos})
+	if !end.before(a.mark) && end != a.mark {
+		a.do(Action{Kind: PersistMark, Pos: end})
 		return
 	}
 	a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: sysid, Pos: pos})
+}
+
+// old reports whether a server whose WAL ends at pos has had more: it must not be granted anything, nor taken for what it was.
+func (a *Agent) old(pos Position) bool {
+	if !pos.before(a.mark) {
+		return false
+	}
+	a.broken = "its WAL ends in " + pos.String() + ", and it had " + a.mark.String() + ": an old copy was restored"
+	return true
 }
 
 // inconsistent is why a server that lives and can't be used is rewound or copied.

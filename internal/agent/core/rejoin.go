@@ -126,7 +126,7 @@ func (a *Agent) behind() {
 		f.since, f.tries, f.spared, f.reason = a.now, 0, 0, ""
 		if a.marker != NoMarker && v.Phase == Active {
 			a.broken = ""
-			a.do(Action{Kind: PersistMarker, Pos: a.srv.Pos})
+			a.do(Action{Kind: PersistMarker, Pos: a.srv.whole()})
 		}
 		return
 	}

@@ -28,6 +28,9 @@ type Timeline struct {
 	Node      string
 }
 
+// before reports whether a server that ends here has lost something of what it had when its records ended at mark.
+func (p Position) before(mark Position) bool { return p.TLI < mark.TLI || p.LSN < mark.LSN }
+
 func forkOf(history []Fork, tli uint32) (lsn uint64, ok bool) {
 	for _, f := range history {
 		if f.TLI == tli {

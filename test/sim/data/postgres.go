@@ -588,7 +588,7 @@ func (n *node) facts() *core.Server {
 		return f
 	}
 	f.History = d.wal.forks
-	f.Pos = core.Position{TLI: d.wal.tli(), LSN: uint64(d.durable)}
+	f.Pos, f.Whole = core.Position{TLI: d.wal.tli(), LSN: uint64(d.durable)}, uint64(d.durable)
 	if d.minimum > d.durable {
 		f.Pos = core.Position{TLI: d.minTLI, LSN: uint64(d.minimum)} // as the control file says
 		f.History = d.minHistory
