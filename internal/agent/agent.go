@@ -103,38 +103,40 @@ type Agent struct {
 	pace  atomic.Int64  // between two looks
 	queue *queue
 
-	core      *core.Agent
-	timer     *time.Timer
-	known     keptFamily
-	resource  control.Resource
-	connected bool
-	refused   string // why vrrpd does not take us
-	reattach  context.CancelFunc
-	hello     control.AgentHello
-	server    core.Server
-	looked    bool
-	last      map[string]NodeState // of the others, by what they said
-	verdict   core.Action
-	opened    uint64
-	orders    sync.Mutex    // of maintenance on and off, with what they leave on disk
-	parked    uint64        // the epoch whose address was taken off for a planned stop
-	parkedAt  time.Duration // when
-	dropping  uint64        // the epoch whose address the next stop takes off; the queue's
-	hungSince time.Duration // the server lives and does not answer since then; 0: it answers
-	said      []saying
-	saidNext  int
-	waiters   []*waiter
-	asks      map[uint64]chan message // questions to other agents
-	askNext   uint64
-	lefts     map[string][]chan struct{} // who waits for the Left of a holder
-	told      NodeState                  // what the others know of us
-	tellAt    time.Duration
-	fresh     bool // we have just connected, and know nothing of the others
-	telling   atomic.Bool
-	upkeepAt  time.Duration
-	upkeeping atomic.Bool
-	calls     errgroup.Group
-	ctx       context.Context // of the run
+	core       *core.Agent
+	timer      *time.Timer
+	known      keptFamily
+	resource   control.Resource
+	connected  bool
+	refused    string // why vrrpd does not take us
+	reattach   context.CancelFunc
+	hello      control.AgentHello
+	server     core.Server
+	looked     bool
+	last       map[string]NodeState // of the others, by what they said
+	verdict    core.Action
+	opened     uint64
+	orders     sync.Mutex    // of maintenance on and off, with what they leave on disk
+	parked     uint64        // the epoch whose address was taken off for a planned stop
+	parkedAt   time.Duration // when
+	dropping   uint64        // the epoch whose address the next stop takes off; the queue's
+	hungSince  time.Duration // the server lives and does not answer since then; 0: it answers
+	turned     time.Duration // the last turn of the loop
+	unseenFrom time.Duration // since when nobody could look at the server, while we ran
+	said       []saying
+	saidNext   int
+	waiters    []*waiter
+	asks       map[uint64]chan message // questions to other agents
+	askNext    uint64
+	lefts      map[string][]chan struct{} // who waits for the Left of a holder
+	told       NodeState                  // what the others know of us
+	tellAt     time.Duration
+	fresh      bool // we have just connected, and know nothing of the others
+	telling    atomic.Bool
+	upkeepAt   time.Duration
+	upkeeping  atomic.Bool
+	calls      errgroup.Group
+	ctx        context.Context // of the run
 }
 
 // saying is one line of what the machine said.
@@ -322,6 +324,7 @@ const (
 	upkeepEvery = 2 * time.Second
 	parkedTime  = 2 * time.Second  // after that an address that was taken off for a stop that never came returns
 	hungTime    = 20 * time.Second // a server that lives and takes no session so long is stopped
+	unseenTime  = 4 * time.Second  // one that can't be looked at so long, and half as long again while we surely ran, is given up
 )
 
 // loop owns the machine. It is all that steps it.
@@ -361,6 +364,7 @@ func (a *Agent) turn() error {
 	a.upkeep(now)
 	a.unpark(now)
 	a.unhang(now)
+	a.unseen(now)
 	wake := a.core.Wake()
 	if next := min(now+core.TellEvery, wake); next > now {
 		a.timer.Reset(next - now)
@@ -736,7 +740,7 @@ func (a *Agent) unpark(now time.Duration) {
 
 // unhang stops a server that lives and takes no sessions for long, unless it is starting.
 func (a *Agent) unhang(now time.Duration) {
-	if !a.looked || !a.server.Running || a.server.Answering || a.resource.Epoch == 0 {
+	if !a.looked || !a.server.Running || a.server.Answering || a.resource.Epoch == 0 || a.server.Recovers && !a.server.Idle {
 		a.hungSince = 0
 		return
 	}
@@ -749,6 +753,27 @@ func (a *Agent) unhang(now time.Duration) {
 	a.hungSince = now
 	a.o.Log.Error("PostgreSQL lives and takes no sessions: stopping it", "for", hungTime)
 	a.queue.push(core.Action{Kind: core.Stop})
+}
+
+// unseen gives back the epoch of a server that can't be looked at: its files can't be read, or whoever looks waits for the disk. A server that answers, or
+// is down, is seen several times a second.
+func (a *Agent) unseen(now time.Duration) {
+	gap := now - a.turned
+	a.turned = now
+	if r := &a.resource; !a.looked || !r.Mine || r.Phase != core.Active.String() || now < a.server.At+unseenTime {
+		a.unseenFrom = 0
+		return
+	}
+	if a.unseenFrom == 0 || gap > 2*core.TellEvery { // we have been stopped ourselves
+		a.unseenFrom = now
+	}
+	if now < a.unseenFrom+unseenTime/2 {
+		return
+	}
+	a.unseenFrom = now
+	why := fmt.Sprintf("PostgreSQL on %s could not be looked at for %v: its disk may have failed", a.known.Self, (now - a.server.At).Round(time.Second))
+	a.o.Log.Error(why)
+	a.step(core.Wish{Kind: core.GiveBack, Why: why})
 }
 
 // findings are what doctor tells of a server, if it can be examined.

@@ -96,6 +96,7 @@ type fakeServer struct {
 	block map[core.Kind]chan struct{}
 	fail  map[core.Kind]error
 	seen  postgres.Glance
+	blind bool // its files can't be read
 }
 
 func (f *fakeServer) Facts() postgres.Glance {
@@ -115,7 +116,7 @@ func (f *fakeServer) Look(context.Context) (core.Server, bool) {
 	defer f.mu.Unlock()
 	s := f.s
 	s.At, s.Whole = f.now(), s.Pos.LSN
-	return s, true
+	return s, !f.blind
 }
 
 func (f *fakeServer) Do(ctx context.Context, a core.Action) (core.Result, error) {
@@ -911,4 +912,32 @@ func TestFamily(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", host, got, want)
 		}
 	}
+}
+
+// TestServerThatCannotBeLookedAt: a holder whose files can't be read gives its epoch back; that this process was stopped is no reason.
+func TestServerThatCannotBeLookedAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		b.say(b.mine(3, "active", 1, time.Hour))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		b.take()
+		b.server.mu.Lock()
+		b.server.blind = true
+		b.server.mu.Unlock()
+		time.Sleep(unseenTime)
+		synctest.Wait()
+		if got := b.take(); slices.ContainsFunc(got, func(l string) bool { return strings.HasPrefix(l, "give back") }) {
+			t.Errorf("too early: %q", got)
+		}
+		time.Sleep(unseenTime)
+		synctest.Wait()
+		if got := b.take(); !slices.ContainsFunc(got, func(l string) bool {
+			return strings.HasPrefix(l, "give back 3") && strings.Contains(l, "could not be looked at")
+		}) {
+			t.Errorf("got %q, want the epoch given back", got)
+		}
+	})
 }

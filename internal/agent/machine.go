@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -189,7 +188,10 @@ func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 		s.Idle, s.Waits = idle > 0, !s.Recovers && idle >= waitTime
 	default:
 		m.Log.Debug("the server can't be observed", "reason", err)
-		return s, false
+		m.mu.Lock()
+		last := m.seen.Life
+		m.mu.Unlock()
+		return s, last.Gone() // then it is down, whatever its files say
 	}
 	return s, true
 }
@@ -557,6 +559,10 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 			return err
 		}
 	}
+	place, err := promote.CopyPlace(m.Config.DataDir)
+	if err != nil {
+		return err
+	}
 	left, err := m.Store.Cloning()
 	if err == nil && left != "" {
 		err = promote.RemoveBeside(m.Config.DataDir, left)
@@ -568,7 +574,7 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	dir, bin := filepath.Clean(m.Config.DataDir)+".new-"+time.Now().UTC().Format("20060102T150405Z"), m.Config.BinDir
+	dir, bin := place+".new-"+time.Now().UTC().Format("20060102T150405Z"), m.Config.BinDir
 	switch {
 	case srv != nil:
 		dir, bin = srv.NewDir(), srv.BinDir()

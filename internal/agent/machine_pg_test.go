@@ -562,3 +562,35 @@ func processes(t *testing.T, postmaster int) []int {
 	}
 	return all
 }
+
+// TestDeadServerWhoseFilesCannotBeRead: the kernel's word is enough.
+func TestDeadServerWhoseFilesCannotBeRead(t *testing.T) {
+	p := newPair(t)
+	m := p.n["n1"]
+	p.do("n1", core.Action{Kind: core.StartStandby})
+	s := p.look("n1")
+	lock := filepath.Join(m.Config.DataDir, "postmaster.pid")
+	if err := errors.Join(os.Remove(lock), os.Mkdir(lock, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := m.Look(t.Context()); ok {
+		t.Errorf("it lives, and its files can't be read: got %+v", s)
+	}
+	if err := syscall.Kill(-lifePID(s.Postmaster), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if s, ok := m.Look(t.Context()); ok {
+			if s.Running || s.Clean {
+				t.Errorf("got %+v", s)
+			}
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("nobody saw it die")
+		}
+	}
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+}

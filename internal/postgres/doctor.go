@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -95,6 +97,19 @@ func (s *Server) examineFiles() []Finding {
 	} else if !c.Rewindable() {
 		all = append(all, found(Fault, "wal_log_hints", "it is off, and there are no data checksums, so that pg_rewind cannot work and every failover ends in a full copy",
 			"Set wal_log_hints = on and restart, or turn on checksums by pg_checksums --enable with the server down."))
+	}
+	var dir, parent unix.Stat_t
+	if unix.Stat(s.real, &dir) == nil && unix.Stat(filepath.Dir(s.real), &parent) == nil && dir.Dev != parent.Dev {
+		all = append(all, found(Warning, "data directory", s.real+" is a mount point, so that no new copy can take its place when one is needed",
+			"Use a directory below the mount point as the data directory."))
+	}
+	if fi, err := os.Lstat(filepath.Join(s.cfg.DataDir, "pg_wal")); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+		all = append(all, found(Warning, "pg_wal", "it is a symbolic link; a new copy of the data directory has its WAL in the data directory itself",
+			"After a copy, move it back with the server down; see the runbook."))
+	}
+	if spaces, err := os.ReadDir(filepath.Join(s.cfg.DataDir, "pg_tblspc")); err == nil && len(spaces) > 0 {
+		all = append(all, found(Warning, "tablespaces", fmt.Sprintf("there are %d, and no copy of a server that has some is made by itself", len(spaces)),
+			"Clone by hand if a copy is needed: pg_basebackup with --tablespace-mapping."))
 	}
 	for _, place := range []struct{ name, dir string }{{"data directory", s.cfg.DataDir}, {"pg_wal", filepath.Join(s.cfg.DataDir, "pg_wal")}} {
 		all = append(all, examineDisk(place.name, place.dir)...)

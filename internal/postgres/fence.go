@@ -40,6 +40,15 @@ type Life struct {
 	Ticks uint64 // start time in clock ticks since boot
 }
 
+// Gone reports whether that postmaster has ended, by the kernel alone: no file of the server is read. The zero value was none, and is not gone.
+func (l Life) Gone() bool {
+	if l == (Life{}) {
+		return false
+	}
+	p, err := readProc(l.PID)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && (p.dead || p.ticks != l.Ticks)
+}
+
 // Life tells which postmaster runs, the zero Life if none.
 func (s *Server) Life() (Life, error) {
 	f, err := s.readPIDFile()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"pgvrrp/internal/postgres"
@@ -180,9 +181,12 @@ func (e *Engine) removeBeside(dir string) error { return RemoveBeside(e.Settings
 
 // RemoveBeside removes a directory that we made beside the data directory, and no other.
 func RemoveBeside(dataDir, dir string) error {
-	data := filepath.Clean(dataDir)
-	if filepath.Dir(dir) != filepath.Dir(data) || dir == data || len(filepath.Base(dir)) <= len(filepath.Base(data)) || filepath.Base(dir)[:len(filepath.Base(data))] != filepath.Base(data) {
-		return fmt.Errorf("remove %s: it is not a directory of ours beside %s", dir, data)
+	name, copied := filepath.Base(filepath.Clean(dataDir)), filepath.Base(dir)
+	if place, err := placeOf(dataDir); err == nil && !strings.HasPrefix(copied, name) {
+		name = filepath.Base(place)
+	}
+	if !isBeside(dataDir, dir) || len(copied) <= len(name) || !strings.HasPrefix(copied, name) {
+		return fmt.Errorf("remove %s: it is not a directory of ours beside %s", dir, dataDir)
 	}
 	return os.RemoveAll(dir)
 }
@@ -300,6 +304,9 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 	}
 	if err != nil {
 		return fmt.Errorf("remove what an unfinished clone left: %w", err)
+	}
+	if _, err := CopyPlace(e.Settings.DataDir); err != nil {
+		return err
 	}
 	dir := e.Server.NewDir()
 	if err := e.Store.SetCloning(dir); err != nil {

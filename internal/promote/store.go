@@ -595,9 +595,60 @@ func (s *Store) History(n int) ([]Entry, error) {
 // Dir is the state directory.
 func (s *Store) Dir() string { return s.dir }
 
+// placeOf is the data directory's place, without symbolic links, whether it is there or not.
+func placeOf(dataDir string) (string, error) {
+	place, err := filepath.EvalSymlinks(dataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		last := filepath.Clean(dataDir)
+		if to, lerr := os.Readlink(last); lerr == nil { // to nowhere: a swap was broken off
+			if last = to; !filepath.IsAbs(to) {
+				last = filepath.Join(filepath.Dir(dataDir), to)
+			}
+		}
+		place, err = filepath.EvalSymlinks(filepath.Dir(last))
+		place = filepath.Join(place, filepath.Base(last))
+	}
+	if err != nil {
+		return "", fmt.Errorf("find the place of %s: %w", dataDir, err)
+	}
+	return place, nil
+}
+
+// CopyPlace is placeOf a data directory beside which a copy is to be made that takes its place. A mount point can't be replaced: it is an error, so that
+// nobody copies in vain.
+func CopyPlace(dataDir string) (string, error) {
+	place, err := placeOf(dataDir)
+	if err != nil {
+		return "", err
+	}
+	var dir, parent unix.Stat_t
+	if err = unix.Stat(place, &dir); errors.Is(err, fs.ErrNotExist) {
+		return place, nil
+	}
+	if err = errors.Join(err, unix.Stat(filepath.Dir(place), &parent)); err != nil {
+		return "", fmt.Errorf("find the place of %s: %w", dataDir, err)
+	}
+	if dir.Dev != parent.Dev {
+		return "", fmt.Errorf("%s is a mount point, and no copy can take its place: use a directory below it as the data directory", place)
+	}
+	return place, nil
+}
+
+// isBeside reports whether dir stands beside the data directory, by its name or by where that leads.
+func isBeside(dataDir, dir string) bool {
+	if filepath.Dir(dir) == filepath.Dir(filepath.Clean(dataDir)) {
+		return true
+	}
+	place, err := placeOf(dataDir)
+	return err == nil && filepath.Dir(dir) == filepath.Dir(place)
+}
+
 // PutInPlace gives a copy the name of a data directory that is missing or empty.
 func PutInPlace(dir, dataDir string) error {
-	dataDir = filepath.Clean(dataDir)
+	dataDir, err := CopyPlace(dataDir)
+	if err != nil {
+		return err
+	}
 	// rename(2) replaces an empty directory, which os.Rename refuses.
 	if err := unix.Rename(dir, dataDir); err != nil {
 		return fmt.Errorf("rename %s to %s: %w", dir, dataDir, err)
@@ -653,7 +704,7 @@ func brokenOff(stateDir, dataDir string) (b broken, err error) {
 		return b, nil // it is being swapped at this moment
 	}
 	c, err := s.cloning()
-	if err != nil || !c.Whole || filepath.Dir(c.Dir) != filepath.Dir(filepath.Clean(dataDir)) {
+	if err != nil || !c.Whole || !isBeside(dataDir, c.Dir) {
 		return b, err
 	}
 	there := func(dir string) bool {
@@ -663,5 +714,9 @@ func brokenOff(stateDir, dataDir string) (b broken, err error) {
 		}
 		return lerr == nil
 	}
-	return broken{c, s, there(dataDir), there(c.Dir)}, err
+	place, perr := placeOf(dataDir)
+	if perr != nil {
+		return b, perr
+	}
+	return broken{c, s, there(place), there(c.Dir)}, err
 }

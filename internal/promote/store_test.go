@@ -352,6 +352,47 @@ func TestRemoveBeside(t *testing.T) {
 	}
 }
 
+// TestDataBehindASymbolicLink: copies stand beside where it leads, and a swap that was broken off leaves a link to nowhere.
+func TestDataBehindASymbolicLink(t *testing.T) {
+	far, near := t.TempDir(), t.TempDir()
+	far, err := filepath.EvalSymlinks(far)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(near, "15-main")
+	if err := errors.Join(os.Symlink(filepath.Join(far, "data"), data), os.Mkdir(filepath.Join(far, "data.new"), 0o700), os.Mkdir(filepath.Join(far, "other"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := CopyPlace(data); err != nil || got != filepath.Join(far, "data") {
+		t.Errorf("got %s, %v", got, err)
+	}
+	if err := RemoveBeside(data, filepath.Join(far, "other")); err == nil {
+		t.Error("removed what is not ours")
+	}
+	s, err := OpenStore(t.TempDir(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Swapping(filepath.Join(far, "data.new"), "cloned from n1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := FinishSwap(s.dir, data); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(data); err != nil || !fi.IsDir() {
+		t.Errorf("the copy did not take the place: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(far, "data.new"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveBeside(data, filepath.Join(far, "data.new")); err != nil {
+		t.Error(err)
+	}
+	if _, err := CopyPlace("/proc"); err == nil || !strings.Contains(err.Error(), "mount point") {
+		t.Errorf("a mount point: got %v", err)
+	}
+}
+
 func TestHistory(t *testing.T) {
 	s := newStore(t)
 	if all, err := s.History(5); err != nil || len(all) != 0 {

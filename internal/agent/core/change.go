@@ -50,6 +50,12 @@ func (a *Agent) wish(w Wish) {
 			return
 		}
 		a.away = away{Away: Away{On: true, Shut: w.Kind == Shutdown}, told: a.away.told, since: a.now}
+	case GiveBack:
+		a.unseen = w.Why
+		if a.live() { // at once: the queue may wait for the server, too
+			a.release("", w.Why)
+			a.ask(Action{Kind: Release, Epoch: a.view.Epoch, Text: w.Why})
+		}
 	case MaintenanceOff:
 		if a.away.On {
 			a.away = away{back: true}

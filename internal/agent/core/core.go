@@ -36,6 +36,7 @@ type Times struct {
 	Forget   time.Duration // so long a loss counts
 	Renew    time.Duration // how often a holder renews its rule while a node is missing
 	Switch   time.Duration // patience of each step of a switchover
+	Restart  time.Duration // how long a holder that crashed may take to answer again, where on_crash is restart
 	Orphan   time.Duration // without any view a primary is put on hold
 }
 
@@ -50,7 +51,7 @@ func Defaults() Times {
 	return Times{
 		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 200 * time.Millisecond, Silent: HeardFor, Settle: 50 * time.Millisecond,
 		Grow: 300 * time.Millisecond, Activate: 5 * time.Second, Retry: 100 * time.Millisecond, Ask: 10 * time.Millisecond, Stuck: 10 * time.Second,
-		Flap: time.Second, FlapMax: time.Minute, Forget: 2 * time.Minute, Renew: 10 * time.Second, Switch: time.Second, Orphan: 500 * time.Millisecond,
+		Flap: time.Second, FlapMax: time.Minute, Forget: 2 * time.Minute, Renew: 10 * time.Second, Switch: time.Second, Restart: time.Minute, Orphan: 500 * time.Millisecond,
 	}
 }
 
@@ -119,6 +120,7 @@ type Agent struct {
 	follow   follow
 	read     read
 	work     rebuild
+	copies   copies
 	change   change // switchover
 	giving   giving
 	gave     giving // the last that vrrpd has taken
@@ -129,6 +131,11 @@ type Agent struct {
 	archives time.Duration // since when the server is left to its archiver
 	inVain   bool          // the server was started, and what it has does not make it consistent
 	fails    int           // starts in a row
+	failedAt time.Duration // the first of them
+	failure  string        // of the last
+	darkAt   time.Duration // since when the server lives and does not answer, at a holder that crashed and is to restart
+	unseen   string        // why the server could not be looked at for long; "": it can
+	ssnErr   string        // of the last change of synchronous_standby_names
 	verdict  Action
 }
 
@@ -243,10 +250,10 @@ func (a *Agent) look(s *Server) {
 	if a.known && s.Postmaster != a.srv.Postmaster {
 		a.flag = a.flag && s.Postmaster == 0
 	}
-	a.srv, a.known = *s, true
+	a.srv, a.known, a.unseen = *s, true, ""
 	a.srv.History, a.srv.Standbys = slices.Clone(s.History), slices.Clone(s.Standbys)
 	if s.Answering {
-		a.fails, a.inVain = 0, false
+		a.fails, a.inVain, a.darkAt = 0, false, 0
 	}
 	a.watch()
 }
@@ -388,6 +395,9 @@ func (a *Agent) finished(act Action, d Done) {
 	case Reserve, PromoteTo:
 		a.promoted(act, d)
 	case WriteSSN:
+		if a.ssnErr = ""; !ok {
+			a.ssnErr = brief(d.Err)
+		}
 		if !act.SSN.Hold && len(act.SSN.Names) == 0 {
 			a.flag = false
 		}
@@ -400,8 +410,14 @@ func (a *Agent) finished(act Action, d Done) {
 			if act.Node != "" {
 				a.follows(act.Epoch, act.Node)
 			}
-		} else if a.fails++; a.fails > 1 {
-			a.retryAt = a.now + a.t.Retry*time.Duration(min(a.fails*a.fails, 100))
+		} else {
+			if a.fails++; a.fails == 1 {
+				a.failedAt = a.now
+			}
+			a.failure = brief(d.Err)
+			if a.fails > 1 {
+				a.retryAt = a.now + a.t.Retry*time.Duration(min(a.fails*a.fails, 100))
+			}
 		}
 	case Stop:
 		a.stoppedAt(act, d)
@@ -586,6 +602,8 @@ func (a *Agent) unfit() string {
 		return "it has no data directory"
 	case a.broken != "":
 		return a.broken
+	case a.unseen != "":
+		return a.unseen
 	case a.view.SystemID != 0 && a.srv.SystemID != 0 && a.srv.SystemID != a.view.SystemID:
 		return fmt.Sprintf("its data directory has system identifier %d, the cluster's is %d", a.srv.SystemID, a.view.SystemID)
 	case a.away.On:

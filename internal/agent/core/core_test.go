@@ -653,6 +653,18 @@ func TestServerThatRestartsByItself(t *testing.T) {
 			t.Errorf("got %v, want the standby that does not come back to be out", x)
 		}
 	})
+	t.Run("restart that takes too long", func(t *testing.T) {
+		r := holder(t, "n2")
+		r.a.o.OnCrash = Restart
+		crash(r)
+		r.pass(50 * time.Second)
+		r.wantNot(Release)
+		r.pass(11 * time.Second)
+		if x := r.want(Release); !strings.Contains(x.Text, "crashed and has not answered") {
+			t.Errorf("got %v", x)
+		}
+		r.wantNot(Stop)
+	})
 	t.Run("a standby recovers as it likes", func(t *testing.T) {
 		r := newRig(t, Marks{Promise: 5})
 		r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 1, Rule: Rule{Holder: "n2", Version: 3}}
@@ -1326,4 +1338,159 @@ func TestHalfARecordIsNoMark(t *testing.T) {
 	r.srv.Pos.LSN = 600
 	r.pass(2 * time.Second)
 	r.wantNot(PersistMark)
+}
+
+func explains(t *testing.T, r *rig, want string) {
+	t.Helper()
+	if got := strings.Join(r.a.Explain(), "; "); !strings.Contains(got, want) {
+		t.Errorf("explain says %q, want %q in it", got, want)
+	}
+}
+
+// TestCopiesPause: one that failed is tried again after a second, then two; one that was of no use after more.
+func TestCopiesPause(t *testing.T) {
+	r := newRig(t, Marks{Promise: 4, Marker: Cloning})
+	r.srv = Server{SystemID: 7, Pos: Position{1, 100}}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", Version: 7}}
+	src := &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 400, RewindReady: true}
+	// upTo has time pass until a copy begins.
+	upTo := func() time.Duration {
+		t.Helper()
+		began := r.now
+		for r.under(Clone) == nil {
+			if r.now > began+time.Hour {
+				t.Fatalf("no copy in an hour: %s", strings.Join(r.a.Explain(), "; "))
+			}
+			r.pass(20 * time.Millisecond)
+			v := r.view
+			v.SystemID = 7
+			switch {
+			case r.under(PersistPromise) != nil:
+				r.end(PersistPromise, Result{}, nil)
+			case r.under(Leave) != nil:
+				r.end(Leave, Result{}, nil)
+				r.view.Rule.Version++ // the holder answers with a newer rule
+				r.show()
+			case r.under(ReadLog) != nil:
+				r.end(ReadLog, Result{View: &v}, nil)
+			case r.under(Look) != nil:
+				r.end(Look, Result{Source: src}, nil)
+			case r.under(PersistMarker) != nil:
+				r.end(PersistMarker, Result{}, nil)
+			case r.under(StartStandby) != nil:
+				r.end(StartStandby, Result{}, errors.New("port in use"))
+			}
+		}
+		return r.now - began
+	}
+	r.look()
+	r.show()
+	between := func(what string, got, least, most time.Duration) {
+		t.Helper()
+		if got < least || got > most {
+			t.Errorf("%s: after %v, want %v to %v", what, got, least, most)
+		}
+	}
+	between("the first", upTo(), 0, time.Second)
+	for _, d := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+		r.end(Clone, Result{}, errors.New("disk full"))
+		explains(t, r, "a copy failed: disk full; the next try in")
+		between("after one that failed", upTo(), d, d+500*time.Millisecond)
+	}
+	// The copy is made, and does not start.
+	r.end(Clone, Result{}, nil)
+	between("after one that does not start", upTo(), 8*time.Minute, 8*time.Minute+time.Second)
+	r.end(Clone, Result{}, nil)
+	r.view.Epoch++ // another holder does not help there
+	r.view.Holder, src.Node = "n3", "n3"
+	r.show()
+	between("the next", upTo(), 9*time.Minute, 11*time.Minute)
+}
+
+// TestAServerThatDoesNotStart is not copied for a mistake in its settings, and says what it is.
+func TestAServerThatDoesNotStart(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.srv = Server{SystemID: 7, Pos: Position{1, 100}}
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", Version: 7}}
+	r.look()
+	r.show()
+	began, starts := r.now, 0
+	for r.under(Look) == nil && r.now < began+time.Hour {
+		if r.under(StartStandby) != nil {
+			starts++
+			r.end(StartStandby, Result{}, errors.New("pg_ctl: exit status 1; the server's log ends with:\nFATAL:  could not create any TCP/IP sockets"))
+			explains(t, r, "PostgreSQL does not start")
+			explains(t, r, "could not create any TCP/IP sockets")
+		}
+		r.pass(50 * time.Millisecond)
+	}
+	if d := r.now - began; d < startPatience || d > startPatience+15*time.Second || starts < 10 {
+		t.Errorf("the data was taken for bad after %v and %d starts, want %v", d, starts, startPatience)
+	}
+}
+
+// TestAStandbyThatGetsOnIsLeftAlone: it may take its WAL from the archive, without a stream.
+func TestAStandbyThatGetsOnIsLeftAlone(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.srv.Conninfo = "n2"
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 1, Rule: Rule{Holder: "n2", Version: 7}}
+	r.look()
+	r.show()
+	for range 10 {
+		r.pass(20 * time.Millisecond)
+		if r.under(Leave) != nil {
+			r.end(Leave, Result{}, nil)
+		}
+		if r.under(Look) != nil {
+			r.end(Look, Result{Source: &Source{Node: "n2", SystemID: 7, TLI: 1, LSN: 4000}}, nil)
+		}
+		if r.under(Follow) != nil {
+			r.end(Follow, Result{}, nil)
+		}
+	}
+	r.todo = nil
+	for range 60 {
+		r.srv.Pos.LSN += 10
+		r.pass(time.Second)
+		if r.under(PersistMark) != nil {
+			r.end(PersistMark, Result{}, nil)
+		}
+	}
+	r.wantNot(Fence)
+	for range 12 {
+		r.pass(time.Second)
+		if r.under(PersistMark) != nil {
+			r.end(PersistMark, Result{}, nil)
+		}
+	}
+	r.want(Fence)
+}
+
+// TestWhatCannotBeLookedAtIsGivenBack, though the queue waits for its disk.
+func TestWhatCannotBeLookedAtIsGivenBack(t *testing.T) {
+	r := holder(t, "n2", "n3")
+	r.give(Wish{Kind: GiveBack, Why: "its disk may have failed"})
+	if x := r.want(Release); x.Epoch != 5 || x.Text != "its disk may have failed" {
+		t.Errorf("got %v", x)
+	}
+	if why := r.a.unfit(); why != "its disk may have failed" {
+		t.Errorf("unfit: got %q", why)
+	}
+	r.end(Release, Result{}, nil)
+	r.look()
+	if why := r.a.unfit(); why != "" {
+		t.Errorf("seen again: got %q", why)
+	}
+}
+
+// TestASettingThatCannotBeLoosened: whoever looks must be told that commits wait.
+func TestASettingThatCannotBeLoosened(t *testing.T) {
+	r := holder(t, "n2", "n3")
+	r.srv.Standbys = r.srv.Standbys[1:]
+	r.pass(150 * time.Millisecond)
+	r.end(SetRule, Result{}, nil)
+	r.view.Rule.S, r.view.Rule.Version = []string{"n3"}, r.view.Rule.Version+1
+	r.show()
+	r.end(WriteSSN, Result{}, errors.New("syntax error in postgresql.conf"))
+	explains(t, r, "can't be changed: syntax error in postgresql.conf")
 }

@@ -165,12 +165,14 @@ const (
 	MaintenanceOn                  // leave the synchronous set, and don't touch the server but for pledges
 	MaintenanceOff                 //
 	Shutdown                       // leave the synchronous set, then stop the server; nothing is started again
+	GiveBack                       // the epoch, as the server can't be looked at, for Why; nobody's wish but the agent's
 )
 
 // Wish is an operator's.
 type Wish struct {
 	Kind WishKind
 	Node string
+	Why  string
 }
 
 // Leaving is a standby's word, at the holder: it is about to go (On), or was and is back. With Why it can't stream as it is, and

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Explain says in sentences what stands between this server and where it should be; a healthy one is told in one or two.
@@ -25,6 +26,9 @@ func (a *Agent) Explain() []string {
 		add("not promotable: the rule is %s, and does not name this node", a.ruleText())
 	} else {
 		add("promotable: the rule %s names this node", a.ruleText())
+	}
+	if a.fails > 0 && !a.srv.Running {
+		add("PostgreSQL does not start, %d times in a row: %s", a.fails, a.failure)
 	}
 	if a.srv.Archives {
 		add("PostgreSQL is shut down, and its archiver still at work: it is started when that is done, at the latest after %v", a.o.Archiver)
@@ -81,8 +85,20 @@ func (a *Agent) explainGrant() string {
 	return "the rule is on its way into the log"
 }
 
+// brief is an error in one line: what a server's log says of a start is long.
+func brief(err error) string {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if r := []rune(text); len(r) > 600 {
+		text = string(r[:200]) + " ... " + string(r[len(r)-400:])
+	}
+	return text
+}
+
 func (a *Agent) explainRule() []string {
 	var out []string
+	if a.ssnErr != "" && a.srv.SSN != a.setting(a.rule.S).String() {
+		out = append(out, fmt.Sprintf("commits may wait for nodes that are gone: synchronous_standby_names is %q, and can't be changed: %s", a.srv.SSN, a.ssnErr))
+	}
 	if !a.settled() {
 		out = append(out, "the outcome of a proposal is not known: the setting in force stays the stricter one")
 	}
@@ -129,6 +145,16 @@ func (a *Agent) explainFollow() []string {
 		return []string{v.Holder + "'s server can't be asked: " + f.unseen}
 	}
 	out := []string{"can't stream from " + v.Holder + ": " + f.reason}
+	if c := &a.copies; c.tried > 0 && a.work.node == "" {
+		text := "a copy was made, and does not stream"
+		if c.err != "" {
+			text = "a copy failed: " + c.err
+		}
+		if d := c.next - a.now; d > 0 {
+			text += fmt.Sprintf("; the next try in %v at the latest", d.Round(time.Second))
+		}
+		out = append(out, text)
+	}
 	switch {
 	case f.unseen != "":
 		out = append(out, v.Holder+"'s server can't be asked: "+f.unseen)

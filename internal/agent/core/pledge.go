@@ -1,6 +1,9 @@
 package core
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // down: PostgreSQL does not run.
 func (a *Agent) down() {
@@ -46,8 +49,8 @@ func (a *Agent) down() {
 	case a.marker == Rewound && !a.rule.Has(a.o.Node):
 		a.startRebuilt()
 		return
-	case a.fails > 3 && a.view.Phase == Active && a.heldByOther():
-		a.copyAgain("PostgreSQL does not start")
+	case a.fails > 3 && a.view.Phase == Active && a.heldByOther() && a.failing(startPatience):
+		a.copyAgain("PostgreSQL does not start: " + a.failure)
 		return
 	case a.inVain && a.view.Phase == Active && a.heldByOther():
 		a.copyAgain(inconsistent)
@@ -56,6 +59,16 @@ func (a *Agent) down() {
 	if !a.reportStopped() {
 		a.startStandby("")
 	}
+}
+
+// startPatience is how long a server that does not start is tried again before its data is taken for bad: it may be its settings, and then a copy is of no use.
+const startPatience = 2 * time.Minute
+
+// failing reports whether no start has succeeded for as long.
+func (a *Agent) failing(long time.Duration) bool {
+	due := a.failedAt + long
+	a.at(due)
+	return a.now >= due
 }
 
 // reportStopped pledges with a server that is down: what was shut down cleanly is known from its control file, and the report need not wait for the
@@ -133,6 +146,18 @@ func (a *Agent) silent() {
 		// The postmaster would have it back as a primary some day: others can take over now.
 		a.say("PostgreSQL on %s crashed and restarts by itself: it is stopped, so that another node can take over", a.o.Node)
 		a.do(Action{Kind: Stop})
+		return
+	}
+	if a.live() && a.active == v.Epoch && a.o.OnCrash == Restart && !v.Paused {
+		if a.darkAt == 0 {
+			a.darkAt = a.now
+		}
+		if due := a.darkAt + a.t.Restart; a.now < due {
+			a.at(due)
+			return
+		}
+		a.release("", fmt.Sprintf("PostgreSQL on %s crashed and has not answered for %v", a.o.Node, a.t.Restart))
+		a.giveUp()
 		return
 	}
 	switch {

@@ -7,7 +7,8 @@ type follow struct {
 	epoch      uint64
 	node       string
 	postmaster uint64
-	since      time.Duration // told to, or last seen streaming
+	since      time.Duration // told to, or last seen streaming, or getting on without
+	at         uint64        // how far it was
 	tries      int           // times that it was stuck behind this holder
 	spared     int           // rewinds in a row that failed and left the data as it was
 	source     *Source       // of the last look, not used yet
@@ -25,6 +26,44 @@ type read struct {
 	version uint64
 	begged  bool   // the holder for a newer rule
 	let     uint64 // epoch whose holder has let us go since
+}
+
+// copies are those that were made or tried since this server streamed last.
+type copies struct {
+	tried uint64 // how many
+	epoch uint64 // of the last
+	next  time.Duration
+	err   string // of the last; "": it was made, and the server does not stream
+}
+
+// Between two copies: after one that failed, and after one that was made and is of no use. Each doubles with the next, up to copyMost.
+const (
+	copyAfter = time.Second
+	copyAnew  = time.Minute
+	copyMost  = 10 * time.Minute
+)
+
+// copied takes note of one that has ended.
+func (a *Agent) copied(err error) {
+	c, pause := &a.copies, copyAnew
+	if c.err = ""; err != nil {
+		c.err, pause = brief(err), copyAfter
+	}
+	for range min(c.tried, 20) {
+		pause = min(2*pause, copyMost)
+	}
+	c.tried++
+	c.epoch, c.next = a.view.Epoch, a.now+pause
+}
+
+// mayCopy reports whether a copy may be made now. Whoever holds a new epoch may be a better source, but for a copy that was of no use.
+func (a *Agent) mayCopy() bool {
+	c := &a.copies
+	if a.now >= c.next || c.err != "" && c.epoch != a.view.Epoch {
+		return true
+	}
+	a.at(c.next)
+	return false
 }
 
 // rebuild is a rewind or a copy under way.
@@ -124,11 +163,15 @@ func (a *Agent) behind() {
 	v, f := &a.view, &a.follow
 	if a.srv.Upstream == v.Holder {
 		f.since, f.tries, f.spared, f.reason = a.now, 0, 0, ""
+		a.copies = copies{}
 		if a.marker != NoMarker && v.Phase == Active {
 			a.broken = ""
 			a.do(Action{Kind: PersistMarker, Pos: a.srv.whole()})
 		}
 		return
+	}
+	if a.srv.Pos.LSN > f.at {
+		f.at, f.since = a.srv.Pos.LSN, a.now // by restore_command, it may be
 	}
 	if due := f.since + a.t.Stuck; a.now < due {
 		a.at(due)
@@ -186,6 +229,8 @@ func (a *Agent) rebuild(s *Source) {
 		return // the next look may find it so
 	case !rewind && !a.o.Clone:
 		f.reason += "; rewind and copy are switched off, or have failed"
+		return
+	case !rewind && !a.mayCopy():
 		return
 	}
 	a.work = rebuild{epoch: a.view.Epoch, node: s.Node, rewind: rewind}
@@ -255,6 +300,9 @@ const rewinds = 3
 // rebuilt takes the outcome of Rewind and Clone. A rewind that failed half-way leaves garbage: the marker stays, and a copy follows.
 // One that failed before is tried again, behind whoever holds then.
 func (a *Agent) rebuilt(act Action, d Done) {
+	if act.Kind == Clone && !(d.Err != nil && a.work.cancelled) {
+		a.copied(d.Err)
+	}
 	a.work = rebuild{}
 	a.follow.asked = 0
 	if d.Err != nil {
@@ -281,6 +329,9 @@ func (a *Agent) copyAgain(why string) {
 	a.follow.reason = why
 	a.letGo()
 	if !a.replaceable() {
+		return
+	}
+	if !a.mayCopy() {
 		return
 	}
 	if s := a.holderSeen(a.view.Holder); s != nil {
