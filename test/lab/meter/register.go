@@ -57,6 +57,9 @@ func StartRegisters(ctx context.Context, cfg Config, keys int) (*Registers, erro
 // Run is the name under which the registers stand in the table.
 func (r *Registers) Run() string { return r.m.run }
 
+// Since is a moment as the times of the operations are.
+func (r *Registers) Since(t time.Time) time.Duration { return t.Sub(r.m.start) }
+
 // Stop ends the clients and returns what they did.
 func (r *Registers) Stop(ctx context.Context) []RegisterOp {
 	r.m.Stop(ctx)

@@ -517,6 +517,11 @@ func (r *cell) judge(ctx context.Context) {
 			r.wrong("%s: %v", k.what, err)
 		}
 	}
+	if r.c.Fault == Postmaster {
+		for _, at := range r.at {
+			ops = check.Without(ops, d.regs.Since(at), dying)
+		}
+	}
 	r.last(wait, holder, &ops)
 	for _, err := range []error{check.Registers(ops), check.OneWriter(writes)} {
 		if err != nil {
@@ -524,6 +529,10 @@ func (r *cell) judge(ctx context.Context) {
 		}
 	}
 }
+
+// dying is longer than backends take to notice that their postmaster was killed. One that waits for its standbys then waits no longer, which its client is
+// never told: for that moment the others read a commit that may not come again (SyncRepWaitForLSN and its WL_POSTMASTER_DEATH).
+const dying = 500 * time.Millisecond
 
 func (r *cell) numbers(ctx context.Context, node, sql string) ([]int64, error) {
 	out, err := r.s.q.PG.SQL(ctx, node, sql)

@@ -121,6 +121,11 @@ func Registers(history []meter.RegisterOp) error {
 	}
 }
 
+// Without leaves out the reads that were answered within d of from.
+func Without(history []meter.RegisterOp, from, d time.Duration) []meter.RegisterOp {
+	return slices.DeleteFunc(slices.Clone(history), func(op meter.RegisterOp) bool { return op.Read && op.Return >= from && op.Return < from+d })
+}
+
 // supply gives additions of unknown outcome the answers that nobody got. An addition takes exactly one value, so that those up to the
 // highest that anybody saw are known: what is missing was added by them. They differ only in when they were called, and may come at any
 // time after; the one that was called first takes the lowest, which fits if anything does. The rest never came, or after all that was seen.
@@ -159,6 +164,13 @@ func supply(history []meter.RegisterOp) ([]meter.RegisterOp, error) {
 	return all, nil
 }
 
+func kind(op meter.RegisterOp) string {
+	if op.Read {
+		return "read"
+	}
+	return "added"
+}
+
 // monotonic finds an answer that is lower than one which had come before the question, or an addition that is answered twice alike.
 func monotonic(history []meter.RegisterOp) error {
 	byKey := map[int][]meter.RegisterOp{}
@@ -188,7 +200,7 @@ func monotonic(history []meter.RegisterOp) error {
 				answered = answered[1:]
 			}
 			if op.Value < highest.Value {
-				return fmt.Errorf("register %d: %d at %s, and %d at %s, asked later: it went back", key, highest.Value, highest.Return, op.Value, op.Return)
+				return fmt.Errorf("register %d: %d at %s, and %d at %s, asked later: it went back (%s, %s)", key, highest.Value, highest.Return, op.Value, op.Return, kind(highest), kind(op))
 			}
 		}
 	}

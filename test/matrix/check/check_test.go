@@ -29,6 +29,17 @@ func TestSet(t *testing.T) {
 
 func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
+func TestWithout(t *testing.T) {
+	history := []meter.RegisterOp{
+		{Read: true, Return: ms(9), Value: 1, Known: true}, {Return: ms(10), Value: 2, Known: true}, {Read: true, Return: ms(10), Value: 3, Known: true},
+		{Read: true, Return: ms(14), Value: 3, Known: true}, {Read: true, Return: ms(15), Value: 2, Known: true},
+	}
+	got := Without(history, ms(10), ms(5))
+	if len(got) != 3 || got[0].Value != 1 || got[1].Read || got[2].Return != ms(15) {
+		t.Errorf("got %+v, want all but the two reads of that time", got)
+	}
+}
+
 func TestRegisters(t *testing.T) {
 	add := func(client, call, ret int, v int64) meter.RegisterOp {
 		return meter.RegisterOp{Client: client, Call: ms(call), Return: ms(ret), Value: v, Known: true}
@@ -52,7 +63,7 @@ func TestRegisters(t *testing.T) {
 		{"unknown that came late", []meter.RegisterOp{unknown(2, 2), read(1, 5, 6, 0), read(1, 7, 8, 1)}, ""},
 		{"unknown that never came", []meter.RegisterOp{add(1, 0, 1, 1), unknown(2, 2), read(1, 5, 6, 1)}, ""},
 		{"two registers", []meter.RegisterOp{add(1, 0, 1, 1), {Key: 1, Client: 2, Call: ms(2), Return: ms(3), Value: 1, Known: true}}, ""},
-		{"went back", []meter.RegisterOp{add(1, 0, 1, 1), add(1, 2, 3, 2), read(2, 4, 5, 1)}, "went back"},
+		{"went back", []meter.RegisterOp{add(1, 0, 1, 1), add(1, 2, 3, 2), read(2, 4, 5, 1)}, "went back (added, read)"},
 		{"went back side by side with an addition", []meter.RegisterOp{add(1, 0, 20, 2), add(2, 1, 2, 1), read(2, 3, 4, 2), read(2, 5, 6, 1)}, "went back"},
 		{"lost addition", []meter.RegisterOp{add(1, 0, 1, 1), add(2, 2, 3, 1)}, "two additions were answered by 1"},
 		{"nobody added", []meter.RegisterOp{add(1, 0, 1, 1), read(2, 2, 3, 2)}, "not linearizable"},
