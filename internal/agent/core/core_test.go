@@ -1352,7 +1352,7 @@ func TestCopiesPause(t *testing.T) {
 	r := newRig(t, Marks{Promise: 4, Marker: Cloning})
 	r.srv = Server{SystemID: 7, Pos: Position{1, 100}}
 	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", Version: 7}}
-	src := &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 400, RewindReady: true}
+	src := &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 400, History: []Fork{{1, 150}}, RewindReady: true}
 	// upTo has time pass until a copy begins.
 	upTo := func() time.Duration {
 		t.Helper()

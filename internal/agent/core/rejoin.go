@@ -56,10 +56,10 @@ func (a *Agent) copied(err error) {
 	c.epoch, c.next = a.view.Epoch, a.now+pause
 }
 
-// mayCopy reports whether a copy may be made now. Whoever holds a new epoch may be a better source, but for a copy that was of no use.
+// mayCopy reports whether a copy may be made now. Whoever holds a new epoch may be a better source, but for a server that does not start.
 func (a *Agent) mayCopy() bool {
 	c := &a.copies
-	if a.now >= c.next || c.err != "" && c.epoch != a.view.Epoch {
+	if a.now >= c.next || a.fails <= 3 && c.epoch != a.view.Epoch {
 		return true
 	}
 	a.at(c.next)
