@@ -372,7 +372,10 @@ func (n *node) fence(later later, finish finish) {
 				return
 			}
 			n.disk.durable = len(n.disk.wal.recs)
-			res := core.Result{SystemID: n.disk.system, Pos: core.Position{TLI: n.disk.wal.tli(), LSN: uint64(n.disk.durable)}, Beyond: n.disk.beyond()}
+			res := core.Result{SystemID: n.disk.system, Pos: core.Position{TLI: n.disk.wal.tli(), LSN: lsn(n.disk.durable)}, Beyond: n.disk.beyond()}
+			if s.plant.HalfRecords {
+				res.Pos.LSN += n.half()
+			}
 			if s.plant.BlindFence {
 				res.Beyond = 0
 			}
@@ -421,7 +424,7 @@ func (n *node) promote(a core.Action, later later, finish finish) {
 		p.primary, p.ready = true, false
 		s.trace("%s: promoted to timeline %d at %d", n.name, tli, at)
 		s.promoted(n, a.Epoch)
-		later(time.Millisecond, func() { end(core.Result{TLI: tli, SwitchLSN: uint64(at), EndLSN: uint64(at + 1)}, nil) })
+		later(time.Millisecond, func() { end(core.Result{TLI: tli, SwitchLSN: lsn(at), EndLSN: lsn(at + 1)}, nil) })
 	})
 }
 
@@ -449,7 +452,7 @@ func (n *node) prove(a core.Action, limit int64, later later, finish finish) {
 		}
 		switch {
 		case ok:
-			finish(core.Result{Barrier: uint64(n.write(nil))}, nil)
+			finish(core.Result{Barrier: lsn(n.write(nil))}, nil)
 		case s.now >= limit:
 			finish(core.Result{}, errNotFound)
 		default:
@@ -483,7 +486,7 @@ func (n *node) startStandby(a core.Action, later later, finish finish) {
 func (n *node) stop(a core.Action, finish finish) {
 	s, pm, power := n.s, n.pg.pm, n.power
 	result := func() core.Result {
-		return core.Result{Pos: core.Position{TLI: n.disk.wal.tli(), LSN: uint64(n.disk.durable)}, Clean: n.disk.clean}
+		return core.Result{Pos: core.Position{TLI: n.disk.wal.tli(), LSN: lsn(n.disk.durable)}, Clean: n.disk.clean}
 	}
 	s.at(s.r.Soon(time.Millisecond, 20*time.Millisecond, 300*time.Millisecond), func() {
 		if n.power != power {
@@ -569,7 +572,7 @@ func (n *node) rewind(a core.Action, later later, finish finish) {
 func (d *disk) consistentFrom(x *disk) {
 	d.minimum, d.minTLI, d.minHistory = x.durable, x.wal.recs[x.durable-1].tli, nil
 	for _, f := range x.wal.forks {
-		if f.LSN < uint64(x.durable) {
+		if f.LSN < lsn(x.durable) {
 			d.minHistory = append(d.minHistory, f)
 		}
 	}

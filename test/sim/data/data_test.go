@@ -133,6 +133,7 @@ func TestPlanted(t *testing.T) {
 		{"timelines are not reserved", "", Plant{NoReserve: true}, 1, []string{"I6"}},
 		{"a promotion by a timeline that there is no WAL of", "", Plant{BlindFence: true}, 1, []string{"I7"}},
 		{"a server that is never consistent is waited for", "", Plant{NeverWaits: true}, 1, []string{"I7"}},
+		{"half a record is taken for a whole one", "power", Plant{HalfRecords: true}, 1, []string{"I7"}},
 		{"no slots: two walsenders of one name", "network", Plant{NoSlots: true}, 1000, []string{"I3", "I8"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

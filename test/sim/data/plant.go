@@ -21,6 +21,7 @@ type Plant struct {
 	AnyFlush        bool // a standby's word counts without regard to what was sent to it
 	BlindFence      bool // a fence does not see that the standby goes by a timeline that it has no WAL of
 	NoLeave         bool // a standby takes itself for let go by a holder that did not answer
+	HalfRecords     bool // what a standby has received of a record counts as if it had it whole
 	NeverWaits      bool // a server that waits for WAL in vain is taken for a busy one
 }
 

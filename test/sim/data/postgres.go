@@ -8,13 +8,19 @@ import (
 	"pgvrrp/internal/agent/core"
 )
 
-// The abstract PostgreSQL: WAL is a list of records, an LSN a number of them. A record has its timeline and is the only one of its
+// The abstract PostgreSQL: WAL is a list of records, which have one length. A record has its timeline and is the only one of its
 // number, so that two servers have the same WAL up to a place if they have the same record there.
 
 type rec struct {
 	tli uint32
 	id  uint32 // unique
 }
+
+// recordLen is the length of every record, in which a server may stop.
+const recordLen = 8
+
+// lsn is where the WAL of n records ends.
+func lsn(n int) uint64 { return recordLen * uint64(n) }
 
 // wal is a server's WAL with its history.
 type wal struct {
@@ -31,7 +37,7 @@ func (w *wal) tli() uint32 {
 
 func (w *wal) add(r rec) {
 	if n := len(w.recs); n > 0 && w.recs[n-1].tli != r.tli {
-		w.forks = append(w.forks[:len(w.forks):len(w.forks)], core.Fork{TLI: w.recs[n-1].tli, LSN: uint64(n)})
+		w.forks = append(w.forks[:len(w.forks):len(w.forks)], core.Fork{TLI: w.recs[n-1].tli, LSN: lsn(n)})
 	}
 	w.recs = append(w.recs, r)
 }
@@ -41,7 +47,7 @@ func (w *wal) cut(n int) {
 		return
 	}
 	w.recs = w.recs[:n]
-	for len(w.forks) > 0 && w.forks[len(w.forks)-1].LSN >= uint64(n) {
+	for len(w.forks) > 0 && w.forks[len(w.forks)-1].LSN >= lsn(n) {
 		w.forks = w.forks[:len(w.forks)-1]
 	}
 }
@@ -50,7 +56,7 @@ func (w *wal) copyOf(o *wal, n int) {
 	w.recs = append(w.recs[:0], o.recs[:n]...)
 	w.forks = nil
 	for _, f := range o.forks {
-		if f.LSN < uint64(n) {
+		if f.LSN < lsn(n) {
 			w.forks = append(w.forks, f)
 		}
 	}
@@ -305,7 +311,7 @@ func (n *node) tryConnect() {
 func forkAt(w *wal, tli uint32) (int, bool) {
 	for _, f := range w.forks {
 		if f.TLI == tli {
-			return int(f.LSN), true
+			return int(f.LSN / recordLen), true
 		}
 	}
 	return 0, false
@@ -579,6 +585,14 @@ func (d *disk) sweep() {
 	}
 }
 
+// half is what a standby has received of the next record, now and then; it is gone with its postmaster.
+func (n *node) half() uint64 {
+	if n.pg.primary || (n.disk.durable+len(n.name)+int(n.pg.pm))%3 != 0 {
+		return 0
+	}
+	return recordLen / 2
+}
+
 // facts is one look at the server.
 func (n *node) facts() *core.Server {
 	d, p := &n.disk, &n.pg
@@ -588,9 +602,9 @@ func (n *node) facts() *core.Server {
 		return f
 	}
 	f.History = d.wal.forks
-	f.Pos, f.Whole = core.Position{TLI: d.wal.tli(), LSN: uint64(d.durable)}, uint64(d.durable)
+	f.Pos, f.Whole = core.Position{TLI: d.wal.tli(), LSN: lsn(d.durable)}, lsn(d.durable)
 	if d.minimum > d.durable {
-		f.Pos = core.Position{TLI: d.minTLI, LSN: uint64(d.minimum)} // as the control file says
+		f.Pos = core.Position{TLI: d.minTLI, LSN: lsn(d.minimum)} // as the control file says
 		f.History = d.minHistory
 	}
 	f.Archives = p.pm == 0 && n.archives > n.s.now
@@ -598,6 +612,10 @@ func (n *node) facts() *core.Server {
 	f.Waits = f.Idle && n.s.now > p.started+int64(time.Second)
 	if p.pm == 0 || !p.answering {
 		return f
+	}
+	f.Pos.LSN += n.half()
+	if n.s.plant.HalfRecords {
+		f.Whole = f.Pos.LSN
 	}
 	f.SSN, f.Conninfo = n.s.plant.shown(n).String(), p.conf.conninfo
 	if c := p.receiver; c != nil && !c.stuck {
@@ -608,7 +626,7 @@ func (n *node) facts() *core.Server {
 		if !c.valid {
 			flush = 0
 		}
-		f.Standbys = append(f.Standbys, core.Standby{Name: c.down.name, Streaming: c.streaming || c.stuck, Sent: uint64(n.s.plant.sent(c)), Flush: uint64(flush), Priority: c.priority})
+		f.Standbys = append(f.Standbys, core.Standby{Name: c.down.name, Streaming: c.streaming || c.stuck, Sent: lsn(n.s.plant.sent(c)), Flush: lsn(flush), Priority: c.priority})
 	}
 	if p.primary {
 		f.RewindReady = p.ready
