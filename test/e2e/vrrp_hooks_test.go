@@ -228,12 +228,13 @@ func TestVRRPVIPAfterNotify(t *testing.T) {
 		c := capture(t, l)
 		writeFile(t, n1, hookHold+".MASTER", "", 0o644)
 		startVrrpd(t, n1, text)
-		i := waitState(t, n1, "VI_51", control.StateMaster)
+		waitState(t, n1, "VI_51", control.StateMaster)
 		waitStarted(t, n1, "INSTANCE|VI_51|BACKUP|150", "INSTANCE|VI_51|MASTER|150")
 		// Adverts go on meanwhile, so that nobody else takes over.
 		waitClaims(t, c, time.Now(), "n1", 51, 5)
 		silent(t, l, c)
-		if i = instance(t, n1, "VI_51"); !strings.Contains(i.Waiting, "vip_after_notify") || i.Addresses[0].Held {
+		i := instance(t, n1, "VI_51")
+		if !strings.Contains(i.Waiting, "vip_after_notify") || i.Addresses[0].Held {
 			t.Errorf("status: got %s, held %t, want it to tell what it waits for", describe(i), i.Addresses[0].Held)
 		}
 		released := time.Now()
