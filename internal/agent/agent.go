@@ -760,7 +760,7 @@ func (a *Agent) unhang(now time.Duration) {
 func (a *Agent) unseen(now time.Duration) {
 	gap := now - a.turned
 	a.turned = now
-	if r := &a.resource; !a.looked || !r.Mine || r.Phase != core.Active.String() || now < a.server.At+unseenTime {
+	if r := &a.resource; !a.looked || !r.Mine || r.Paused || r.Phase != core.Active.String() || now < a.server.At+unseenTime {
 		a.unseenFrom = 0
 		return
 	}

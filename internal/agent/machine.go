@@ -305,7 +305,8 @@ func forksOf(h postgres.History) []core.Fork {
 // Do carries out an action of the queue.
 func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 	if a.Kind == core.Clone {
-		return core.Result{}, m.clone(ctx, a.Node)
+		whole, err := m.clone(ctx, a.Node)
+		return core.Result{Whole: whole}, err
 	}
 	srv, drv, err := m.mustServer()
 	if err != nil {
@@ -552,27 +553,28 @@ func (m *Machine) rewind(ctx context.Context, srv *postgres.Server, node string)
 }
 
 // clone copies a node's server into a new directory, which takes the place of the data directory; what was there is kept.
-func (m *Machine) clone(ctx context.Context, node string) error {
+// After an error, whole says that it is still there, as it was.
+func (m *Machine) clone(ctx context.Context, node string) (whole bool, err error) {
 	srv, _ := m.server()
 	if srv != nil {
 		if err := m.endArchiver(ctx, srv); err != nil {
-			return err
+			return true, err
 		}
 	}
 	place, err := promote.CopyPlace(m.Config.DataDir)
 	if err != nil {
-		return err
+		return true, err
 	}
 	left, err := m.Store.Cloning()
 	if err == nil && left != "" {
 		err = promote.RemoveBeside(m.Config.DataDir, left)
 	}
 	if err != nil {
-		return fmt.Errorf("remove what an unfinished copy left: %w", err)
+		return true, fmt.Errorf("remove what an unfinished copy left: %w", err)
 	}
 	ci, err := m.source(node, "")
 	if err != nil {
-		return err
+		return true, err
 	}
 	dir, bin := place+".new-"+time.Now().UTC().Format("20060102T150405Z"), m.Config.BinDir
 	switch {
@@ -581,42 +583,42 @@ func (m *Machine) clone(ctx context.Context, node string) error {
 	case bin == "":
 		version, err := m.versionOf(ctx, node)
 		if err != nil {
-			return err
+			return true, err
 		}
 		bin = m.BinDir(version)
 	}
 	if err := m.Store.SetCloning(dir); err != nil {
-		return err
+		return true, err
 	}
 	set, end := m.progress("copy of " + node)
 	defer end()
 	if err := m.Copy(ctx, postgres.CloneOptions{BinDir: bin, Conninfo: ci, Dir: dir, Progress: set}); err != nil {
-		return errors.Join(fmt.Errorf("copy %s: %w", node, err), promote.RemoveBeside(m.Config.DataDir, dir), m.Store.SetCloning(""))
+		return true, errors.Join(fmt.Errorf("copy %s: %w", node, err), promote.RemoveBeside(m.Config.DataDir, dir), m.Store.SetCloning(""))
 	}
 	why := "cloned from " + node
 	if err := m.Store.Swapping(dir, why); err != nil {
-		return err
+		return false, err
 	}
 	old := ""
 	if srv != nil {
 		if old, err = srv.Swap(dir); err != nil {
-			return err
+			return false, err
 		}
 		m.Log.Info("data directory swapped", "old", old)
 	} else if err := promote.PutInPlace(dir, m.Config.DataDir); err != nil {
-		return fmt.Errorf("put the copy into its place: %w", err)
+		return false, fmt.Errorf("put the copy into its place: %w", err)
 	}
 	if err := m.Store.Swapped(old, why); err != nil {
-		return err
+		return false, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.known, m.seen = nil, postgres.Glance{}
 	if err := m.open(); err != nil {
-		return err
+		return false, err
 	}
 	// The copy has the source's settings of ours.
-	return m.srv.WriteFence()
+	return false, m.srv.WriteFence()
 }
 
 // Settled tells that the server streams: its data is good, and what was kept may go if the settings say so.

@@ -62,7 +62,7 @@ func (w written) flushed(life Life, insert, flush LSN, block uint32) written {
 	if w.life != life {
 		w = written{life: life}
 	}
-	if w.next == 0 {
+	if w.next == 0 || insert < w.next { // the postmaster has restarted its processes, and what was not on the disk is gone
 		w.next = insert
 	}
 	if flush >= w.next {

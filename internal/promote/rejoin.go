@@ -182,10 +182,14 @@ func (e *Engine) removeBeside(dir string) error { return RemoveBeside(e.Settings
 // RemoveBeside removes a directory that we made beside the data directory, and no other.
 func RemoveBeside(dataDir, dir string) error {
 	name, copied := filepath.Base(filepath.Clean(dataDir)), filepath.Base(dir)
-	if place, err := placeOf(dataDir); err == nil && !strings.HasPrefix(copied, name) {
+	place, err := placeOf(dataDir)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(copied, name) {
 		name = filepath.Base(place)
 	}
-	if !isBeside(dataDir, dir) || len(copied) <= len(name) || !strings.HasPrefix(copied, name) {
+	if filepath.Clean(dir) == place || !isBeside(dataDir, dir) || len(copied) <= len(name) || !strings.HasPrefix(copied, name) {
 		return fmt.Errorf("remove %s: it is not a directory of ours beside %s", dir, dataDir)
 	}
 	return os.RemoveAll(dir)
@@ -353,7 +357,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 
 // unswapped leaves the old data as it was when a copy could not take its place: the copy goes, and a standby runs again.
 func (e *Engine) unswapped(ctx context.Context, dir string, before Rebuild, was Role) error {
-	if _, err := os.Lstat(e.Settings.DataDir); err != nil {
+	if _, err := os.Stat(e.Settings.DataDir); err != nil {
 		return err // the copy may be all there is
 	}
 	errs := []error{e.removeBeside(dir), e.Store.SetCloning(""), e.Store.SetRebuild(before)}

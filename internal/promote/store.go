@@ -600,10 +600,15 @@ func placeOf(dataDir string) (string, error) {
 	place, err := filepath.EvalSymlinks(dataDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		last := filepath.Clean(dataDir)
-		if to, lerr := os.Readlink(last); lerr == nil { // to nowhere: a swap was broken off
-			if last = to; !filepath.IsAbs(to) {
-				last = filepath.Join(filepath.Dir(dataDir), to)
+		for range 40 { // links to nowhere: a swap was broken off
+			to, lerr := os.Readlink(last)
+			if lerr != nil {
+				break
 			}
+			if !filepath.IsAbs(to) {
+				to = filepath.Join(filepath.Dir(last), to)
+			}
+			last = to
 		}
 		place, err = filepath.EvalSymlinks(filepath.Dir(last))
 		place = filepath.Join(place, filepath.Base(last))

@@ -388,6 +388,15 @@ func TestDataBehindASymbolicLink(t *testing.T) {
 	if err := RemoveBeside(data, filepath.Join(far, "data.new")); err != nil {
 		t.Error(err)
 	}
+	if err := os.Symlink("data.old-20260101T000000Z", filepath.Join(far, "15-main")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(filepath.Join(far, "data.old-20260101T000000Z"), 0o700), os.Remove(data), os.Symlink(filepath.Join(far, "15-main"), data)); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveBeside(data, filepath.Join(far, "data.old-20260101T000000Z")); err == nil {
+		t.Error("removed the data directory itself, behind two links")
+	}
 	if _, err := CopyPlace("/proc"); err == nil || !strings.Contains(err.Error(), "mount point") {
 		t.Errorf("a mount point: got %v", err)
 	}

@@ -51,7 +51,7 @@ const (
 	// Stop stops the server, Fast or immediately. With Handover it is fast and done when nobody but the archiver is left: what is seen of the server from then
 	// on is that it does not run, and Archives. Result: Pos, Clean.
 	Stop
-	// Rewind runs pg_rewind from Node. Result, if it failed: Whole.
+	// Rewind runs pg_rewind from Node. Result, if it failed: Whole. So with Clone.
 	Rewind
 	// Clone copies Node's server into a new directory, which takes the old one's place; the old one is kept.
 	Clone

@@ -52,9 +52,8 @@ func (a *Agent) wish(w Wish) {
 		a.away = away{Away: Away{On: true, Shut: w.Kind == Shutdown}, told: a.away.told, since: a.now}
 	case GiveBack:
 		a.unseen = w.Why
-		if a.live() { // at once: the queue may wait for the server, too
-			a.release("", w.Why)
-			a.ask(Action{Kind: Release, Epoch: a.view.Epoch, Text: w.Why})
+		if a.live() || a.giving.epoch == a.view.Epoch {
+			a.giveBack(w.Why)
 		}
 	case MaintenanceOff:
 		if a.away.On {

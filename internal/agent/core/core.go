@@ -126,6 +126,7 @@ type Agent struct {
 	gave     giving // the last that vrrpd has taken
 	away     away   // maintenance, shutdown
 	broken   string
+	restored bool          // that is why
 	beyond   uint32        // timeline that the standby went by at the last fence without having WAL of it
 	anew     uint64        // the postmaster that did: it is stopped
 	archives time.Duration // since when the server is left to its archiver
@@ -147,7 +148,7 @@ type call struct {
 // fence is a server cut off for an epoch: it lasts as long as the postmaster.
 type fence struct {
 	epoch, postmaster uint64
-	pos               Position
+	pos, whole        Position
 	sysid             uint64
 }
 
@@ -249,6 +250,9 @@ func (a *Agent) look(s *Server) {
 	}
 	if a.known && s.Postmaster != a.srv.Postmaster {
 		a.flag = a.flag && s.Postmaster == 0
+	}
+	if a.restored && (s.Postmaster != a.srv.Postmaster || s.Pos != a.srv.Pos) { // it may be other data now
+		a.broken, a.restored = "", false
 	}
 	a.srv, a.known, a.unseen = *s, true, ""
 	a.srv.History, a.srv.Standbys = slices.Clone(s.History), slices.Clone(s.Standbys)
@@ -480,6 +484,7 @@ func (a *Agent) plan() {
 	a.putOnHold()
 	a.cancelClone()
 	a.answerLeaves()
+	a.overdue()
 	if a.busy.ID != 0 || a.hold != 0 || !a.seen || v.Epoch == 0 || !a.known {
 		return
 	}

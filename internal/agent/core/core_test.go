@@ -665,6 +665,19 @@ func TestServerThatRestartsByItself(t *testing.T) {
 		}
 		r.wantNot(Stop)
 	})
+	t.Run("a start that takes too long", func(t *testing.T) {
+		r := holder(t, "n2")
+		r.a.o.OnCrash = Restart
+		r.srv = Server{SystemID: 7, Pos: Position{3, 200}}
+		r.look()
+		r.want(StartStandby)
+		r.pass(50 * time.Second)
+		r.wantNot(Release)
+		r.pass(11 * time.Second)
+		if x := r.want(Release); !strings.Contains(x.Text, "crashed and has not answered for 1m") {
+			t.Errorf("got %v", x)
+		}
+	})
 	t.Run("a standby recovers as it likes", func(t *testing.T) {
 		r := newRig(t, Marks{Promise: 5})
 		r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 1, Rule: Rule{Holder: "n2", Version: 3}}
@@ -1316,6 +1329,18 @@ func TestOldCopyIsNotGranted(t *testing.T) {
 			t.Errorf("got %v", x)
 		}
 	})
+	t.Run("the right data is back", func(t *testing.T) {
+		r := newRig(t, Marks{Promise: 5, Mark: Position{1, 100}})
+		r.srv = stopped
+		r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n1", S: []string{"n2"}, Version: 7}}
+		r.look()
+		r.show()
+		r.srv.Pos = Position{1, 120}
+		r.end(StartStandby, Result{}, errors.New("exit status 1"))
+		r.pass(200 * time.Millisecond)
+		r.end(PersistMark, Result{}, nil)
+		r.want(ReportPledge)
+	})
 	t.Run("complete", func(t *testing.T) {
 		r := newRig(t, Marks{Promise: 5, Mark: Position{1, 90}})
 		r.srv = stopped
@@ -1399,12 +1424,56 @@ func TestCopiesPause(t *testing.T) {
 	}
 	// The copy is made, and does not start.
 	r.end(Clone, Result{}, nil)
-	between("after one that does not start", upTo(), 8*time.Minute, 8*time.Minute+time.Second)
+	between("after one that does not start", upTo(), 8*time.Minute, 8*time.Minute+15*time.Second)
 	r.end(Clone, Result{}, nil)
 	r.view.Epoch++ // another holder does not help there
 	r.view.Holder, src.Node = "n3", "n3"
 	r.show()
 	between("the next", upTo(), 9*time.Minute, 11*time.Minute)
+}
+
+// TestAFailedCopyLeavesWhatIsThere: nothing was changed, so that the server serves on, and the holder is not asked all the time.
+func TestAFailedCopyLeavesWhatIsThere(t *testing.T) {
+	r, src := divergedStandby(t)
+	r.a.o.Rewind = false
+	copies, starts, looks, ups := 0, 0, 0, 0
+	for end := r.now + 10*time.Minute; r.now < end; {
+		r.pass(20 * time.Millisecond)
+		v := r.view
+		v.SystemID = 7
+		switch {
+		case r.under(Leave) != nil:
+			r.end(Leave, Result{}, nil)
+		case r.under(ReadLog) != nil:
+			r.end(ReadLog, Result{View: &v}, nil)
+		case r.under(Look) != nil:
+			looks++
+			r.end(Look, Result{Source: src}, nil)
+		case r.under(PersistMarker) != nil:
+			r.end(PersistMarker, Result{}, nil)
+		case r.under(PersistMark) != nil:
+			r.end(PersistMark, Result{}, nil)
+		case r.under(Stop) != nil:
+			r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+			r.end(Stop, Result{}, nil)
+		case r.under(Clone) != nil:
+			copies++
+			r.end(Clone, Result{Whole: true}, errors.New("/data is a mount point"))
+		case r.under(StartStandby) != nil:
+			starts++
+			r.srv.Running, r.srv.Answering, r.srv.Postmaster = true, true, uint64(10+starts)
+			r.end(StartStandby, Result{}, nil)
+		case r.under(Fence) != nil:
+			r.end(Fence, Result{SystemID: 7, Pos: Position{2, 300}}, nil)
+		}
+		if r.srv.Answering {
+			ups++
+		}
+	}
+	if copies < 5 || copies > 12 || starts < copies-1 || looks > 1500 || ups < 28000 {
+		t.Errorf("in ten minutes %d copies, %d starts, %d looks at the holder, and the server was up in %d of 30000 looks: %s; %s", copies, starts, looks, ups, strings.Join(r.log, " | "), strings.Join(r.a.Explain(), "; "))
+	}
+	explains(t, r, "a copy failed: /data is a mount point")
 }
 
 // TestAServerThatDoesNotStart is not copied for a mistake in its settings, and says what it is.

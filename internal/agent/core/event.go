@@ -152,7 +152,7 @@ type Result struct {
 	Barrier   uint64   // ProveSSN: the insert position, read after the proof
 	Source    *Source  // Look
 	Beyond    uint32   // Fence: a later timeline that the standby goes by and has no WAL of to replay; 0: none
-	Whole     bool     // Rewind: it failed before the first byte changed, the data directory is what it was
+	Whole     bool     // Rewind, Clone: it failed before the first byte changed, the data directory is what it was
 	View      *View    // ReadLog
 }
 

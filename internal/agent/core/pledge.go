@@ -20,6 +20,7 @@ func (a *Agent) down() {
 			a.release("", "PostgreSQL on "+a.o.Node+" died")
 			a.giveUp()
 		}
+		a.dark()
 	} else if a.live() && (a.grant.epoch == v.Epoch || a.fails > 0 || !a.srv.Clean) {
 		a.abandon("PostgreSQL died")
 		if a.giveUp() {
@@ -43,14 +44,13 @@ func (a *Agent) down() {
 	case a.marker == Rewinding || a.marker == Cloning:
 		a.copyAgain("a rewind or a copy was not finished")
 		return
-	case a.marker == Rewound && (a.fails > 3 || a.follow.tries >= 2 && !a.rule.Has(a.o.Node)):
-		a.copyAgain("what was rewound or copied does not start, or does not stream")
+	case a.marker == Rewound && (a.fails > 3 || a.follow.tries >= 2 && !a.rule.Has(a.o.Node)) &&
+		a.copyAgain("what was rewound or copied does not start, or does not stream"):
 		return
 	case a.marker == Rewound && !a.rule.Has(a.o.Node):
 		a.startRebuilt()
 		return
-	case a.fails > 3 && a.view.Phase == Active && a.heldByOther() && a.failing(startPatience):
-		a.copyAgain("PostgreSQL does not start: " + a.failure)
+	case a.fails > 3 && a.view.Phase == Active && a.heldByOther() && a.failing(startPatience) && a.copyAgain("PostgreSQL does not start: "+a.failure):
 		return
 	case a.inVain && a.view.Phase == Active && a.heldByOther():
 		a.copyAgain(inconsistent)
@@ -149,15 +149,7 @@ func (a *Agent) silent() {
 		return
 	}
 	if a.live() && a.active == v.Epoch && a.o.OnCrash == Restart && !v.Paused {
-		if a.darkAt == 0 {
-			a.darkAt = a.now
-		}
-		if due := a.darkAt + a.t.Restart; a.now < due {
-			a.at(due)
-			return
-		}
-		a.release("", fmt.Sprintf("PostgreSQL on %s crashed and has not answered for %v", a.o.Node, a.t.Restart))
-		a.giveUp()
+		a.dark()
 		return
 	}
 	switch {
@@ -181,6 +173,34 @@ func (a *Agent) silent() {
 	default:
 		f.tries++
 		a.do(Action{Kind: Stop})
+	}
+}
+
+// dark begins the time that a holder that crashed has until it answers again, where it is to restart.
+func (a *Agent) dark() {
+	if a.darkAt == 0 {
+		a.darkAt = a.now
+	}
+	a.at(a.darkAt + a.t.Restart)
+}
+
+// overdue gives the epoch back when that time is over, though the start still goes on.
+func (a *Agent) overdue() {
+	if v := &a.view; a.darkAt == 0 || !a.live() || a.active != v.Epoch || v.Paused {
+		return
+	}
+	due := a.darkAt + a.t.Restart
+	a.at(due)
+	if a.now >= due {
+		a.giveBack(fmt.Sprintf("PostgreSQL on %s crashed and has not answered for %v", a.o.Node, (a.now - a.darkAt).Round(time.Second)))
+	}
+}
+
+// giveBack is release for when the queue may wait for the server for long.
+func (a *Agent) giveBack(reason string) {
+	a.release("", reason)
+	if g := &a.giving; g.epoch == a.view.Epoch {
+		a.ask(Action{Kind: Release, Epoch: g.epoch, Text: g.reason})
 	}
 }
 
@@ -271,17 +291,14 @@ func (a *Agent) pledge() {
 	if a.reported.epoch == v.Epoch && a.reported.postmaster == a.srv.Postmaster {
 		return
 	}
-	pos, sysid := a.srv.Pos, a.srv.SystemID
-	end := a.srv.whole() // what a running primary has flushed may end within a record
-	if a.srv.InRecovery {
-		if !a.fence() {
-			return
-		}
-		pos, sysid = a.fenced.pos, a.fenced.sysid
-		end = pos
-	} else {
-		a.fenced = fence{epoch: v.Epoch, postmaster: a.srv.Postmaster, pos: pos, sysid: sysid}
+	switch f := &a.fenced; {
+	case a.srv.InRecovery && !a.fence():
+		return
+	case !a.srv.InRecovery && (f.epoch != v.Epoch || f.postmaster != a.srv.Postmaster):
+		// It writes on, but what comes behind the hold is acknowledged to nobody. What it has flushed may end within a record.
+		*f = fence{epoch: v.Epoch, postmaster: a.srv.Postmaster, pos: a.srv.Pos, whole: a.srv.whole(), sysid: a.srv.SystemID}
 	}
+	pos, end, sysid := a.fenced.pos, a.fenced.whole, a.fenced.sysid
 	if a.old(pos) {
 		return
 	}
@@ -297,7 +314,7 @@ func (a *Agent) old(pos Position) bool {
 	if !pos.before(a.mark) {
 		return false
 	}
-	a.broken = "its WAL ends in " + pos.String() + ", and it had " + a.mark.String() + ": an old copy was restored"
+	a.broken, a.restored = "its WAL ends in "+pos.String()+", and it had "+a.mark.String()+": an old copy was restored", true
 	return true
 }
 
@@ -328,6 +345,6 @@ func (a *Agent) fencedAt(r Result) {
 	default:
 		a.broken = fmt.Sprintf("it goes by timeline %d, whose WAL it can't replay, also after a start", r.Beyond)
 	}
-	a.fenced = fence{epoch: a.promise, postmaster: a.srv.Postmaster, pos: r.Pos, sysid: r.SystemID}
+	a.fenced = fence{epoch: a.promise, postmaster: a.srv.Postmaster, pos: r.Pos, whole: r.Pos, sysid: r.SystemID}
 	a.follow = follow{tries: a.follow.tries, spared: a.follow.spared}
 }

@@ -53,7 +53,7 @@ func (a *Agent) copied(err error) {
 		pause = min(2*pause, copyMost)
 	}
 	c.tried++
-	c.epoch, c.next = a.view.Epoch, a.now+pause
+	c.epoch, c.next = a.work.epoch, a.now+pause
 }
 
 // mayCopy reports whether a copy may be made now. Whoever holds a new epoch may be a better source, but for a server that does not start.
@@ -71,7 +71,8 @@ type rebuild struct {
 	epoch     uint64
 	node      string
 	rewind    bool
-	begun     bool // the data directory may have changed
+	was       Marker // before
+	begun     bool   // the data directory may have changed
 	cancelled bool
 }
 
@@ -104,7 +105,7 @@ func (a *Agent) followHolder() {
 		a.do(Action{Kind: Fence, Epoch: v.Epoch})
 	case f.reason != "":
 		a.rebuild(s)
-	case f.tries >= 2 && v.Phase == Active && a.srv.Conninfo == "":
+	case f.tries >= 2 && v.Phase == Active && a.srv.Conninfo == "" && a.mayCopy(): // else it tries on
 		f.reason = "nothing stands against following " + x + ", and it does not stream: the WAL that it needs is gone"
 		a.rebuild(s)
 	case a.srv.Conninfo == x && a.srv.Upstream == x:
@@ -135,7 +136,7 @@ func (a *Agent) holderSeen(x string) *Source {
 		}
 	}
 	due := f.asked + a.t.Ask
-	if f.unready != "" {
+	if f.unready != "" || a.now < a.copies.next {
 		due = f.asked + 10*a.t.Retry // nothing that passes in a moment, and each look costs the holder a session
 	}
 	if f.asked != 0 && a.now < due {
@@ -233,7 +234,7 @@ func (a *Agent) rebuild(s *Source) {
 	case !rewind && !a.mayCopy():
 		return
 	}
-	a.work = rebuild{epoch: a.view.Epoch, node: s.Node, rewind: rewind}
+	a.work = rebuild{epoch: a.view.Epoch, node: s.Node, rewind: rewind, was: a.marker}
 	how := "copied from "
 	if rewind {
 		how = "rewound to "
@@ -300,6 +301,7 @@ const rewinds = 3
 // rebuilt takes the outcome of Rewind and Clone. A rewind that failed half-way leaves garbage: the marker stays, and a copy follows.
 // One that failed before is tried again, behind whoever holds then.
 func (a *Agent) rebuilt(act Action, d Done) {
+	was := a.work.was
 	if act.Kind == Clone && !(d.Err != nil && a.work.cancelled) {
 		a.copied(d.Err)
 	}
@@ -309,6 +311,9 @@ func (a *Agent) rebuilt(act Action, d Done) {
 		a.say("%v: %v", act, d.Err)
 		if a.follow.spared++; act.Kind == Rewind && d.Result.Whole && a.follow.spared < rewinds {
 			a.do(Action{Kind: PersistMarker, Pos: a.mark})
+		}
+		if act.Kind == Clone && d.Result.Whole && was != Rewinding && was != Cloning {
+			a.do(Action{Kind: PersistMarker, Marker: was, Pos: a.mark}) // what is there may serve meanwhile
 		}
 		return
 	}
@@ -324,17 +329,16 @@ func (a *Agent) cancelClone() {
 	}
 }
 
-// copyAgain is for a server that can't run as it is: a new copy, once there is somebody to copy.
-func (a *Agent) copyAgain(why string) {
+// copyAgain is for a server that can't run as it is: a new copy, once there is somebody to copy. It reports whether that may be now; else a start may as
+// well be tried.
+func (a *Agent) copyAgain(why string) bool {
 	a.follow.reason = why
 	a.letGo()
-	if !a.replaceable() {
-		return
-	}
-	if !a.mayCopy() {
-		return
+	if !a.replaceable() || !a.mayCopy() {
+		return false
 	}
 	if s := a.holderSeen(a.view.Holder); s != nil {
 		a.rebuild(s)
 	}
+	return a.o.Clone
 }

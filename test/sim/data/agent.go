@@ -591,9 +591,9 @@ func (n *node) clone(a core.Action, later later, finish finish) {
 	wait = func() {
 		switch {
 		case n.cancelled == a.ID:
-			finish(none, errStopped)
+			finish(core.Result{Whole: true}, errStopped)
 		case !s.linked(n, x) || x.pg.pm != pm || pm == 0 || !x.pg.primary:
-			finish(none, errNobody)
+			finish(core.Result{Whole: true}, errNobody)
 		case s.now < until:
 			later(50*time.Millisecond, wait)
 		default:
