@@ -60,7 +60,11 @@ func Cleanup(ctx context.Context, o CleanupOptions) ([]string, error) {
 	more, unfurnished := cleanupPremises(&o)
 	names = append(names, more...)
 	var guard error
-	if !o.DryRun {
+	switch {
+	case o.DryRun:
+	case err != nil:
+		guard = errors.New("clean up: the guard of the last run stays in front of what may be left")
+	default:
 		_, guard = system.CleanupGuard(guardOwner(o.RunDir))
 	}
 	return names, errors.Join(err, unrouted, unfurnished, guard, unread, a.Close())

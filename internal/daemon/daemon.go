@@ -184,6 +184,7 @@ type Daemon struct {
 	fifos     fifos
 	grants    *grants // nil: no quorum block
 	unclean   bool    // an address may be left
+	unswept   bool    // one of a former run may
 
 	wake       chan struct{}  // something changed that instances must hear of
 	candidates chan candidate // configurations read for a reload
@@ -259,7 +260,7 @@ func open(o Options, config *conf.Config) (_ *Daemon, err error) {
 
 func (d *Daemon) close() {
 	if d.grants != nil {
-		d.grants.close(d.unclean)
+		d.grants.close(d.unclean || d.unswept)
 	}
 	if d.wire != nil {
 		d.wire.close()
@@ -446,8 +447,11 @@ func (d *Daemon) run(ctx context.Context) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
-	d.sweep(ctx)
-	// Not before: a grant of a former run is given back in the log at once, so nothing of it may be left.
+	if err := d.sweep(ctx); err != nil && d.grants != nil && d.grants.guard == nil && !d.grants.witness {
+		// A grant of a former run is given back in the log at once, and nothing but us keeps what is left from answering.
+		stop()
+		return errors.Join(fmt.Errorf("remove addresses of a former run: %w", err), tasks.Wait())
+	}
 	voting, leave := context.WithCancel(base)
 	defer leave()
 	if d.grants != nil {
@@ -516,20 +520,30 @@ func (d *Daemon) run(ctx context.Context) error {
 	}
 }
 
+// sweepTries is how often it is tried to remove what a former run left: others may change the same interfaces.
+const sweepTries = 3
+
 // sweep removes what a former run left: nobody is master yet.
-func (d *Daemon) sweep(ctx context.Context) {
-	removed, err := d.addresses.Cleanup(ctx, leftovers(d.config))
-	for _, a := range removed {
-		d.log.Warn("removed an address that a former run left", "address", a.Prefix.String(), "interface", a.Interface)
+func (d *Daemon) sweep(ctx context.Context) (err error) {
+	for try := 1; ; try++ {
+		var removed []system.KernelAddress
+		removed, err = d.addresses.Cleanup(ctx, leftovers(d.config))
+		for _, a := range removed {
+			d.log.Warn("removed an address that a former run left", "address", a.Prefix.String(), "interface", a.Interface)
+		}
+		if err == nil || try == sweepTries || ctx.Err() != nil {
+			break
+		}
 	}
 	d.sweepRoutes()
 	d.sweepPremises()
 	if err != nil {
 		d.log.Error("remove addresses of a former run", "error", err)
-		return // the guard that it may have left stays in front of them
+		d.unswept = true
+		return err // the guard that it may have left stays in front of them
 	}
 	if d.grants != nil && d.grants.guard != nil {
-		return // it is ours, and new
+		return nil // it is ours, and new
 	}
 	// The addresses of a former run are off, so that nothing needs the guard that it may have left, and without one of our own nothing
 	// would ever open that.
@@ -540,6 +554,7 @@ func (d *Daemon) sweep(ctx context.Context) {
 	if gone {
 		d.log.Warn("removed the guard that a former run left")
 	}
+	return nil
 }
 
 // leftovers are the addresses that nobody but a former run of ours can have put there: an owner's are its own.

@@ -66,9 +66,7 @@ func (f *fifos) configure(d *Daemon, g *conf.Globals) {
 		fresh = append(fresh[:same:same], fresh[same+1:]...)
 	}
 	f.set(keep)
-	for _, o := range gone {
-		o.close()
-	}
+	closeAll(gone)
 	for _, c := range fresh {
 		o, err := d.openFIFO(c, g.EnableScriptSecurity)
 		if err != nil {
@@ -92,14 +90,17 @@ func (f *fifos) close() {
 	open := f.open
 	f.open = nil
 	f.mu.Unlock()
-	for _, o := range open {
-		o.close()
-	}
+	closeAll(open)
 }
 
-func (o *openFIFO) close() {
-	o.cancel()
-	<-o.done
+// closeAll waits for all at once.
+func closeAll(all []*openFIFO) {
+	for _, o := range all {
+		o.cancel()
+	}
+	for _, o := range all {
+		<-o.done
+	}
 }
 
 func (d *Daemon) openFIFO(c conf.FIFO, secure bool) (*openFIFO, error) {

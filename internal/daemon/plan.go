@@ -208,7 +208,13 @@ func consequence(k *kept, state string) string {
 		all = append(all, fmt.Sprintf("priority %d to %d: another node may become master, or this one", k.was.Priority, k.is.Priority))
 	}
 	if state == control.StateMaster && !slices.EqualFunc(held(&k.was), held(&k.is), func(a, b conf.Address) bool { return a.Prefix == b.Prefix && a.Interface == b.Interface }) {
-		all = append(all, "its addresses are set and announced anew")
+		text := "its addresses are set and announced anew"
+		if k.is.Quorum != "" && len(k.was.Addresses) > 0 && !slices.ContainsFunc(held(&k.was), func(a conf.Address) bool {
+			return slices.ContainsFunc(held(&k.is), func(b conf.Address) bool { return a.Prefix.Addr() == b.Prefix.Addr() })
+		}) {
+			text += "; none stays that could tell of the lease, so that resource " + k.is.Quorum + " is given back, and granted anew"
+		}
+		all = append(all, text)
 	}
 	return strings.Join(all, "; ")
 }
@@ -217,6 +223,8 @@ func (d *difference) goneSteps(p *steps, c *conf.Instance, state string) {
 	text := "it gives its addresses away"
 	if state != control.StateMaster {
 		text = "it is " + state
+	} else if c.Quorum != "" {
+		text += "; resource " + c.Quorum + " is given back, for all instances that have it, and granted anew"
 	}
 	if slices.ContainsFunc(d.fresh, func(f conf.Instance) bool { return f.Name == c.Name }) {
 		text += "; under its name comes another virtual router"

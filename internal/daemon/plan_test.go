@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -147,14 +148,22 @@ func TestPlanQuorum(t *testing.T) {
 		"remove instance VI_1: it gives its addresses away; under its name comes another virtual router",
 		"add instance VI_1: virtual_router_id 1 on eth0, priority 100",
 	}
+	left := []string{
+		"remove instance VI_1: it gives its addresses away; resource a is given back, for all instances that have it, and granted anew; under its name comes another virtual router",
+		anew[1],
+	}
 	for _, tt := range []struct {
 		name, before, after string
 		want                []string
 	}{
 		{"nothing", a, a, []string{"unchanged VI_1"}},
 		{"a first grant", free, a, anew},
-		{"another grant", a, b, anew},
-		{"no grant any more", a, free, anew},
+		{"another grant", a, b, left},
+		{"no grant any more", a, free, left},
+		{"an address more", a, vi(1, "192.0.2.1/24\n192.0.2.9/24", "quorum a"),
+			[]string{"change instance VI_1: virtual_ipaddress: its addresses are set and announced anew"}},
+		{"all addresses", a, vi(1, "192.0.2.9/24", "quorum a"), []string{"change instance VI_1: virtual_ipaddress: its addresses are set and announced anew; " +
+			"none stays that could tell of the lease, so that resource a is given back, and granted anew"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got := planned(t, quorumText+tt.before, quorumText+tt.after, map[string]string{"VI_1": control.StateMaster})
@@ -162,5 +171,24 @@ func TestPlanQuorum(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestLifetimeGuardBoundsTheAddresses: where it is in force although the file asks for another one, nothing stays longer than the voters wait.
+func TestLifetimeGuardBoundsTheAddresses(t *testing.T) {
+	for lifetime, want := range map[string]time.Duration{"0": 2 * time.Second, "1": time.Second, "2": 2 * time.Second, "10": 2 * time.Second} {
+		file := filepath.Join(t.TempDir(), "f")
+		text := quorumText + vi(1, "192.0.2.1/24", "quorum a", "vip_lifetime "+lifetime) + vi(2, "192.0.2.2/24", "vip_lifetime 10")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, found := conf.Load(file, conf.Options{ConfigID: "n1"})
+		if conf.ExitCode(found, false) == conf.ExitCannot {
+			t.Fatal(found)
+		}
+		d := &Daemon{grants: &grants{kind: conf.GuardLifetime}}
+		if all := d.complete(c); all[0].VIPLifetime != want || all[1].VIPLifetime != 10*time.Second {
+			t.Errorf("vip_lifetime %s: got %v, want %v; without a grant %v", lifetime, all[0].VIPLifetime, want, all[1].VIPLifetime)
+		}
 	}
 }

@@ -86,7 +86,7 @@ func openGrants(o Options, config *conf.Config) (_ *grants, err error) {
 	}
 	defer func() {
 		if err != nil {
-			g.close(false)
+			g.close(true) // what a former run left has not been removed yet, and may stand behind it
 		}
 	}()
 	g.Node, err = quorum.Open(quorum.Options{File: config.Quorum, Self: self, Now: quiet.BootTime, Log: o.Log, Host: g, Guard: guard, Kind: g.kind, Trouble: trouble})

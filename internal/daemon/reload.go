@@ -87,7 +87,14 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	d.wire.logVRIDs.Store(config.Globals.LogUnknownVRIDs)
 	d.checks.configure(config)
 	d.links.configure(config.LinkDelays)
+	// Each of these may take seconds, and the watchdog has two.
+	fed := func() {
+		if d.config != config { // not before it is told that we are ready
+			d.feed()
+		}
+	}
 	d.fifos.configure(d, &config.Globals)
+	fed()
 	d.announcer.SetGroups(paceGroups(config.GarpGroups))
 	d.premises.furnish(config)
 	units, running := map[string]*unit{}, make([]conf.Instance, len(d.units))
@@ -114,6 +121,7 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 	if err := d.stop(gone); err != nil {
 		d.log.Error("stop instances that are no more", "error", err)
 	}
+	fed()
 	if err := moved(); err != nil {
 		d.log.Error("remove addresses that nobody took over", "error", err)
 	}

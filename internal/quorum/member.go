@@ -174,12 +174,8 @@ func (m *member) newMachines(r conf.Resource, now time.Duration, incarnation str
 	if n.o.Kind == "lifetime" {
 		hold = p.LifetimeHold()
 	}
-	activate := time.Duration(0)
-	if x.kind == record.PostgreSQL {
-		activate = 5 * time.Second
-	}
 	x.holder = lease.NewHolder(lease.HolderOptions{Resource: r.Name, Self: self, Boot: n.boot, Params: p, Hold: hold,
-		Policy: lease.Policy(n.o.File.Policy), Peers: otherDataNodes(n.o.File, self.Node), Activate: activate})
+		Policy: lease.Policy(n.o.File.Policy), Peers: otherDataNodes(n.o.File, self.Node), Activate: activateTime})
 	x.candidate = lease.NewCandidate(lease.CandidateOptions{Resource: r.Name, Self: self, Boot: n.boot, Params: p, Hold: hold, Start: now,
 		Promised: m.store.Promised(r.Name), Longest: m.store.Longest(), Agent: x.kind == record.PostgreSQL})
 	return x
@@ -272,6 +268,9 @@ const (
 	probeFails = 2
 )
 
+// activateTime is how long whoever is granted an epoch has until its rule is in the log (T_promote of the design).
+const activateTime = 5 * time.Second
+
 // probe ends a voter whose disk does not answer: its links and the log's heartbeats need none, so that it would look well, and could
 // lead the log without ever getting anything into it.
 func (m *member) probe(ctx context.Context) error {
@@ -291,7 +290,7 @@ func (m *member) probe(ctx context.Context) error {
 			fails = 0
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, syscall.ENOSPC):
+		case errors.Is(err, syscall.ENOSPC) && m.store.Trouble() == nil:
 			fails = 0 // it answers; room for the log's next entries was set aside
 			m.lg.Warn("the disk of the state directory is full", "error", err)
 		default:

@@ -435,6 +435,8 @@ func (c *Coordinator) Missing(now time.Duration) string {
 		return ""
 	case !c.leading:
 		return ""
+	case r.Phase == record.Granted && c.granted != 0 && now-c.granted > time.Second && now-c.renewed < c.o.Params.Lease:
+		return fmt.Sprintf("granted to %s %v ago, which is not active yet", r.Holder.Node, (now - c.granted).Round(100*time.Millisecond))
 	case r.Phase == record.Released && now < c.rest():
 		return fmt.Sprintf("%d grants in a row came to nothing (the last: %s): the next election is in %v", c.vain, r.Why, (c.rest() - now).Round(100*time.Millisecond))
 	}

@@ -526,6 +526,11 @@ func TestCoordinatorMissing(t *testing.T) {
 			t.Errorf("got %q, want it to say %q", got, want)
 		}
 	}
+	c = newTestCoordinator(t, in(active(3, 3, n1, n2), record.Granted))
+	c.c.Step(t0+1100*ms, heardFrom("n1", Message{Kind: Renew, Epoch: 3}))
+	if got := c.c.Missing(t0 + 1200*ms); got != "granted to n1 1.2s ago, which is not active yet" {
+		t.Errorf("got %q", got)
+	}
 	c = electingCoordinator(t)
 	c.c.Step(t0, pledged(3, n1))
 	c.c.Step(t0, pledged(3, n2, func(m *Message) { m.OK, m.Text = false, "disk" }))
