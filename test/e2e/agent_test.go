@@ -135,6 +135,25 @@ func TestAgentSurvives(t *testing.T) {
 		signal(t, h, "vrrpd", syscall.SIGCONT)
 		sleep(time.Second)
 	})
+	act("the holder's files can't be read", func() { // as when its disk has failed
+		h, old := s.l.Host(holder), holder
+		lock := s.pg.DataDir + "/postmaster.pid"
+		run(t, h, "sh", "-c", "mv "+lock+" "+lock+".aside && mkdir "+lock)
+		eventually(t, longPatience, "another node holds", func() (bool, string) {
+			st, err := s.status(old)
+			if err != nil {
+				return false, err.Error()
+			}
+			return st.Resource.Phase == "active" && st.Resource.Holder != old, fmt.Sprintf("%+v", st.Resource)
+		})
+		if _, err := m.WaitAck(within(t, longPatience), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if out := run(t, h, "pgnotify", "explain"); !strings.Contains(out, "could not be looked at") {
+			t.Errorf("explain: got %s, want that %s could not be looked at", out, old)
+		}
+		run(t, h, "sh", "-c", "rmdir "+lock+" && mv "+lock+".aside "+lock)
+	})
 	act("a standby's power, then that of every witness", func() {
 		name := standby()
 		if _, err := s.l.Host(name).PowerLoss(within(t, patience)); err != nil {
