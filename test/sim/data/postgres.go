@@ -587,7 +587,7 @@ func (d *disk) sweep() {
 
 // half is what a standby has received of the next record, now and then; it is gone with its postmaster.
 func (n *node) half() uint64 {
-	if n.pg.primary || (n.disk.durable+len(n.name)+int(n.pg.pm))%3 != 0 {
+	if n.pg.primary || (n.disk.durable+int(n.pg.pm))%3 != 0 {
 		return 0
 	}
 	return recordLen / 2
