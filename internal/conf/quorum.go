@@ -10,14 +10,15 @@ import (
 	"time"
 )
 
+// GuardedLifetime is the default of vip_lifetime with quorum, and the most that the voters of guard lifetime wait for: they do not know the instances.
+const GuardedLifetime = 2 * time.Second
+
 const (
 	defaultQuorumPort = 3741
 	maxDataNodes      = 3
 	maxVoterLines     = 7
 	maxNodeName       = 63 // as much as PostgreSQL keeps of an application_name
 
-	// The default with quorum, and the most that voters of guard lifetime wait for: they do not know the instances.
-	guardedLifetime = 2 * time.Second
 	// The default of vip_after_notify with a resource of kind postgresql.
 	promotionTime = 30 * time.Second
 
@@ -435,7 +436,7 @@ func (d *instanceDraft) granted(p *parser, report reporter) {
 	}
 	_, lifetimeGiven := d.seen["vip_lifetime"]
 	if !lifetimeGiven {
-		d.VIPLifetime = guardedLifetime
+		d.VIPLifetime = GuardedLifetime
 	}
 	q := p.quorum
 	if q == nil {
@@ -443,8 +444,8 @@ func (d *instanceDraft) granted(p *parser, report reporter) {
 		return
 	}
 	switch {
-	case q.Guard == GuardLifetime && (d.VIPLifetime == 0 || d.VIPLifetime > guardedLifetime):
-		report(Error, "vip_lifetime", secondsText(d.VIPLifetime), "with guard lifetime the voters wait for %s s and no longer, expected 1 or %[1]s", secondsText(guardedLifetime))
+	case q.Guard == GuardLifetime && (d.VIPLifetime == 0 || d.VIPLifetime > GuardedLifetime):
+		report(Error, "vip_lifetime", secondsText(d.VIPLifetime), "with guard lifetime the voters wait for %s s and no longer, expected 1 or %[1]s", secondsText(GuardedLifetime))
 	case q.Guard == GuardNone && d.VIPLifetime == 0:
 		report(Lint, "vip_lifetime", "0", "with guard none nothing takes the addresses from a vrrpd that hangs, expected 1 or more")
 	}

@@ -67,16 +67,13 @@ func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit
 	return u, nil
 }
 
-// lifetimeGuard is for how long at most the kernel keeps an address that nobody renews, where that is the guard: the voters wait for it (lease.Params.LifetimeHold).
-const lifetimeGuard = 2 * time.Second
-
 // complete gives the instances of a configuration as they run on this host.
 func (d *Daemon) complete(config *conf.Config) []conf.Instance {
 	all := make([]conf.Instance, len(config.Instances))
 	for k, c := range config.Instances {
 		c = withInterfaces(c)
-		if d.grants != nil && d.grants.kind == conf.GuardLifetime && c.Quorum != "" && (c.VIPLifetime == 0 || c.VIPLifetime > lifetimeGuard) {
-			c.VIPLifetime = lifetimeGuard // the guard that is in force lives by it, though the file may ask for another one
+		if d.grants != nil && d.grants.kind == conf.GuardLifetime && c.Quorum != "" && (c.VIPLifetime == 0 || c.VIPLifetime > conf.GuardedLifetime) {
+			c.VIPLifetime = conf.GuardedLifetime // the guard that is in force lives by it, though the file may ask for another one
 		}
 		all[k] = c
 	}

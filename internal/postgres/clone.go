@@ -290,6 +290,15 @@ func readSurvey(r *pgconn.ResultReader) (survey, error) {
 	return v, nil
 }
 
+// MountPoint reports whether a directory, given without symbolic links, is on another file system than its parent: it can't be renamed.
+func MountPoint(dir string) (bool, error) {
+	var own, up unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &up)); err != nil {
+		return false, fmt.Errorf("ask for the file system of %s and of its parent: %w", dir, err)
+	}
+	return own.Dev != up.Dev, nil
+}
+
 // Swap puts a copy that Clone made in the place of the data directory of the stopped server, and keeps what was there as <data directory>.old-<UTC
 // time>, whose path it returns. This node's configuration files and standby.signal are put into the copy first. It must be of the same cluster,
 // version and owner, and on the same file system; a data directory that is a mount point can't be swapped. After an error the data is where it was.
@@ -324,12 +333,13 @@ func (s *Server) swap(newDir string, now time.Time) (string, error) {
 		return "", fmt.Errorf("the copy is of another cluster: its system identifier is %d, want %d", fresh.SystemID, mine.SystemID)
 	}
 	parent := filepath.Dir(s.real)
-	var dir, up, copied unix.Stat_t
-	if err := errors.Join(unix.Stat(s.real, &dir), unix.Stat(parent, &up), unix.Stat(newDir, &copied)); err != nil {
+	mounted, err := MountPoint(s.real)
+	var up, copied unix.Stat_t
+	if err := errors.Join(err, unix.Stat(parent, &up), unix.Stat(newDir, &copied)); err != nil {
 		return "", err
 	}
 	switch {
-	case dir.Dev != up.Dev:
+	case mounted:
 		return "", fmt.Errorf("%s is a mount point and cannot be renamed; use a directory below it as the data directory", s.real)
 	case copied.Dev != up.Dev:
 		return "", fmt.Errorf("the copy is on another file system than %s", parent)

@@ -98,8 +98,7 @@ func (s *Server) examineFiles() []Finding {
 		all = append(all, found(Fault, "wal_log_hints", "it is off, and there are no data checksums, so that pg_rewind cannot work and every failover ends in a full copy",
 			"Set wal_log_hints = on and restart, or turn on checksums by pg_checksums --enable with the server down."))
 	}
-	var dir, parent unix.Stat_t
-	if unix.Stat(s.real, &dir) == nil && unix.Stat(filepath.Dir(s.real), &parent) == nil && dir.Dev != parent.Dev {
+	if mounted, err := MountPoint(s.real); err == nil && mounted {
 		all = append(all, found(Warning, "data directory", s.real+" is a mount point, so that no new copy can take its place when one is needed",
 			"Use a directory below the mount point as the data directory."))
 	}

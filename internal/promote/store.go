@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/files"
+	"pgvrrp/internal/postgres"
 )
 
 // Store is the state directory: the newest state of each virtual router, locks, markers and the history of decisions.
@@ -626,14 +627,10 @@ func CopyPlace(dataDir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var dir, parent unix.Stat_t
-	if err = unix.Stat(place, &dir); errors.Is(err, fs.ErrNotExist) {
-		return place, nil
-	}
-	if err = errors.Join(err, unix.Stat(filepath.Dir(place), &parent)); err != nil {
+	switch mounted, err := postgres.MountPoint(place); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("find the place of %s: %w", dataDir, err)
-	}
-	if dir.Dev != parent.Dev {
+	case mounted:
 		return "", fmt.Errorf("%s is a mount point, and no copy can take its place: use a directory below it as the data directory", place)
 	}
 	return place, nil

@@ -161,6 +161,9 @@ func votersOf(q *conf.Quorum) []raftlog.Voter {
 	return all
 }
 
+// activateTime is how long whoever is granted an epoch has until its rule is in the log (T_promote of the design).
+const activateTime = 5 * time.Second
+
 func (m *member) newMachines(r conf.Resource, now time.Duration, incarnation string) *machines {
 	n, p := m.n, m.n.params
 	x := &machines{name: r.Name, kind: record.Kind(r.Kind), why: "no instance of this node uses it", idle: true}
@@ -267,9 +270,6 @@ const (
 	probeTime  = 2 * time.Second
 	probeFails = 2
 )
-
-// activateTime is how long whoever is granted an epoch has until its rule is in the log (T_promote of the design).
-const activateTime = 5 * time.Second
 
 // probe ends a voter whose disk does not answer: its links and the log's heartbeats need none, so that it would look well, and could
 // lead the log without ever getting anything into it.

@@ -419,9 +419,7 @@ func (a *Agent) finished(act Action, d Done) {
 				a.failedAt = a.now
 			}
 			a.failure = brief(d.Err)
-			if a.fails > 1 {
-				a.retryAt = a.now + a.t.Retry*time.Duration(min(a.fails*a.fails, 100))
-			}
+			a.retryAt = a.now + a.t.Retry*time.Duration(min(a.fails*a.fails, 100))
 		}
 	case Stop:
 		a.stoppedAt(act, d)

@@ -718,6 +718,20 @@ func divergedStandby(t *testing.T, rule ...string) (*rig, *Source) {
 	return r, &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 400, History: []Fork{{1, 50}, {2, 250}}, RewindReady: true}
 }
 
+// routine answers what a rejoining server asks of others and writes down, with success, src being the holder's server.
+func (r *rig) routine(src *Source) {
+	v := r.view
+	v.SystemID = 7
+	for _, x := range []struct {
+		kind Kind
+		res  Result
+	}{{PersistPromise, Result{}}, {PersistMark, Result{}}, {Leave, Result{}}, {ReadLog, Result{View: &v}}, {Look, Result{Source: src}}} {
+		if r.under(x.kind) != nil {
+			r.end(x.kind, x.res, nil)
+		}
+	}
+}
+
 func TestRejoin(t *testing.T) {
 	t.Run("rewind", func(t *testing.T) {
 		r, src := divergedStandby(t)
@@ -761,14 +775,6 @@ func TestRejoin(t *testing.T) {
 		for try := range rewinds {
 			for end := r.now + time.Minute; r.under(PersistMarker) == nil && r.now < end; {
 				r.pass(20 * time.Millisecond)
-				if r.under(Leave) != nil {
-					r.end(Leave, Result{}, nil)
-				}
-				v := r.view
-				v.SystemID = 7
-				if r.under(ReadLog) != nil {
-					r.end(ReadLog, Result{View: &v}, nil)
-				}
 				if r.under(StartStandby) != nil {
 					r.srv.Running, r.srv.Answering, r.srv.Postmaster = true, true, uint64(2+try)
 					r.end(StartStandby, Result{}, nil)
@@ -776,9 +782,7 @@ func TestRejoin(t *testing.T) {
 				if r.under(Fence) != nil {
 					r.end(Fence, Result{SystemID: 7, Pos: Position{2, 300}}, nil)
 				}
-				if r.under(Look) != nil {
-					r.end(Look, Result{Source: src}, nil)
-				}
+				r.routine(src)
 			}
 			if x := r.want(PersistMarker); x.Marker != Rewinding {
 				t.Fatalf("got %v", x)
@@ -1387,19 +1391,12 @@ func TestCopiesPause(t *testing.T) {
 				t.Fatalf("no copy in an hour: %s", strings.Join(r.a.Explain(), "; "))
 			}
 			r.pass(20 * time.Millisecond)
-			v := r.view
-			v.SystemID = 7
-			switch {
-			case r.under(PersistPromise) != nil:
-				r.end(PersistPromise, Result{}, nil)
-			case r.under(Leave) != nil:
-				r.end(Leave, Result{}, nil)
+			if r.under(Leave) != nil {
 				r.view.Rule.Version++ // the holder answers with a newer rule
 				r.show()
-			case r.under(ReadLog) != nil:
-				r.end(ReadLog, Result{View: &v}, nil)
-			case r.under(Look) != nil:
-				r.end(Look, Result{Source: src}, nil)
+			}
+			r.routine(src)
+			switch {
 			case r.under(PersistMarker) != nil:
 				r.end(PersistMarker, Result{}, nil)
 			case r.under(StartStandby) != nil:
@@ -1439,20 +1436,13 @@ func TestAFailedCopyLeavesWhatIsThere(t *testing.T) {
 	copies, starts, looks, ups := 0, 0, 0, 0
 	for end := r.now + 10*time.Minute; r.now < end; {
 		r.pass(20 * time.Millisecond)
-		v := r.view
-		v.SystemID = 7
-		switch {
-		case r.under(Leave) != nil:
-			r.end(Leave, Result{}, nil)
-		case r.under(ReadLog) != nil:
-			r.end(ReadLog, Result{View: &v}, nil)
-		case r.under(Look) != nil:
+		if r.under(Look) != nil {
 			looks++
-			r.end(Look, Result{Source: src}, nil)
+		}
+		r.routine(src)
+		switch {
 		case r.under(PersistMarker) != nil:
 			r.end(PersistMarker, Result{}, nil)
-		case r.under(PersistMark) != nil:
-			r.end(PersistMark, Result{}, nil)
 		case r.under(Stop) != nil:
 			r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
 			r.end(Stop, Result{}, nil)
@@ -1507,12 +1497,7 @@ func TestAStandbyThatGetsOnIsLeftAlone(t *testing.T) {
 	r.show()
 	for range 10 {
 		r.pass(20 * time.Millisecond)
-		if r.under(Leave) != nil {
-			r.end(Leave, Result{}, nil)
-		}
-		if r.under(Look) != nil {
-			r.end(Look, Result{Source: &Source{Node: "n2", SystemID: 7, TLI: 1, LSN: 4000}}, nil)
-		}
+		r.routine(&Source{Node: "n2", SystemID: 7, TLI: 1, LSN: 4000})
 		if r.under(Follow) != nil {
 			r.end(Follow, Result{}, nil)
 		}

@@ -19,8 +19,9 @@ func (a *Agent) down() {
 		if a.o.OnCrash != Restart || a.srv.NoData || a.fails > 1 {
 			a.release("", "PostgreSQL on "+a.o.Node+" died")
 			a.giveUp()
+		} else {
+			a.dark()
 		}
-		a.dark()
 	} else if a.live() && (a.grant.epoch == v.Epoch || a.fails > 0 || !a.srv.Clean) {
 		a.abandon("PostgreSQL died")
 		if a.giveUp() {

@@ -309,10 +309,8 @@ func (a *Agent) rebuilt(act Action, d Done) {
 	a.follow.asked = 0
 	if d.Err != nil {
 		a.say("%v: %v", act, d.Err)
-		if a.follow.spared++; act.Kind == Rewind && d.Result.Whole && a.follow.spared < rewinds {
-			a.do(Action{Kind: PersistMarker, Pos: a.mark})
-		}
-		if act.Kind == Clone && d.Result.Whole && was != Rewinding && was != Cloning {
+		a.follow.spared++
+		if again := act.Kind == Clone || a.follow.spared < rewinds; again && d.Result.Whole && was != Rewinding && was != Cloning {
 			a.do(Action{Kind: PersistMarker, Marker: was, Pos: a.mark}) // what is there may serve meanwhile
 		}
 		return

@@ -72,8 +72,9 @@ func (t *transport) atBeat() error {
 	}
 }
 
-// heard returns when a follower that does not answer does so again, and at once if it was not asked in this term. Raft would pause ever longer between its tries with entries, up to
-// 10 s, and let one that is back wait for the rest of that, and with it a commit that needs it. Its heartbeats go on, a few a second.
+// heard returns when a follower that does not answer does so again, and at once if it was not asked in this term. Raft would pause ever
+// longer between its tries with entries, up to 10 s, and let one that is back wait for the rest of that, and with it a commit that needs
+// it. Its heartbeats go on, a few a second.
 func (t *transport) heard(id raft.ServerID, term uint64) error {
 	for {
 		t.mu.Lock()
