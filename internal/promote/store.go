@@ -355,22 +355,35 @@ func (s *Store) Lock(ctx context.Context, what string, while func() error) (unlo
 // following is what a rejoin is called that runs behind a hook and gives way to whoever works by hand.
 const following = "follow the VIP"
 
-// TakeRejoin is LockRejoin for somebody who works by hand: work behind a hook is asked to end, which a rewind under way does
-// only when it is done; another one by hand is not disturbed.
+// TakeRejoin is LockRejoin for somebody who works by hand: work behind a hook is asked to end, also one that only begins while we wait, which a
+// rewind under way does only when it is done; another one by hand is not disturbed, and a second is enough for it.
 func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Duration) (unlock func(), err error) {
-	var a activity
-	found, err := s.read("data-"+s.data+"."+activityRejoin+".json", &a)
-	if err != nil {
-		return nil, err
-	}
-	if !found || !a.Process.alive() || a.What != following {
-		patience = min(patience, time.Second)
-	} else if err := syscall.Kill(a.Process.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return nil, fmt.Errorf("end the work behind a hook (process %d): %w", a.Process.PID, err)
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("another rejoin is at work"))
 	defer cancel()
-	unlock, err = s.LockRejoin(ctx, what)
+	var asked Process
+	seen := time.Now() // work behind a hook, or nobody yet: who has just taken the lock has not said so
+	unlock, err = s.lockRejoin(ctx, what, func() error {
+		var a activity
+		found, err := s.read("data-"+s.data+"."+activityRejoin+".json", &a)
+		switch {
+		case err != nil:
+			return err
+		case !found || !a.Process.alive() || a.What != following:
+			if time.Since(seen) > time.Second {
+				return fmt.Errorf("wait for lock %s: another rejoin is at work", s.path("data-"+s.data+rejoinLock))
+			}
+			return nil
+		}
+		seen = time.Now()
+		if a.Process == asked {
+			return nil
+		}
+		if err := syscall.Kill(a.Process.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("end the work behind a hook (process %d): %w", a.Process.PID, err)
+		}
+		asked = a.Process
+		return nil
+	})
 	if at := s.activity(activityRejoin); err != nil && at != "" {
 		err = fmt.Errorf("%w (%s)", err, at)
 	}
@@ -379,7 +392,13 @@ func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Durat
 
 // LockRejoin takes the place of the one rejoin at a time.
 func (s *Store) LockRejoin(ctx context.Context, what string) (unlock func(), err error) {
-	release, err := s.flock(ctx, "data-"+s.data+".rejoin.lock", nil)
+	return s.lockRejoin(ctx, what, nil)
+}
+
+const rejoinLock = ".rejoin.lock"
+
+func (s *Store) lockRejoin(ctx context.Context, what string, while func() error) (unlock func(), err error) {
+	release, err := s.flock(ctx, "data-"+s.data+rejoinLock, while)
 	if err != nil {
 		return nil, err
 	}

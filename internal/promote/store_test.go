@@ -239,6 +239,62 @@ func TestLockDiesWithItsProcess(t *testing.T) {
 	unlock()
 }
 
+// Work behind a hook gives way to whoever works by hand, also when it takes its place only while that one waits; work by hand does not.
+func TestTakeRejoin(t *testing.T) {
+	s := newStore(t)
+	for _, early := range []bool{true, false} {
+		behind := exec.Command("/bin/sleep", "10")
+		if err := behind.Start(); err != nil {
+			t.Fatal(err)
+		}
+		start, _, err := procStat(behind.Process.Pid)
+		me, err2 := ThisProcess()
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		release, err := s.flock(t.Context(), "data-"+s.data+rejoinLock, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saysSo := func() {
+			a := activity{following, time.Now(), Process{Boot: me.Boot, Leader: start, Start: start, PID: behind.Process.Pid}}
+			if err := s.write("data-"+s.data+"."+activityRejoin+".json", a, false); err != nil {
+				t.Error(err)
+			}
+		}
+		if early {
+			saysSo()
+		}
+		taken := make(chan error, 1)
+		go func() {
+			unlock, err := s.TakeRejoin(t.Context(), "stop by hand", time.Minute)
+			if err == nil {
+				unlock()
+			}
+			taken <- err
+		}()
+		if !early {
+			time.Sleep(100 * time.Millisecond) // so that the other one waits by now
+			saysSo()
+		}
+		if err := behind.Wait(); err == nil || !strings.Contains(err.Error(), "terminated") {
+			t.Errorf("early %t: the work behind a hook ended with %v, want it asked to", early, err)
+		}
+		release()
+		if err := <-taken; err != nil {
+			t.Errorf("early %t: %v", early, err)
+		}
+	}
+	unlock, err := s.TakeRejoin(t.Context(), "clone by hand", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if _, err := s.TakeRejoin(t.Context(), "stop by hand", time.Minute); err == nil || !strings.Contains(err.Error(), "another rejoin is at work (clone by hand since") {
+		t.Errorf("beside work by hand: got %v", err)
+	}
+}
+
 func TestMarkers(t *testing.T) {
 	s := newStore(t)
 	if r, err := s.Rebuild(); err != nil || r.Phase != PhaseNone {
