@@ -60,6 +60,7 @@ type Local struct {
 	Upstream  string            // host that primary_conninfo names
 	Streaming bool              // a walreceiver streams
 	Diverged  bool              // our WAL is not part of the history of the VIP's primary
+	Agrees    bool              // our WAL is part of it; neither, if there is no primary or the two can't be compared
 	Advancing bool              // while catching up: the position moved, or the attempt began, in the last moments
 	Phase     Phase             // of a rebuild
 	PhaseWhy  string
@@ -334,7 +335,7 @@ func (f Facts) backup() Plan {
 		return do(false, upstream, follow)
 	case l.Upstream != f.VIPAddr.String():
 		return do(false, upstream, follow)
-	case !l.Streaming || l.Phase != PhaseNone:
+	case !l.Streaming || !l.Agrees || l.Phase != PhaseNone:
 		return do(false, follow)
 	}
 	return nothing("%s is a standby and streams from the VIP %s", f.Node, f.VIPAddr)

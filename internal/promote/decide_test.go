@@ -97,6 +97,7 @@ func TestDecide(t *testing.T) {
 	primary2 := answers("n2", n2Addr, Primary, at(2, 300))
 	vipPrimary := answers(vipName, vipAddr, Primary, at(2, 300))
 	diverged := local(func(l *Local) { l.Diverged = true })
+	agrees := local(func(l *Local) { l.Agrees = true })
 	phase := func(p Phase) func(*Facts) {
 		return local(func(l *Local) { l.Phase, l.PhaseWhy = p, "as the test wants" })
 	}
@@ -114,7 +115,8 @@ func TestDecide(t *testing.T) {
 		{"MASTER, standby", with(), Master, "promote, after-promote"},
 		{"MASTER, down", with(role(RoleDown)), Master, "start-standby, again"},
 		{"BACKUP, primary", with(role(RolePrimary)), Backup, "stop, again"},
-		{"BACKUP, standby of the VIP", with(), Backup, "nothing"},
+		{"BACKUP, standby of the VIP", with(agrees), Backup, "nothing"},
+		{"BACKUP, standby of a VIP that may yet be promoted behind our end", with(), Backup, "follow"},
 		{"BACKUP, standby of another", with(elsewhere), Backup, "set-upstream, follow"},
 		{"BACKUP, down", with(role(RoleDown)), Backup, "set-upstream, start-standby, follow"},
 		{"FAULT, primary", with(role(RolePrimary)), Fault, "stop, clear-upstream, start-standby"},
@@ -357,7 +359,7 @@ func TestRejoinPlan(t *testing.T) {
 		s     Settings
 		want  string // in the plan's text
 	}{
-		{"streams already", with(vip), RejoinAuto, both, "nothing to do: n1 is a standby and streams"},
+		{"streams already", with(vip, local(func(l *Local) { l.Agrees = true })), RejoinAuto, both, "nothing to do: n1 is a standby and streams"},
 		{"no primary", with(local(func(l *Local) { l.Streaming = false })), RejoinAuto, both, "refused: no primary answers at the VIP"},
 		{"another cluster", with(vip, local(func(l *Local) { l.SystemID = 1; l.Streaming = false })), RejoinAuto, both, "refused: VIP at 10.0.0.100 belongs to another cluster"},
 		{"we are it", with(vip, role(RolePrimary), local(func(l *Local) { l.Position = at(2, 300) })), RejoinAuto, both, "refused: n1 is the primary at the VIP itself"},

@@ -336,7 +336,7 @@ func (d *drive) look(ctx context.Context) Facts {
 		f.Settled = d.ev.ByHand || !time.Now().Before(d.settled)
 	case d.ev.State == Backup && f.Local.Role != RolePrimary && f.Local.Role != RoleRecovering && !f.Local.Promoting:
 		f.VIP = e.askAll(ctx, map[string][]netip.Addr{vipName: {e.Settings.VIP}}).answers[vipName]
-		f.Local.Diverged = e.diverged(ctx, f)
+		f.Local.Diverged, f.Local.Agrees = e.compare(ctx, f)
 	}
 	f.Overtaken = d.overtaken(ctx)
 	return f
@@ -441,23 +441,23 @@ func conninfoHost(conninfo string) string {
 	return ""
 }
 
-// diverged reports whether our WAL left the history of the VIP's primary. When it can't be known the answer is no: a
-// standby that can't follow changes nothing, and the follower looks again.
-func (e *Engine) diverged(ctx context.Context, f Facts) bool {
+// compare reports whether our WAL has left the history of the VIP's primary or is part of it. When neither can be known nothing
+// changes, and the follower looks again.
+func (e *Engine) compare(ctx context.Context, f Facts) (diverged, agrees bool) {
 	if f.VIP.Reach != Primary || f.Local.SystemID == 0 || f.VIP.SystemID != f.Local.SystemID {
-		return false
+		return false, false
 	}
 	mine := f.Local.Position
 	if f.Local.Role == RoleDown {
 		at, err := e.Server.LastWAL(ctx)
 		if err != nil {
 			e.Log.Debug("end of WAL unknown", "reason", err)
-			return false
+			return false, false
 		}
 		mine = at
 	}
 	if mine.Timeline == 0 || mine.LSN == 0 {
-		return false
+		return false, false
 	}
 	// No longer than any other question: MASTER waits behind us if the primary dies in this very moment.
 	hctx, cancel := context.WithTimeout(ctx, e.Settings.Timeouts.Connect+e.Settings.Timeouts.Probe)
@@ -465,9 +465,10 @@ func (e *Engine) diverged(ctx context.Context, f Facts) bool {
 	theirs, err := e.Network.History(hctx, e.Settings.Question(f.VIP.Addr.String()), f.VIP.Position.Timeline)
 	if err != nil {
 		e.Log.Debug("history of the VIP's primary unknown", "reason", err)
-		return false
+		return false, false
 	}
-	return postgres.Diverged(mine, theirs, f.VIP.Position.Timeline)
+	diverged = postgres.Diverged(mine, theirs, f.VIP.Position.Timeline)
+	return diverged, !diverged
 }
 
 // step carries one step out. What can't be broken off safely goes on when the event is overtaken; whoever comes next waits

@@ -399,6 +399,18 @@ func TestFollow(t *testing.T) {
 			b.server.fail["rewind"] = postgres.ErrNotRewindable
 		}, "stop fast, rewind", Refused, "pgnotify rejoin --reclone", PhaseDiverged},
 		{"may do neither", func(b *bench) { b.Settings.Reclone, b.Settings.Rewind = false, false }, "", Refused, "allow neither", PhaseDiverged},
+		{"rewinds what was let in by a server that is promoted only then", func(b *bench) {
+			b.server.streams = func(string) bool {
+				h := b.network.host("10.0.0.100")
+				return h.remote.InRecovery || b.server.position.Timeline == 2
+			}
+			promoted := b.network.host("10.0.0.100")
+			b.network.set("10.0.0.100", remote(true, at(1, 150)))
+			go func() {
+				time.Sleep(3 * time.Second)
+				b.network.set("10.0.0.100", promoted)
+			}()
+		}, "stop fast, rewind, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
 		{"another cluster", func(b *bench) {
 			b.network.set("10.0.0.100", fakeHost{remote: postgres.Remote{SystemID: 9, Timeline: 2, LSN: 1}})
 		}, "", Refused, "another cluster", PhaseNone},

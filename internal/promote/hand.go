@@ -206,7 +206,7 @@ func RejoinPlan(f Facts, mode RejoinMode, s Settings) Plan {
 	switch {
 	case l.Role == RoleUnknown:
 		return refuse(WaitNone, "the server on %s can't be observed: %s", f.Node, l.Problem)
-	case mode == RejoinAuto && l.Role == RoleStandby && l.Streaming && !l.Diverged && l.Upstream == f.VIPAddr.String() && l.Phase == PhaseNone:
+	case mode == RejoinAuto && l.Role == RoleStandby && l.Streaming && l.Agrees && l.Upstream == f.VIPAddr.String() && l.Phase == PhaseNone:
 		return nothing("%s is a standby and streams from the VIP %s", f.Node, f.VIPAddr)
 	case f.VIP.Reach != Primary:
 		return refuse(WaitNone, "no primary answers at the VIP %s (%s): there is nothing to rejoin", f.VIPAddr, strings.TrimSpace(string(f.VIP.Reach)+" "+f.VIP.Reason))

@@ -91,8 +91,9 @@ func (e *Engine) follow(ctx context.Context, wanted still) (steps []string, err 
 			stuck = time.Time{}
 		}
 		switch {
-		case l.Role == RoleStandby && l.Streaming && !l.Diverged && l.Upstream == e.Settings.VIP.String() && l.Phase != PhaseRewinding:
-			// A diverged standby streams for moments too: up to where the timelines part, again and again.
+		case l.Role == RoleStandby && l.Streaming && l.Agrees && l.Upstream == e.Settings.VIP.String() && l.Phase != PhaseRewinding:
+			// A diverged standby streams for moments too: up to where the timelines part, again and again; and as long as it likes from a
+			// server at the VIP that is promoted only now, behind our end.
 			if err := e.settled(); err != nil {
 				return steps, err
 			}
@@ -131,6 +132,9 @@ func (e *Engine) follow(ctx context.Context, wanted still) (steps []string, err 
 				stuck = time.Now()
 			}
 			if time.Since(stuck) > e.Settings.Timeouts.Streaming {
+				if l.Streaming {
+					return steps, fmt.Errorf("streams, but for %s the history of %s could not be read, so that nobody knows whether its WAL has diverged", e.Settings.Timeouts.Streaming, f.VIP.where())
+				}
 				return steps, fmt.Errorf("has not diverged, but does not stream from %s for %s: see the server's log; if WAL that it needs was removed there, pgnotify rejoin --reclone", f.VIP.where(), e.Settings.Timeouts.Streaming)
 			}
 			say("not streaming yet")
@@ -151,7 +155,7 @@ func (e *Engine) lookAtVIP(ctx context.Context) Facts {
 	if f.VIPHere, err = e.Network.Holds(e.Settings.VIP); err != nil {
 		f.VIP.Reach, f.VIP.Reason = CantTell, err.Error()
 	}
-	f.Local.Diverged = e.diverged(ctx, f)
+	f.Local.Diverged, f.Local.Agrees = e.compare(ctx, f)
 	return f
 }
 

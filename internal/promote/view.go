@@ -39,7 +39,7 @@ func (e *Engine) Look(ctx context.Context) Facts {
 	f.Settled = true
 	e.askAll(ctx, e.targets()).into(&f)
 	f.Local = e.local(ctx)
-	f.Local.Diverged = e.diverged(ctx, f)
+	f.Local.Diverged, f.Local.Agrees = e.compare(ctx, f)
 	return f
 }
 
