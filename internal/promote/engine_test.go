@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgvrrp/internal/postgres"
 )
@@ -386,6 +391,52 @@ func TestFollow(t *testing.T) {
 				b.server.mu.Unlock()
 			}()
 		}, "stop fast, rewind, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"waits for a primary that has no session to spare", func(b *bench) {
+			b.server.fail["rewind-ready"] = &pgconn.PgError{Code: "53300"}
+			go func() {
+				time.Sleep(10 * time.Minute)
+				b.server.mu.Lock()
+				delete(b.server.fail, "rewind-ready")
+				b.server.mu.Unlock()
+			}()
+		}, "stop fast, rewind, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"clones where a rewind is not permitted", func(b *bench) { b.server.fail["rewind-ready"] = &pgconn.PgError{Code: "42501"} },
+			"clone, stop fast, swap, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"rewinds again when the primary went in the middle", func(b *bench) {
+			b.server.fail["rewind"] = errFake
+			b.server.on["rewind"] = func() {
+				b.server.mu.Lock()
+				defer b.server.mu.Unlock()
+				if _, again := b.server.fail["rewind-ready"]; again || b.server.fail["rewind"] == nil {
+					return
+				}
+				b.server.fail["rewind-ready"] = &net.OpError{Op: "dial", Err: errFake}
+				go func() {
+					time.Sleep(time.Minute)
+					b.server.mu.Lock()
+					delete(b.server.fail, "rewind")
+					delete(b.server.fail, "rewind-ready")
+					b.server.mu.Unlock()
+				}()
+			}
+		}, "stop fast, rewind, stop fast, rewind, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
+		{"waits while the server replays its own WAL", func(b *bench) {
+			b.server.position, b.server.lastWAL = at(2, 100), at(2, 100)
+			b.server.streams = func(string) bool { return b.server.position.LSN >= 300 }
+			go func() {
+				for range 200 {
+					time.Sleep(time.Second)
+					b.server.mu.Lock()
+					b.server.position.LSN++
+					b.server.mu.Unlock()
+				}
+			}()
+		}, "", Done, "", PhaseNone},
+		{"leaves what it did not make", func(b *bench) {
+			b.Settings.Rewind = false
+			_ = os.Mkdir(b.server.NewDir(), 0o700)
+			b.cloned++ // so that it may be there in the end
+		}, "", Refused, "is in the way of the copy", PhaseDiverged},
 		{"clones what can't be rewound", func(b *bench) { b.server.fail["rewind"] = postgres.ErrNotRewindable },
 			"stop fast, rewind, clone, stop fast, swap, upstream 10.0.0.100, start-standby", Done, "", PhaseNone},
 		{"clones what was left half rewound", func(b *bench) { _ = b.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: "x"}) },
@@ -554,6 +605,75 @@ func TestByHand(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A command that has nothing to do, or refuses, does not end the work behind a hook.
+func TestByHandSparesTheFollower(t *testing.T) {
+	for name, run := range map[string]func(*bench) Outcome{
+		"rejoin": func(b *bench) Outcome { return b.Rejoin(t.Context(), RejoinAuto) },
+		"clone":  func(b *bench) Outcome { return b.CloneFrom(t.Context(), n2Addr) },
+		"promote": func(b *bench) Outcome {
+			b.network.set("10.0.0.2", remote(false, at(1, 1)))
+			return b.Promote(t.Context())
+		},
+		"demote": func(b *bench) Outcome { return b.Demote(t.Context()) },
+		"start":  func(b *bench) Outcome { return b.Start(t.Context(), false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			unlock, err := b.Store.LockRejoin(t.Context(), following)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unlock()
+			asked := make(chan os.Signal, 1)
+			signal.Notify(asked, syscall.SIGTERM) // the follower is this process
+			defer signal.Stop(asked)
+			if o := run(b); o.Result != Nothing && o.Result != Refused {
+				t.Errorf("got %s, %v", o.Result, o.Err)
+			}
+			select {
+			case <-asked:
+				t.Error("the follower was asked to end")
+			default:
+			}
+			wantDid(t, b, "")
+		})
+	}
+}
+
+// A server that is made the primary while it is copied over, or while its rewind waits, is not stopped for that.
+func TestRebuildLeavesAPrimaryAlone(t *testing.T) {
+	leads := func(b *bench) {
+		b.server.mu.Lock()
+		defer b.server.mu.Unlock()
+		b.server.primary = true
+	}
+	t.Run("clone", func(t *testing.T) {
+		b := newBench(t)
+		b.network.set("10.0.0.2", remote(true, at(1, 1)))
+		b.server.on["clone"] = func() { leads(b) }
+		wantResult(t, b.CloneFrom(t.Context(), n2Addr), Refused, "it is left alone: it is a primary")
+		wantDid(t, b, "clone")
+		if _, err := os.Stat(b.server.NewDir()); err == nil {
+			t.Errorf("%s was left", b.server.NewDir())
+		}
+	})
+	t.Run("rewind", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := divergedBench(t)
+			b.server.fail["rewind-ready"] = postgres.ErrNotCheckpointed
+			go func() {
+				time.Sleep(30 * time.Second)
+				leads(b)
+				b.server.mu.Lock()
+				delete(b.server.fail, "rewind-ready")
+				b.server.mu.Unlock()
+			}()
+			wantResult(t, b.Follow(t.Context(), "VI_PG"), Refused, "it is left alone: it is a primary")
+			wantDid(t, b, "")
+		})
+	})
 }
 
 // A hook is previewed with a hook's rules: by hand alone an operator says whose data is the truth.

@@ -20,11 +20,27 @@ func (e *Engine) Preview(ctx context.Context, ev Event) (Facts, Plan) {
 	return f, Decide(f, ev)
 }
 
-// hand runs one command of an operator with the data directory to itself and writes it into the history.
-func (e *Engine) hand(ctx context.Context, command string, ev Event, run func(ctx context.Context, out *Outcome)) Outcome {
+// spares reports that a command has nothing to do or must not do it, and leaves that in out: then the work that runs behind a hook goes on.
+func (e *Engine) spares(ctx context.Context, out *Outcome, plan func(ctx context.Context) Plan) bool {
+	if _, alive := e.Store.living(activityRejoin); !alive || plan == nil {
+		return false
+	}
+	p := plan(ctx)
+	if len(p.Steps) > 0 || p.Wait == WaitStart || p.Wait == WaitCatchUp { // a command by hand waits for these alone
+		return false
+	}
+	out.end(p)
+	return true
+}
+
+// hand runs one command of an operator with the data directory to itself and writes it into the history. plan is what it would do as things are now.
+func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(ctx context.Context) Plan, run func(ctx context.Context, out *Outcome)) Outcome {
 	start := time.Now()
 	out := Outcome{Event: ev}
 	err := func() error {
+		if e.spares(ctx, &out, plan) {
+			return nil
+		}
 		// Work that still runs behind a hook would undo what is asked for here.
 		release, err := e.Store.TakeRejoin(ctx, command+" by hand", e.Settings.Timeouts.Lock)
 		if err != nil {
@@ -52,7 +68,11 @@ func (e *Engine) hand(ctx context.Context, command string, ev Event, run func(ct
 // Promote is the MASTER row by hand: it waits for nobody, and refuses while another primary answers.
 func (e *Engine) Promote(ctx context.Context) Outcome {
 	ev := Event{State: Master, ByHand: true}
-	return e.hand(ctx, "promote", ev, func(ctx context.Context, out *Outcome) {
+	plan := func(ctx context.Context) Plan {
+		_, p := e.Preview(ctx, ev)
+		return p
+	}
+	return e.hand(ctx, "promote", ev, plan, func(ctx context.Context, out *Outcome) {
 		d := drive{engine: e, ev: ev}
 		d.run(ctx, out)
 	})
@@ -72,10 +92,9 @@ func DemotePlan(f Facts) Plan {
 // Demote makes a primary a standby of the VIP; anything else is left alone.
 func (e *Engine) Demote(ctx context.Context) Outcome {
 	ev := Event{State: Backup, ByHand: true}
-	return e.hand(ctx, "demote", ev, func(ctx context.Context, out *Outcome) {
-		f := e.facts()
-		f.Local = e.local(ctx)
-		if p := DemotePlan(f); len(p.Steps) == 0 {
+	plan := func(ctx context.Context) Plan { return DemotePlan(e.LookAtServer(ctx)) }
+	return e.hand(ctx, "demote", ev, plan, func(ctx context.Context, out *Outcome) {
+		if p := plan(ctx); len(p.Steps) == 0 {
 			out.end(p)
 			return
 		}
@@ -142,7 +161,14 @@ func (e *Engine) LookToStart(ctx context.Context, asIs bool) (f Facts, signal bo
 
 // Start starts the server, as a standby unless asIs.
 func (e *Engine) Start(ctx context.Context, asIs bool) Outcome {
-	return e.hand(ctx, "start", Event{ByHand: true}, func(ctx context.Context, out *Outcome) {
+	plan := func(ctx context.Context) Plan {
+		f, signal, err := e.LookToStart(ctx, asIs)
+		if err != nil {
+			return refuse(WaitNone, "%v", err)
+		}
+		return StartPlan(f, asIs, signal)
+	}
+	return e.hand(ctx, "start", Event{ByHand: true}, plan, func(ctx context.Context, out *Outcome) {
 		f, signal, err := e.LookToStart(ctx, asIs)
 		if err != nil {
 			out.fail(ctx, err)
@@ -165,10 +191,8 @@ func StopPlan(f Facts) Plan {
 
 // Stop stops the server.
 func (e *Engine) Stop(ctx context.Context) Outcome {
-	return e.hand(ctx, "stop", Event{ByHand: true}, func(ctx context.Context, out *Outcome) {
-		f := e.facts()
-		f.Local = e.local(ctx)
-		e.carry(ctx, StopPlan(f), out)
+	return e.hand(ctx, "stop", Event{ByHand: true}, nil, func(ctx context.Context, out *Outcome) { // one that a follower has stopped it starts again
+		e.carry(ctx, StopPlan(e.LookAtServer(ctx)), out)
 	})
 }
 
@@ -282,6 +306,9 @@ func (e *Engine) Rejoin(ctx context.Context, mode RejoinMode) Outcome {
 }
 
 func (e *Engine) rejoin(ctx context.Context, mode RejoinMode, out *Outcome) error {
+	if e.spares(ctx, out, func(ctx context.Context) Plan { return RejoinPlan(e.LookToRejoin(ctx), mode, e.Settings) }) {
+		return nil
+	}
 	unlock, err := e.Store.TakeRejoin(ctx, "rejoin by hand", e.Settings.Timeouts.Lock)
 	if err != nil {
 		return err
@@ -316,24 +343,24 @@ func (e *Engine) rejoin(ctx context.Context, mode RejoinMode, out *Outcome) erro
 		}
 		out.Steps = append(out.Steps, plan.Steps[0].Words)
 	}
-	if err := e.awaitStreaming(ctx, e.Settings.VIP.String()); err != nil {
+	if err := e.awaitStreaming(ctx); err != nil {
 		return err
 	}
 	out.Result = Done
 	return nil
 }
 
-// awaitStreaming waits until a walreceiver streams, and then ends the rebuild.
-func (e *Engine) awaitStreaming(ctx context.Context, from string) error {
+// awaitStreaming waits until the server streams from the primary at the VIP, and then ends the rebuild.
+func (e *Engine) awaitStreaming(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, e.Settings.Timeouts.Streaming)
 	defer cancel()
 	for {
-		l := e.local(ctx)
-		if l.Role == RoleStandby && l.Streaming && l.Upstream == from {
+		f := e.lookAtVIP(ctx)
+		if e.streams(f) {
 			return e.settled()
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("the server is %s, but does not stream from %s after %s: see its log", describe(l), from, e.Settings.Timeouts.Streaming)
+			return fmt.Errorf("the server is %s, but does not stream from a primary at %s whose history it shares, after %s: see its log", describe(e.local(context.WithoutCancel(ctx))), e.Settings.VIP, e.Settings.Timeouts.Streaming)
 		}
 		pause(ctx, 50*time.Millisecond)
 	}
@@ -390,6 +417,9 @@ func (e *Engine) CloneFrom(ctx context.Context, from netip.Addr) Outcome {
 	start := time.Now()
 	out := Outcome{Event: Event{ByHand: true}}
 	err := func() error {
+		if e.spares(ctx, &out, func(ctx context.Context) Plan { return ClonePlan(e.LookToClone(ctx, from)) }) {
+			return nil
+		}
 		unlock, err := e.Store.TakeRejoin(ctx, "clone by hand", e.Settings.Timeouts.Lock)
 		if err != nil {
 			return err
@@ -423,7 +453,7 @@ func (e *Engine) afterClone(ctx context.Context, out *Outcome) error {
 		out.Note = "no primary answers at the VIP yet; the standby follows as soon as one does"
 		return nil
 	}
-	return e.awaitStreaming(ctx, e.Settings.VIP.String())
+	return e.awaitStreaming(ctx)
 }
 
 // Fresh is a host without data: CloneFresh makes a whole standby of it.
@@ -553,7 +583,7 @@ type Mastership interface {
 // received it, or the VIP can't be given away, it is made the primary here again.
 func (e *Engine) Switchover(ctx context.Context, to string, vip Mastership, wait time.Duration) (who string, out Outcome) {
 	var since time.Time
-	out = e.hand(ctx, "switchover", Event{State: Master, ByHand: true}, func(ctx context.Context, out *Outcome) {
+	out = e.hand(ctx, "switchover", Event{State: Master, ByHand: true}, nil, func(ctx context.Context, out *Outcome) {
 		plan := e.SwitchoverPlan(ctx, to)
 		if plan.Refusal != "" {
 			out.end(plan)

@@ -70,6 +70,7 @@ const rebuildTries = 3
 
 func (e *Engine) follow(ctx context.Context, wanted still) (steps []string, err error) {
 	var stuck time.Time
+	var position postgres.Position
 	tries, last := 0, ""
 	say := func(text string) {
 		if text != last {
@@ -87,13 +88,11 @@ func (e *Engine) follow(ctx context.Context, wanted still) (steps []string, err 
 		f := e.lookAtVIP(ctx)
 		l := f.Local
 		stands := f.VIP.Reach == Primary
-		if l.Role != RoleStandby || !stands {
-			stuck = time.Time{}
+		if l.Role != RoleStandby || !stands || l.Position != position { // one that replays its own WAL first asks for none
+			stuck, position = time.Time{}, l.Position
 		}
 		switch {
-		case l.Role == RoleStandby && l.Streaming && l.Agrees && l.Upstream == e.Settings.VIP.String() && l.Phase != PhaseRewinding:
-			// A diverged standby streams for moments too: up to where the timelines part, again and again; and as long as it likes from a
-			// server at the VIP that is promoted only now, behind our end.
+		case e.streams(f):
 			if err := e.settled(); err != nil {
 				return steps, err
 			}
@@ -120,7 +119,11 @@ func (e *Engine) follow(ctx context.Context, wanted still) (steps []string, err 
 			}
 			var over *OvertakenError
 			var refused *RefusedError
-			if tries++; tries == rebuildTries || errors.As(err, &over) || errors.As(err, &refused) {
+			var source *sourceError
+			if !errors.As(err, &source) {
+				tries++
+			}
+			if tries == rebuildTries || errors.As(err, &over) || errors.As(err, &refused) {
 				return steps, err
 			}
 			e.Log.Warn("rebuild failed, trying again", "reason", err)
@@ -144,6 +147,13 @@ func (e *Engine) follow(ctx context.Context, wanted still) (steps []string, err 
 			say("the server is " + describe(l))
 		}
 	}
+}
+
+// streams reports whether our server is a standby of the primary at the VIP, for good. A diverged one streams for moments too, up to where the
+// timelines part, again and again; and as long as it likes from a server at the VIP that is promoted only then, behind our end.
+func (e *Engine) streams(f Facts) bool {
+	l := f.Local
+	return l.Role == RoleStandby && l.Streaming && l.Agrees && l.Upstream == e.Settings.VIP.String() && l.Phase != PhaseRewinding
 }
 
 // lookAtVIP is our own server and the VIP.
@@ -240,7 +250,9 @@ func (e *Engine) rebuild(ctx context.Context, mode RejoinMode, from netip.Addr, 
 			return []string{"rewound to the history of " + from.String()}, nil
 		}
 		var over *OvertakenError
-		if errors.As(why, &over) || ctx.Err() != nil {
+		var refused *RefusedError
+		var source *sourceError
+		if errors.As(why, &over) || errors.As(why, &refused) || errors.As(why, &source) || ctx.Err() != nil {
 			return nil, why
 		}
 		e.Log.Warn("rewind failed", "reason", why)
@@ -257,9 +269,30 @@ func (e *Engine) rebuild(ctx context.Context, mode RejoinMode, from netip.Addr, 
 	return []string{"cloned anew from " + from.String()}, nil
 }
 
+// sourceError says that the server to rewind from could not be asked: that says nothing about ours, and no copy would be any better.
+type sourceError struct{ error }
+
+func (e *sourceError) Unwrap() error { return e.error }
+
+// mayPass reports whether an answer to RewindReady may be another one soon: anything but that a rewind is not possible or not permitted.
+func mayPass(err error) bool {
+	code := postgres.SQLState(err) // classes 28 and 42: who may connect, and what they may do ("Appendix A" in the manual)
+	return err != nil && !errors.Is(err, postgres.ErrNotRewindable) && !strings.HasPrefix(code, "28") && !strings.HasPrefix(code, "42")
+}
+
+// mayStop is nil if the server may be stopped for what was begun when it was seen as was: not if it became a primary meanwhile.
+func (e *Engine) mayStop(ctx context.Context, was Local) error {
+	leads := func(l Local) bool { return l.Role == RolePrimary || l.Role == RoleRecovering || l.Promoting }
+	if now := e.local(ctx); leads(now) && !leads(was) || now.Role == RoleUnknown {
+		return &RefusedError{fmt.Sprintf("the server on %s is not what it was when this began, it is left alone: it is %s", e.Settings.Node, describe(now))}
+	}
+	return nil
+}
+
 func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) error {
 	source := e.Settings.Source(from.String(), "postgres")
-	for said := false; ; {
+	was, said := e.local(ctx), ""
+	for began := time.Now(); ; {
 		if err := wanted(); err != nil {
 			return err
 		}
@@ -267,16 +300,26 @@ func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) erro
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, postgres.ErrNotCheckpointed) {
-			return fmt.Errorf("rewind from %s: %w", from, err)
+		if errors.Is(err, postgres.ErrNotCheckpointed) {
+			began = time.Now()
 		}
-		if !said {
+		err = fmt.Errorf("rewind from %s: %w", from, err)
+		if !mayPass(err) {
+			return err
+		}
+		if time.Since(began) > e.Settings.Timeouts.Streaming {
+			return &sourceError{err}
+		}
+		if err.Error() != said {
+			said = err.Error()
 			e.Log.Info("waiting before the rewind", "reason", err)
-			said = true
 		}
 		pause(ctx, 200*time.Millisecond)
 	}
 	return e.work(ctx, "rewind from "+from.String(), wanted, func() error {
+		if err := e.mayStop(ctx, was); err != nil {
+			return err
+		}
 		if err := e.stop(ctx); err != nil {
 			return err
 		}
@@ -290,7 +333,11 @@ func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) erro
 		end()
 		if err != nil {
 			if !e.Server.RewindIncomplete() { // nothing was changed
-				return errors.Join(fmt.Errorf("rewind from %s: %w", from, err), e.Store.SetRebuild(Rebuild{Phase: PhaseDiverged, Why: "rewind failed: " + err.Error()}))
+				merr := e.Store.SetRebuild(Rebuild{Phase: PhaseDiverged, Why: "rewind failed: " + err.Error()})
+				if err = fmt.Errorf("rewind from %s: %w", from, err); mayPass(e.Server.RewindReady(ctx, source)) && mayPass(err) {
+					err = &sourceError{err}
+				}
+				return errors.Join(err, merr)
 			}
 			return errors.Join(fmt.Errorf("rewind from %s: %w", from, err), e.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why + " failed: " + err.Error()}))
 		}
@@ -317,6 +364,10 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		return err
 	}
 	dir := e.Server.NewDir()
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) { // what a clone of ours left is gone by now
+		return &RefusedError{fmt.Sprintf("%s is in the way of the copy, and was not made by a clone that broke off: move it away", dir)}
+	}
+	was := e.local(ctx)
 	if err := e.Store.SetCloning(dir); err != nil {
 		return err
 	}
@@ -336,7 +387,10 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		if err != nil {
 			return err
 		}
-		was := e.local(ctx).Role
+		if err := e.mayStop(ctx, was); err != nil {
+			return errors.Join(err, e.removeBeside(dir), e.Store.SetCloning(""))
+		}
+		role := e.local(ctx).Role
 		if err := e.stop(ctx); err != nil {
 			return err
 		}
@@ -346,7 +400,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		}
 		old, err := e.Server.Swap(dir)
 		if err != nil {
-			return errors.Join(err, e.unswapped(context.WithoutCancel(ctx), dir, before, was))
+			return errors.Join(err, e.unswapped(context.WithoutCancel(ctx), dir, before, role))
 		}
 		e.Log.Info("data directory swapped", "old", old)
 		if err := e.Store.Swapped(old, why); err != nil {
