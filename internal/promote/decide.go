@@ -87,6 +87,7 @@ type Answer struct {
 	Reach    Reach
 	SystemID uint64
 	Position postgres.Position
+	Moves    bool   // a standby whose position was another one a moment ago
 	Version  int    // server_version_num
 	Reason   string // for Unreachable, Undecided and CantTell
 }
@@ -295,6 +296,11 @@ func (f Facts) conditions(ev Event) (p Plan, ok bool) {
 	for i, a := range all {
 		if a.Reach == Standby && a.Position.Compare(l.Position) > 0 && (most == nil || a.Position.Compare(most.Position) > 0) {
 			most = &all[i]
+		}
+	}
+	for _, a := range all {
+		if a.Moves && most == nil {
+			return refuse(WaitCatchUp, "%s still comes by WAL, or replays what it has: it is at %s, and may end behind ours, %s", a.where(), a.Position, l.Position), false
 		}
 	}
 	switch {

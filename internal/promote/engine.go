@@ -331,6 +331,9 @@ func (d *drive) look(ctx context.Context) Facts {
 	case d.ev.State == Master && f.Local.Role == RoleStandby:
 		d.survey(ctx)
 		d.heard.into(&f)
+		if here, err := e.Network.Holds(e.Settings.VIP); err == nil && here {
+			f.VIP.Moves = false // that is we ourselves: promoting replays all that is left
+		}
 		f.Local = e.local(ctx)
 		f.Local.Advancing = d.advancing(f.Local.Position)
 		f.Settled = d.ev.ByHand || !time.Now().Before(d.settled)
@@ -351,9 +354,13 @@ func (d *drive) survey(ctx context.Context) {
 		}
 		first := <-d.first
 		d.heard = &first
-		if !d.ev.ByHand {
-			pause(ctx, time.Until(d.settled))
+		settled := d.settled // zero by hand
+		for name, a := range first.answers {
+			if at := first.asked[name].Add(standstill); a.Reach == Standby && at.After(settled) {
+				settled = at
+			}
 		}
+		pause(ctx, time.Until(settled))
 	}
 	fresh := e.refresh(ctx, *d.heard, staleAfter)
 	d.heard = &fresh

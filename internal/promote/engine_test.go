@@ -200,6 +200,55 @@ func TestMasterCatchesUp(t *testing.T) {
 	})
 }
 
+// A standby that has just been started names how far it has replayed what it has, which may be more than ours in the end.
+func TestMasterWaitsForAPeerThatReplays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.network.set("10.0.0.2", remote(true, at(1, 10)))
+		go func() {
+			for n := range 20 {
+				time.Sleep(30 * time.Millisecond)
+				b.network.set("10.0.0.2", remote(true, at(1, postgres.LSN(20+10*n))))
+			}
+		}()
+		b.server.on["upstream 10.0.0.2"] = func() {
+			b.server.mu.Lock()
+			defer b.server.mu.Unlock()
+			b.server.position = at(1, 210)
+		}
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		wantDid(t, b, "upstream 10.0.0.2, promote")
+		if b.server.position.LSN != 210 {
+			t.Errorf("promoted at %s, want all that the other one has", b.server.position)
+		}
+	})
+}
+
+// With the VIP here it is our own server that answers there: what it still replays it replays when it is promoted.
+func TestMasterDoesNotWaitForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.network.holds = true
+		b.network.set("10.0.0.100", remote(true, at(1, 10)))
+		go func() {
+			for n := range 30 {
+				time.Sleep(10 * time.Millisecond)
+				b.network.set("10.0.0.100", remote(true, at(1, postgres.LSN(20+n))))
+				b.server.mu.Lock()
+				b.server.position = at(1, postgres.LSN(100+n))
+				b.server.mu.Unlock()
+			}
+		}()
+		start := time.Now()
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		wantDid(t, b, "promote")
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("took %s", took)
+		}
+		time.Sleep(time.Second) // until nothing moves any more
+	})
+}
+
 func TestMasterThatCantCatchUpRefusesAndFollowsTheVIPAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

@@ -152,6 +152,7 @@ type fakeNetwork struct {
 	mu    sync.Mutex
 	hosts map[string]*fakeHost
 	asked map[string]int
+	holds bool // the VIP is here
 }
 
 type fakeHost struct {
@@ -219,7 +220,7 @@ func (n *fakeNetwork) History(ctx context.Context, conninfo string, _ postgres.T
 	return h.history, nil
 }
 
-func (n *fakeNetwork) Holds(netip.Addr) (bool, error) { return false, nil }
+func (n *fakeNetwork) Holds(netip.Addr) (bool, error) { return n.holds, nil }
 
 func remote(standby bool, p postgres.Position) fakeHost {
 	return fakeHost{remote: postgres.Remote{InRecovery: standby, SystemID: cluster, Timeline: p.Timeline, LSN: p.LSN, Version: 150000}}

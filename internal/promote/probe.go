@@ -140,7 +140,12 @@ func combine(answers []Answer) Answer {
 type survey struct {
 	answers map[string]Answer // by node name; the VIP under vipName
 	asked   map[string]time.Time
+	since   map[string]time.Time // when the same answer was first given
 }
+
+// standstill is how long a standby's position must have been the same to be the end of its WAL: one that has just been started names how far it has
+// replayed what it has. The time to settle is longer, so that this costs nothing.
+const standstill = 40 * time.Millisecond
 
 const vipName = "VIP"
 
@@ -157,7 +162,7 @@ func (e *Engine) targets() map[string][]netip.Addr {
 
 // askAll asks the named targets in parallel and waits for each.
 func (e *Engine) askAll(ctx context.Context, targets map[string][]netip.Addr) survey {
-	s := survey{map[string]Answer{}, map[string]time.Time{}}
+	s := survey{map[string]Answer{}, map[string]time.Time{}, map[string]time.Time{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for name, addrs := range targets {
@@ -171,7 +176,7 @@ func (e *Engine) askAll(ctx context.Context, targets map[string][]netip.Addr) su
 			links.Wait()
 			mu.Lock()
 			defer mu.Unlock()
-			s.answers[name], s.asked[name] = combine(answers), at
+			s.answers[name], s.asked[name], s.since[name] = combine(answers), at, at
 		})
 	}
 	wg.Wait()
@@ -188,9 +193,15 @@ func (e *Engine) refresh(ctx context.Context, s survey, stale time.Duration) sur
 		}
 	}
 	fresh := e.askAll(ctx, again)
-	out := survey{maps.Clone(s.answers), maps.Clone(s.asked)}
-	maps.Copy(out.answers, fresh.answers)
-	maps.Copy(out.asked, fresh.asked)
+	out := survey{maps.Clone(s.answers), maps.Clone(s.asked), maps.Clone(s.since)}
+	for name, a := range fresh.answers {
+		before := s.answers[name]
+		if a.Reach != before.Reach || a.Position != before.Position {
+			out.since[name] = fresh.asked[name]
+		}
+		a.Moves = a.Reach == Standby && fresh.asked[name].Sub(out.since[name]) < standstill
+		out.answers[name], out.asked[name] = a, fresh.asked[name]
+	}
 	return out
 }
 
