@@ -121,7 +121,7 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 	}
 	rec, err := e.Store.Deliver(ctx, ev, me)
 	if err != nil {
-		out.fail(ctx, err)
+		e.unnoted(ctx, &out, err)
 		return finish()
 	}
 	out.Seq = rec.Seq
@@ -135,15 +135,42 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 	if ev.State != Deleted {
 		lctx, stop := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errors.New("another pgnotify did not finish in time"))
 		unlock, err := e.Store.Lock(lctx, fmt.Sprintf("%s %s", ev.State, ev.Name), func() error { return e.unusable(ev) })
+		expired := lctx.Err() != nil
 		stop()
 		if err != nil {
-			out.fail(ctx, err)
+			if expired { // somebody else is at work
+				out.fail(ctx, err)
+			} else {
+				e.unnoted(ctx, &out, err)
+			}
 			return finish()
 		}
 		defer unlock()
 	}
 	d.run(ctx, &out)
 	return finish()
+}
+
+// unnoted ends an event that could not be noted or have the data to itself, say for want of space. Who is to step down does so nevertheless: a primary
+// is stopped, and no more.
+func (e *Engine) unnoted(ctx context.Context, out *Outcome, why error) {
+	out.fail(ctx, why)
+	switch out.Event.State {
+	case Backup, Fault, Stop:
+	default:
+		return
+	}
+	l := e.local(ctx)
+	if out.Result != Failed || l.Role != RolePrimary && l.Role != RoleRecovering && !l.Promoting {
+		return
+	}
+	words := fmt.Sprintf("stop %s fast: it is %s", e.Settings.Node, describe(l))
+	e.Log.Error("the event can't be noted; stepping down without", "step", words, "reason", why)
+	if err := e.stop(ctx); err != nil {
+		out.Err = fmt.Errorf("%w; %s: %w", why, words, err)
+		return
+	}
+	out.Steps = append(out.Steps, words)
 }
 
 // unusable ends a MASTER's waiting for the lock when the data is being rewound: the lock will not be free in time.

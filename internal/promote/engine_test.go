@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -358,6 +359,44 @@ func TestBackupWithoutInclude(t *testing.T) {
 		wantResult(t, b.hook(t.Context(), Backup), Failed, "include_if_exists")
 		wantDid(t, b, "stop fast, upstream 10.0.0.100, start-standby")
 	})
+}
+
+// A full or broken disk under the state directory keeps nobody from stepping down, and lets nobody be promoted.
+func TestSteppingDownWithoutState(t *testing.T) {
+	for name, breaks := range map[string]func(t *testing.T, s *Store){
+		"the newest state can't be read": func(t *testing.T, s *Store) { breakFile(t, s.path(hookFile("VI_PG"))) },
+		"no lock for it":                 func(t *testing.T, s *Store) { breakFile(t, s.path(hookFile("VI_PG")+".lock")) },
+		"no lock for the data":           func(t *testing.T, s *Store) { breakFile(t, s.path("data-"+s.data+".lock")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for state, did := range map[string]string{Backup: "stop fast", Fault: "stop fast", Stop: "stop fast", Deleted: "", Master: ""} {
+				b := newBench(t)
+				b.server.primary = state != Master
+				breaks(t, b.Store)
+				want := Failed
+				if state == Deleted && strings.Contains(name, "data") { // it touches none
+					want = Nothing
+				}
+				wantResult(t, b.hook(t.Context(), state), want, "")
+				wantDid(t, b, did)
+			}
+		})
+	}
+	t.Run("by hand without a word of it", func(t *testing.T) {
+		b := newBench(t)
+		b.server.primary = true
+		breakFile(t, b.Store.path("data-"+b.Store.data+"."+activityWork+".json"))
+		wantResult(t, b.Stop(t.Context()), Done, "")
+		wantDid(t, b, "stop fast")
+	})
+}
+
+// breakFile puts a directory in a file's place.
+func breakFile(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(path, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestFaultOnPrimary(t *testing.T) {

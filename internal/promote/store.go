@@ -28,9 +28,10 @@ type Store struct {
 	data string // names the data directory in file names
 }
 
-// OpenStore opens the state directory dir for the server in dataDir; dir must exist and be writable.
+// OpenStore opens the state directory dir for the server in dataDir; dir must exist and be writable, but for a file system that is read-only now:
+// a primary is stopped from there, too.
 func OpenStore(dir, dataDir string) (*Store, error) {
-	if err := unix.Access(dir, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+	if err := unix.Access(dir, unix.R_OK|unix.W_OK|unix.X_OK); err != nil && !errors.Is(err, unix.EROFS) {
 		return nil, fmt.Errorf("open state directory %s: %w", dir, err)
 	}
 	sum := sha256.Sum256([]byte(filepath.Clean(dataDir)))
@@ -81,8 +82,10 @@ func (s *Store) read(name string, v any) (found bool, err error) {
 }
 
 func (s *Store) remove(name string, sync bool) error {
-	if err := os.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove %s: %w", s.path(name), err)
+	if err := os.Remove(s.path(name)); err != nil {
+		if _, lerr := os.Lstat(s.path(name)); !errors.Is(lerr, fs.ErrNotExist) { // of what is not there a read-only file system complains, too
+			return fmt.Errorf("remove %s: %w", s.path(name), err)
+		}
 	}
 	if !sync {
 		return nil
@@ -306,6 +309,9 @@ func watch(ctx context.Context, every time.Duration, wanted func() error) (conte
 // flock takes a lock that dies with this process and that no child inherits. while, if not nil, may end the waiting.
 func (s *Store) flock(ctx context.Context, name string, while func() error) (unlock func(), err error) {
 	f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.Open(s.path(name))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
@@ -344,11 +350,7 @@ func (s *Store) Lock(ctx context.Context, what string, while func() error) (unlo
 		}
 		return nil, err
 	}
-	done, err := s.begin(activityWork, what)
-	if err != nil {
-		release()
-		return nil, err
-	}
+	done := s.begin(activityWork, what)
 	return func() { done(); release() }, nil
 }
 
@@ -402,11 +404,7 @@ func (s *Store) lockRejoin(ctx context.Context, what string, while func() error)
 	if err != nil {
 		return nil, err
 	}
-	done, err := s.begin(activityRejoin, what)
-	if err != nil {
-		release()
-		return nil, err
-	}
+	done := s.begin(activityRejoin, what)
 	return func() { done(); release() }, nil
 }
 
@@ -422,16 +420,17 @@ type activity struct {
 	Process Process   `json:"process"`
 }
 
-func (s *Store) begin(kind, what string) (done func(), err error) {
-	p, err := ThisProcess()
-	if err != nil {
-		return nil, err
-	}
+// begin says what we do, to whoever asks. That it can't be said, on a full disk, must not keep a server from being stopped.
+func (s *Store) begin(kind, what string) (done func()) {
 	name := "data-" + s.data + "." + kind + ".json"
-	if err := s.write(name, activity{what, time.Now(), p}, false); err != nil {
-		return nil, err
+	p, err := ThisProcess()
+	if err == nil {
+		err = s.write(name, activity{what, time.Now(), p}, false)
 	}
-	return func() { _ = s.remove(name, false) }, nil // a left-over names a dead process and counts for nothing
+	if err != nil {
+		return func() {}
+	}
+	return func() { _ = s.remove(name, false) } // a left-over names a dead process and counts for nothing
 }
 
 // activity says in words what a living pgnotify of that kind does; "" if none is at work.
