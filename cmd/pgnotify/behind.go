@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	ufcli "github.com/urfave/cli/v2"
 
 	"pgvrrp/internal/cli"
@@ -17,8 +19,11 @@ func behindCommand(h machine) *ufcli.Command {
 		Flags:     []ufcli.Flag{&ufcli.StringFlag{Name: "instance", Usage: "`NAME` of the virtual router whose newer state ends the work (default: none)"}},
 		Action: cli.Args(func(c *ufcli.Context) error {
 			work := c.Args().First()
-			if work != "follow" && work != "after-promote" {
-				return cli.Usagef("pgnotify behind: WORK: want follow or after-promote (got %q)", work)
+			run := map[string]func(*promote.Engine, context.Context, string) promote.Outcome{
+				"follow": (*promote.Engine).Follow, "after-promote": (*promote.Engine).AfterPromote, "retry": (*promote.Engine).Retry,
+			}[work]
+			if run == nil {
+				return cli.Usagef("pgnotify behind: WORK: want follow, after-promote or retry (got %q)", work)
 			}
 			h.behind = true
 			s, err := h.open(c)
@@ -29,13 +34,7 @@ func behindCommand(h machine) *ufcli.Command {
 			if err != nil {
 				return s.failed(err)
 			}
-			var o promote.Outcome
-			if work == "follow" {
-				o = e.Follow(c.Context, c.String("instance"))
-			} else {
-				o = e.AfterPromote(c.Context, c.String("instance"))
-			}
-			if o.Err != nil {
+			if o := run(e, c.Context, c.String("instance")); o.Err != nil {
 				return cli.Exit(cli.CodeFailed, nil) // the log has the reason
 			}
 			return nil

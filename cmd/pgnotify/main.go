@@ -19,7 +19,7 @@ var version = "devel"
 
 func main() {
 	syscall.Umask(0o027) // keepalived gives its hooks 0177: a directory made with that is of no use
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // SIGHUP: the terminal went in the middle of a switchover
 	defer stop()
 	os.Exit(run(ctx, os.Args, host()))
 }

@@ -155,9 +155,13 @@ func (f *fileServer) Promote(ctx context.Context) (postgres.Timeline, postgres.L
 	s := f.with(nil)
 	return s.Timeline, s.LSN, err
 }
-func (f *fileServer) SwitchWAL(ctx context.Context) error  { return f.call(ctx, "pg_switch_wal", nil) }
-func (f *fileServer) Checkpoint(ctx context.Context) error { return f.call(ctx, "CHECKPOINT", nil) }
-func (f *fileServer) ResetAuto(ctx context.Context) error  { return f.call(ctx, "reset auto", nil) }
+func (f *fileServer) ReserveShare(postgres.Timeline, int, int) (postgres.Timeline, error) {
+	return 0, nil
+}
+func (f *fileServer) Unreserve() ([]postgres.Timeline, error) { return nil, nil }
+func (f *fileServer) SwitchWAL(ctx context.Context) error     { return f.call(ctx, "pg_switch_wal", nil) }
+func (f *fileServer) Checkpoint(ctx context.Context) error    { return f.call(ctx, "CHECKPOINT", nil) }
+func (f *fileServer) ResetAuto(ctx context.Context) error     { return f.call(ctx, "reset auto", nil) }
 func (f *fileServer) SetUpstream(ctx context.Context, conninfo string) error {
 	return f.call(ctx, "set upstream", func(s *fileState) { s.Upstream = conninfo })
 }
@@ -357,7 +361,7 @@ func TestUsageErrorsTouchNothing(t *testing.T) {
 		{"watch too often", "status --watch --every 1ms", "--every: want 100ms or more"},
 		{"level", "--log-level loud status", `--log-level: want debug, info, warn or error (got "loud")`},
 		{"format", "status --log-format xml", `--log-format: want text or json (got "xml")`},
-		{"unknown work", "behind lunch", `WORK: want follow or after-promote (got "lunch")`},
+		{"unknown work", "behind lunch", `WORK: want follow, after-promote or retry (got "lunch")`},
 	}
 	for _, v := range verbs {
 		verb, _, _ := strings.Cut(v.words, " ")

@@ -722,6 +722,51 @@ func TestConditions(t *testing.T) {
 	}
 }
 
+// Two servers that were each made the primary from the same standby, while the other was off, never share a timeline: whoever comes back second is
+// seen to have diverged, though both wrote as much.
+func TestBothWereMadePrimary(t *testing.T) {
+	c := newCluster(t, "n2", "n3")
+	n1, n2, n3 := c.nodes["n1"], c.nodes["n2"], c.nodes["n3"]
+	n1.insert("before")
+	n2.has("before")
+	n3.has("before")
+	c.vip.to("")
+	n1.run(0, "stop")
+	n3.run(0, "stop")
+	n2.hook(0, "MASTER")
+	n2.insert("of n2")
+	n2.kill()
+	n1.run(0, "start")
+	n1.hook(0, "MASTER")
+	if got := n1.sql("SELECT pg_walfile_name(pg_current_wal_lsn())"); !strings.HasPrefix(got, "00000003") {
+		t.Errorf("n1 writes %s, want its first number, 3: n2 has 4", got)
+	}
+	n1.insert("of n1")
+	c.vip.to(n1.addr)
+	n2.hook(0, "BACKUP")
+	n3.hook(0, "BACKUP")
+	for _, n := range []*node{n2, n3} {
+		n.has("of n1")
+		c.eventually(n.name+" streams", n.streams)
+	}
+	if out := n2.sql("SELECT count(*) FROM t WHERE x = 'of n2'"); out != "0" {
+		t.Error("the row that only n2 had is still there")
+	}
+	if olds, _ := filepath.Glob(n2.data + ".old-*"); len(olds) > 0 {
+		t.Error("n2 was copied, want it rewound")
+	}
+
+	t.Log("n2 once more: not the number that was rewound away")
+	n1.run(0, "stop")
+	n2.hook(0, "MASTER")
+	if got := n2.sql("SELECT pg_walfile_name(pg_current_wal_lsn())"); !strings.HasPrefix(got, "00000007") {
+		t.Errorf("n2 writes %s, want its second number, 7", got)
+	}
+	c.vip.to(n2.addr)
+	n2.insert("in the end")
+	n3.has("in the end")
+}
+
 func TestByHand(t *testing.T) {
 	c := newCluster(t)
 	n1, n2, n3 := c.nodes["n1"], c.nodes["n2"], c.nodes["n3"]

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +30,8 @@ type Lifecycle interface {
 
 // Promoter makes it a primary.
 type Promoter interface {
+	ReserveShare(above postgres.Timeline, share, of int) (postgres.Timeline, error)
+	Unreserve() ([]postgres.Timeline, error)
 	Promote(ctx context.Context) (postgres.Timeline, postgres.LSN, error)
 	SwitchWAL(ctx context.Context) error
 	Checkpoint(ctx context.Context) error
@@ -148,7 +152,64 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 		defer unlock()
 	}
 	d.run(ctx, &out)
+	if ev.State == Master && (out.Result == Refused || out.Result == Failed) {
+		if err := e.Detach(e.behind("retry", ev)...); err != nil {
+			e.Log.Error("it will not be tried again", "reason", err)
+		}
+	}
 	return finish()
+}
+
+// retryPause is how long work behind a MASTER that came to nothing waits before each try.
+const retryPause = 5 * time.Second
+
+// Retry is the work behind a MASTER that was refused or failed: without vip_after_notify nobody else would try again, and the VIP would stay where there
+// is no primary. It ends with the promotion, or when MASTER is not the newest state any more.
+func (e *Engine) Retry(ctx context.Context, instance string) Outcome {
+	start := time.Now()
+	out := Outcome{Event: Event{Name: instance, State: Master}}
+	rec, err := e.Store.Newest(instance)
+	if err == nil && rec.State != Master {
+		err = &OvertakenError{rec}
+	}
+	if err != nil {
+		out.fail(ctx, err)
+		return out
+	}
+	lctx, cancel := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("other work behind a hook is under way"))
+	defer cancel()
+	unlock, err := e.Store.LockRejoin(lctx, retrying)
+	if err != nil {
+		out.Result, out.Note = Nothing, err.Error()
+		return out
+	}
+	defer unlock()
+	wanted := func() error { return e.Store.StillNewest(rec) }
+	ctx, end := watch(ctx, 50*time.Millisecond, wanted)
+	defer end()
+	out.Event.Type, out.Event.Priority, out.Seq = rec.Type, rec.Priority, rec.Seq
+	for last := ""; ; {
+		pause(ctx, retryPause)
+		try := out
+		err := e.work(ctx, "MASTER "+instance, wanted, func() error {
+			d := drive{engine: e, ev: out.Event, rec: rec, settled: time.Now().Add(e.Settings.Settle)}
+			d.run(ctx, &try)
+			return nil
+		})
+		if err != nil {
+			try.fail(ctx, err)
+		}
+		if try.Result == Refused || try.Result == Failed {
+			if text := try.Err.Error(); text != last {
+				e.Log.Warn("MASTER, but no primary; trying again", "instance", instance, "every", retryPause, "reason", text)
+				last = text
+			}
+			continue
+		}
+		try.Took = time.Since(start)
+		e.note("retry", try)
+		return try
+	}
 }
 
 // unnoted ends an event that could not be noted or have the data to itself, say for want of space. Who is to step down does so nevertheless: a primary
@@ -619,8 +680,13 @@ func (d *drive) promote(ctx context.Context) error {
 	if err := e.Store.SetPromoting(true); err != nil {
 		return err
 	}
-	if err := d.newest(ctx); err != nil {
-		return errors.Join(err, e.Store.SetPromoting(false))
+	err := e.reserve()
+	if err == nil {
+		err = d.newest(ctx)
+	}
+	if err != nil {
+		_, uerr := e.Server.Unreserve()
+		return errors.Join(err, uerr, e.Store.SetPromoting(false))
 	}
 	pctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.Settings.Timeouts.Promote)
 	defer cancel()
@@ -630,6 +696,47 @@ func (d *drive) promote(ctx context.Context) error {
 	}
 	e.Log.Info("promoted", "timeline", tli, "lsn", lsn.String())
 	return e.Store.SetPromoting(false)
+}
+
+// timelines is kept of those that were made here, which a rewind or a copy takes away.
+type timelines struct {
+	Last postgres.Timeline `json:"last"`
+}
+
+const keptTimelines = "timelines"
+
+// reserve makes sure that no other node gives its timeline the number that ours will have: each takes those of its own.
+func (e *Engine) reserve() error {
+	var made timelines
+	if _, err := e.Store.Kept(keptTimelines, &made); err != nil {
+		return err
+	}
+	nodes := slices.Sorted(maps.Keys(e.Settings.Peers))
+	share, ours := slices.BinarySearch(nodes, e.Settings.Node)
+	if !ours {
+		nodes = slices.Insert(nodes, share, e.Settings.Node)
+	}
+	_, err := e.Server.ReserveShare(made.Last, share, len(nodes))
+	return err
+}
+
+// made keeps the number of the timeline that was made last.
+func (e *Engine) made(tli postgres.Timeline) error {
+	var last timelines
+	if _, err := e.Store.Kept(keptTimelines, &last); err != nil || last.Last >= tli {
+		return err
+	}
+	return e.Store.Keep(keptTimelines, timelines{tli})
+}
+
+// keepMade keeps what made would have kept, had a promotion's end been seen: the stopped server's WAL is about to go.
+func (e *Engine) keepMade(ctx context.Context) error {
+	at, err := e.Server.LastWAL(ctx)
+	if err != nil {
+		e.Log.Debug("end of WAL unknown", "reason", err)
+		return nil
+	}
+	return e.made(at.Timeline)
 }
 
 // newest is the first condition, at the last moment: our own state file, then vrrpd, then the file again because asking

@@ -225,6 +225,66 @@ func TestMasterWaitsForAPeerThatReplays(t *testing.T) {
 	})
 }
 
+// A MASTER that was refused is tried again behind the hook, for as long as it is the newest state: keepalived never asks twice.
+func TestRetry(t *testing.T) {
+	refused := func(t *testing.T) *bench {
+		t.Helper()
+		b := newBench(t)
+		b.network.set("10.0.0.2", remote(false, at(1, 50)))
+		wantResult(t, b.hook(t.Context(), Master), Refused, "answers as a primary")
+		if got, want := strings.Join(b.detached, "; "), "behind --instance VI_PG retry"; got != want {
+			t.Errorf("behind the hook: got %q, want %q", got, want)
+		}
+		return b
+	}
+	t.Run("until the other primary has gone", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := refused(t)
+			go func() {
+				time.Sleep(10 * time.Minute)
+				b.network.set("10.0.0.2", fakeHost{refused: true})
+			}()
+			wantResult(t, b.Retry(t.Context(), "VI_PG"), Done, "")
+			wantDid(t, b, "promote")
+		})
+	})
+	t.Run("until another state comes", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := refused(t)
+			done := make(chan Outcome, 1)
+			go func() { done <- b.Retry(t.Context(), "VI_PG") }()
+			time.Sleep(time.Minute)
+			b.hook(t.Context(), Fault)
+			wantResult(t, <-done, Overtaken, "FAULT came at")
+			wantDid(t, b, "")
+			wantResult(t, b.Retry(t.Context(), "VI_PG"), Overtaken, "FAULT came at")
+		})
+	})
+}
+
+// Each node numbers its timelines from a share of its own, above those that it made before, also when a rewind took them away since.
+func TestTimelinesAreOurOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		if got := b.server.reserved; got != "above 0, 0 of 3" {
+			t.Errorf("reserved %q", got)
+		}
+		wantResult(t, b.AfterPromote(t.Context(), "VI_PG"), Done, "")
+		b.server.primary, b.server.position = false, at(1, 100)
+		wantResult(t, b.hook(t.Context(), Master), Done, "")
+		if got := b.server.reserved; got != "above 2, 0 of 3" {
+			t.Errorf("after a rewind: reserved %q", got)
+		}
+		b.server.primary = false
+		b.server.fail["reserve"] = errFake
+		wantResult(t, b.hook(t.Context(), Master), Failed, errFake.Error())
+		if on, err := b.Store.Promoting(); on || err != nil || b.server.reserved != "" {
+			t.Errorf("left: promoting %t, %v, reserved %q", on, err, b.server.reserved)
+		}
+	})
+}
+
 // With the VIP here it is our own server that answers there: what it still replays it replays when it is promoted.
 func TestMasterDoesNotWaitForItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -31,6 +31,7 @@ type fakeServer struct {
 	streams    func(upstream string) bool // may a walreceiver stream from there?
 	incomplete bool
 	lastWAL    postgres.Position
+	reserved   string // for the next timeline
 
 	fail map[string]error         // by call
 	slow map[string]time.Duration // by call
@@ -114,6 +115,13 @@ func (f *fakeServer) Promote(ctx context.Context) (postgres.Timeline, postgres.L
 	err := f.call(ctx, "promote", func() { f.primary = true; f.position.Timeline++ })
 	return f.position.Timeline, f.position.LSN, err
 }
+
+func (f *fakeServer) ReserveShare(above postgres.Timeline, share, of int) (postgres.Timeline, error) {
+	f.reserved = fmt.Sprintf("above %d, %d of %d", above, share, of)
+	return 0, f.fail["reserve"]
+}
+
+func (f *fakeServer) Unreserve() ([]postgres.Timeline, error) { f.reserved = ""; return nil, nil }
 
 func (f *fakeServer) SwitchWAL(ctx context.Context) error  { return f.call(ctx, "switch-wal", nil) }
 func (f *fakeServer) Checkpoint(ctx context.Context) error { return f.call(ctx, "checkpoint", nil) }

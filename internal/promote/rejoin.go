@@ -323,6 +323,9 @@ func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) erro
 		if err := e.stop(ctx); err != nil {
 			return err
 		}
+		if err := e.keepMade(ctx); err != nil {
+			return err
+		}
 		why := fmt.Sprintf("pg_rewind from %s", from)
 		if err := e.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why}); err != nil {
 			return err
@@ -394,6 +397,9 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		if err := e.stop(ctx); err != nil {
 			return err
 		}
+		if err := e.keepMade(ctx); err != nil {
+			return err
+		}
 		why := "cloned from " + from.String()
 		if err := e.Store.Swapping(dir, why); err != nil {
 			return err
@@ -454,8 +460,8 @@ func (e *Engine) AfterPromote(ctx context.Context, instance string) Outcome {
 	} else {
 		err = errors.Join(err, cerr)
 	}
-	if e.local(ctx).Role == RolePrimary { // rebuilt, and promoted before anybody saw it stream; or diverged, and the operator said that it counts
-		err = errors.Join(err, e.settled())
+	if l := e.local(ctx); l.Role == RolePrimary { // rebuilt, and promoted before anybody saw it stream; or diverged, and the operator said that it counts
+		err = errors.Join(err, e.made(l.Position.Timeline), e.settled())
 	}
 	out.Result = Done
 	if err != nil {

@@ -354,8 +354,11 @@ func (s *Store) Lock(ctx context.Context, what string, while func() error) (unlo
 	return func() { done(); release() }, nil
 }
 
-// following is what a rejoin is called that runs behind a hook and gives way to whoever works by hand.
-const following = "follow the VIP"
+// What work is called that runs behind a hook and gives way to whoever works by hand.
+const (
+	following = "follow the VIP"
+	retrying  = "become the primary"
+)
 
 // TakeRejoin is LockRejoin for somebody who works by hand: work behind a hook is asked to end, also one that only begins while we wait, which a
 // rewind under way does only when it is done; another one by hand is not disturbed, and a second is enough for it.
@@ -370,7 +373,7 @@ func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Durat
 		switch {
 		case err != nil:
 			return err
-		case !found || !a.Process.alive() || a.What != following:
+		case !found || !a.Process.alive() || a.What != following && a.What != retrying:
 			if time.Since(seen) > time.Second {
 				return fmt.Errorf("wait for lock %s: another rejoin is at work", s.path("data-"+s.data+rejoinLock))
 			}
