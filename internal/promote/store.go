@@ -373,7 +373,7 @@ func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Durat
 		switch {
 		case err != nil:
 			return err
-		case !found || !a.Process.alive() || a.What != following && a.What != retrying:
+		case !found || !a.Process.alive() || !a.behind():
 			if time.Since(seen) > time.Second {
 				return fmt.Errorf("wait for lock %s: another rejoin is at work", s.path("data-"+s.data+rejoinLock))
 			}
@@ -449,6 +449,9 @@ func (s *Store) living(kind string) (a activity, alive bool) {
 	found, err := s.read("data-"+s.data+"."+kind+".json", &a)
 	return a, err == nil && found && a.Process.alive()
 }
+
+// behind reports whether it runs behind a hook.
+func (a activity) behind() bool { return a.What == following || a.What == retrying }
 
 func (a activity) String() string {
 	return fmt.Sprintf("%s since %s, process %d", a.What, a.Since.Format("15:04:05"), a.Process.PID)

@@ -270,7 +270,7 @@ func (e *Engine) atWork() (string, error) {
 		return "", nil
 	case rebuild.Phase != PhaseNone:
 		return fmt.Sprintf("pgnotify is at work: %s (%s)", a, rebuild.Phase), nil
-	case a.What == following: // it merely waits until the server streams
+	case a.behind(): // it merely waits
 		return "", nil
 	}
 	return fmt.Sprintf("pgnotify is at work: %s", a), nil
