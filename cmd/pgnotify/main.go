@@ -19,7 +19,8 @@ var version = "devel"
 
 func main() {
 	syscall.Umask(0o027) // keepalived gives its hooks 0177: a directory made with that is of no use
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // SIGHUP: the terminal went in the middle of a switchover
+	// SIGHUP: the terminal went, perhaps in the middle of a switchover.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	os.Exit(run(ctx, os.Args, host()))
 }

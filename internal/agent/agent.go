@@ -31,6 +31,7 @@ type Stream interface {
 // Log is what changes or reads the record of the resource.
 type Log interface {
 	Pledge(ctx context.Context, q control.PledgeReport) error
+	Advanced(ctx context.Context, q control.AdvanceReport) error
 	SetRule(ctx context.Context, q control.RuleRequest) error
 	GiveBack(ctx context.Context, q control.GiveBackRequest) error
 	ReadLog(ctx context.Context, resource string) (control.Resource, error)
@@ -555,6 +556,8 @@ func (a *Agent) call(ctx context.Context, act core.Action) core.Done {
 	switch act.Kind {
 	case core.ReportPledge:
 		d.Err = a.o.Vrrpd.Pledge(octx, control.PledgeReport{Resource: name, Epoch: act.Epoch, SystemID: act.SystemID, TLI: act.Pos.TLI, LSN: act.Pos.LSN})
+	case core.Advanced:
+		d.Err = a.o.Vrrpd.Advanced(octx, control.AdvanceReport{Resource: name})
 	case core.SetRule:
 		rctx, cancel := context.WithTimeout(ctx, ruleTime)
 		defer cancel()

@@ -229,6 +229,8 @@ func (v *fakeVrrpd) Pledge(_ context.Context, q control.PledgeReport) error {
 	return nil
 }
 
+func (v *fakeVrrpd) Advanced(context.Context, control.AdvanceReport) error { return nil }
+
 func (v *fakeVrrpd) SetRule(_ context.Context, q control.RuleRequest) error {
 	v.add("set rule epoch %d version %d S=%v", q.Epoch, q.Version, q.S)
 	if v.ruled != nil {

@@ -123,6 +123,11 @@ type PledgeReport struct {
 	LSN      uint64 `json:"lsn"`
 }
 
+// AdvanceReport is an agent's word that its server has more WAL than when it said so last, a second ago or more.
+type AdvanceReport struct {
+	Resource string `json:"resource"`
+}
+
 // InitRequest makes a resource of a PostgreSQL cluster, with this node's data as the truth. Once.
 type InitRequest struct {
 	Resource  string `json:"resource"`

@@ -21,6 +21,7 @@ type QuorumCalls interface {
 	Attach(h AgentHello, pid int32) (messages <-chan AgentMessage, detach func(), err error)
 	AgentEligible(resource string, ok bool, reason string) error
 	Pledge(p PledgeReport) error
+	Advanced(q AdvanceReport) error
 	Init(ctx context.Context, q InitRequest) error
 	SetRule(ctx context.Context, q RuleRequest) error
 	GiveBack(q GiveBackRequest) error
@@ -74,6 +75,9 @@ func (s *Server) quorumCalls(mux *http.ServeMux) {
 	}))
 	mux.HandleFunc("POST /v1/agent/pledge", quorumCall(s, "pledge", true, func(_ context.Context, c QuorumCalls, q PledgeReport) (none, error) {
 		return none{}, c.Pledge(q)
+	}))
+	mux.HandleFunc("POST /v1/agent/advanced", quorumCall(s, "report of more WAL", true, func(_ context.Context, c QuorumCalls, q AdvanceReport) (none, error) {
+		return none{}, c.Advanced(q)
 	}))
 	mux.HandleFunc("POST /v1/agent/init", quorumCall(s, "init", true, func(ctx context.Context, c QuorumCalls, q InitRequest) (none, error) {
 		return none{}, c.Init(ctx, q)
@@ -235,6 +239,11 @@ func (c *Client) AgentEligible(ctx context.Context, q EligibleRequest) error {
 // Pledge reports that the server follows nobody of a lower epoch any more.
 func (c *Client) Pledge(ctx context.Context, q PledgeReport) error {
 	return c.call(ctx, http.MethodPost, "/v1/agent/pledge", q, nil)
+}
+
+// Advanced reports that the server has more WAL than when this was called last.
+func (c *Client) Advanced(ctx context.Context, q AdvanceReport) error {
+	return c.call(ctx, http.MethodPost, "/v1/agent/advanced", q, nil)
 }
 
 // Init makes the resource of a PostgreSQL cluster.

@@ -96,6 +96,16 @@ func (n *Node) Pledge(p control.PledgeReport) error {
 	})
 }
 
+// Advanced notes that the server behind a resource has more WAL than before. The voters remember how many words each directory has given: who comes
+// back with fewer has a disk of before, and what its server had acknowledged since is not there either.
+func (n *Node) Advanced(q control.AdvanceReport) error {
+	m, r, err := n.dataResource(q.Resource)
+	if err != nil {
+		return err
+	}
+	return m.store.PutWord("note more WAL of " + r.name)
+}
+
 // Init makes the resource of a PostgreSQL cluster with this node's data as the truth.
 func (n *Node) Init(ctx context.Context, q control.InitRequest) error {
 	m, r, err := n.dataResource(q.Resource)

@@ -149,6 +149,37 @@ func TestAgentRefuses(t *testing.T) {
 		s.whole()
 		t.Logf("in the rule again, as a new voter, after %s", time.Since(began).Round(time.Millisecond))
 	})
+	s.step("a disk of some seconds ago", func(t *testing.T) {
+		holder := s.whole()
+		before := status(t, s.l.Host(holder)).Quorum.Resources[0].Rule
+		run(t, h, "cp", "-a", quorumState, "/var/lib/image")
+		for end := time.Now().Add(3 * time.Second); time.Now().Before(end); sleep(glance) {
+			if _, err := s.pg.SQL(within(t, patience), holder, "CREATE TABLE IF NOT EXISTS since (at timestamptz); INSERT INTO since VALUES (now())"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if now := status(t, s.l.Host(holder)).Quorum.Resources[0].Rule; now.Version != before.Version {
+			t.Fatalf("the rule has changed, which any directory of before would be known by: %+v, before %+v", now, before)
+		}
+		if _, err := h.PowerLoss(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Boot(within(t, patience)); err != nil {
+			t.Fatal(err)
+		}
+		run(t, h, "sh", "-c", fmt.Sprintf("rm -rf %[1]s && mv /var/lib/image %[1]s", quorumState))
+		s.start(h)
+		eventually(t, patience, "its vrrpd is told", func() (bool, string) {
+			said := logOf(t, h.Proc("vrrpd"))
+			return strings.Contains(said, "its state directory is an old copy"), tail(said, 20)
+		})
+		if _, err := h.Proc("vrrpd").Wait(within(t, leaveEnd)); err != nil {
+			t.Fatal(err)
+		}
+		run(t, h, "vrrpd", "quorum", "reset", "-f", vrrpdConf)
+		spawn(t, h, "vrrpd", lab.Command{Argv: vrrpdRun()})
+		s.whole()
+	})
 	s.step("a full disk in the middle of a copy", func(t *testing.T) {
 		off()
 		used, err := strconv.Atoi(strings.Fields(run(t, h, "du", "-sm", data))[0])

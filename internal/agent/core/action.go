@@ -78,6 +78,8 @@ const (
 	// Leave tells the holder Node that this standby is about to go (On), or is back, or has to be rebuilt for the reason Text; with
 	// On it is done when the holder's SSN is without it.
 	Leave
+	// Advanced has vrrpd note that there is more WAL than a second ago, so that a copy of this host's disks from before is known for one.
+	Advanced
 	// Left answers the Leave of Node.
 	Left
 	// Open: the SSN of epoch Epoch's rule is in force. The hook may exit 0, the address may come up.
@@ -99,7 +101,7 @@ func (k Kind) String() string {
 		PersistPromise: "promise", PersistAttempt: "attempt", PersistMarker: "marker", PersistMark: "mark", Hold: "hold", Fence: "fence", Reserve: "reserve",
 		Unreserve: "unreserve", PromoteTo: "promote", WriteSSN: "write SSN", ProveSSN: "prove SSN", Nudge: "nudge", Follow: "follow",
 		StartStandby: "start", Stop: "stop", Rewind: "rewind", Clone: "clone", DropVIP: "drop VIP", ReportPledge: "report pledge", SetRule: "set rule",
-		Release: "release", Look: "look at", ReadLog: "read the log", Checkpoint: "checkpoint", AfterPromote: "after promote", Leave: "leave", Left: "left", Open: "open",
+		Release: "release", Look: "look at", ReadLog: "read the log", Checkpoint: "checkpoint", AfterPromote: "after promote", Leave: "leave", Advanced: "advanced", Left: "left", Open: "open",
 		Eligible: "eligible", Cancel: "cancel", Say: "say",
 	}
 	if int(k) < len(names) && names[k] != "" {

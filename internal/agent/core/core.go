@@ -391,6 +391,9 @@ func (a *Agent) finished(act Action, d Done) {
 	case PersistMark:
 		if ok {
 			a.mark, a.markAt = act.Pos, a.now
+			if a.view.Phase == Active { // an election is noted anyway, and must not wait for the disk
+				a.ask(Action{Kind: Advanced})
+			}
 		}
 	case Fence:
 		if ok {

@@ -143,6 +143,22 @@ func holder(t *testing.T, s ...string) *rig {
 	return r
 }
 
+// While an epoch is active the mark is written each second, and vrrpd is told that there is more; in an election the disk has other things to do.
+func TestMarkEachSecond(t *testing.T) {
+	r := newRig(t, Marks{Promise: 5})
+	r.srv.Conninfo, r.srv.Upstream = "n2", "n2"
+	r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 3}}
+	r.look()
+	r.show()
+	r.srv.Pos.LSN += 100
+	r.srv.Whole = r.srv.Pos.LSN
+	r.pass(1100 * time.Millisecond)
+	r.want(PersistMark)
+	r.wantNot(Advanced)
+	r.end(PersistMark, Result{}, nil)
+	r.want(Advanced)
+}
+
 func TestPledgeOfStandby(t *testing.T) {
 	r := newRig(t, Marks{Promise: 4})
 	r.srv.Conninfo, r.srv.Upstream = "n2", "n2"

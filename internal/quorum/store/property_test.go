@@ -105,6 +105,13 @@ func TestStoreIsItsModel(t *testing.T) {
 				must(t, s.PutSealed(k, n))
 				m.sealed[k] = max(m.sealed[k], n)
 			},
+			"word": func(rt *rapid.T) {
+				was := s.Words()
+				must(t, s.PutWord("say nothing"))
+				if got := s.Words(); got != was+1 {
+					rt.Fatalf("words %d after %d", got, was)
+				}
+			},
 			"promise": func(rt *rapid.T) {
 				k, n := name.Draw(rt, "resource"), small.Draw(rt, "epoch")
 				must(t, s.PutPromised(k, n))

@@ -677,6 +677,8 @@ func (n *node) call(a core.Action) {
 			v := n.view(n.known)
 			answer(core.Result{View: &v}, nil, false)
 		}))
+	case core.Advanced: // disks that are set back are not simulated
+		s.at(short, n.ofRun(func() { answer(none, nil, false) }))
 	case core.Checkpoint:
 		s.at(s.r.Between(10*time.Millisecond, 300*time.Millisecond), n.ofRun(func() { answer(none, nil, false) }))
 	case core.AfterPromote:
