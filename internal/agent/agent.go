@@ -63,6 +63,8 @@ type Database interface {
 	// Settled: the server streams, and old data may go.
 	Settled() error
 	Upkeep(ctx context.Context, u Upkeep) error
+	// Disk writes a little where the WAL is, and waits until that is on disk.
+	Disk(ctx context.Context) error
 	Version() string
 	Work() string
 }
@@ -267,6 +269,7 @@ func (a *Agent) session(ctx context.Context) error {
 	tasks.Go(func() error { return a.watch(ctx) })
 	tasks.Go(func() error { return a.attach(ctx) })
 	tasks.Go(func() error { return a.nodes(ctx) })
+	tasks.Go(func() error { return a.disk(ctx) })
 	tasks.Go(func() error { return a.loop(ctx) })
 	err := tasks.Wait()
 	if cerr := a.calls.Wait(); err == nil {
@@ -326,6 +329,9 @@ const (
 	parkedTime  = 2 * time.Second  // after that an address that was taken off for a stop that never came returns
 	hungTime    = 20 * time.Second // a server that lives and takes no session so long is stopped
 	unseenTime  = 4 * time.Second  // one that can't be looked at so long, and half as long again while we surely ran, is given up
+	diskEvery   = time.Second      // how often a holder's disk is asked whether it takes writes
+	diskTime    = 2 * time.Second  // how long that may take
+	diskFails   = 3                // so often in a row, and the epoch is given back
 )
 
 // loop owns the machine. It is all that steps it.
@@ -777,6 +783,46 @@ func (a *Agent) unseen(now time.Duration) {
 	why := fmt.Sprintf("PostgreSQL on %s could not be looked at for %v: its disk may have failed", a.known.Self, (now - a.server.At).Round(time.Second))
 	a.o.Log.Error(why)
 	a.step(core.Wish{Kind: core.GiveBack, Why: why})
+}
+
+// disk gives back the epoch of a server whose disk takes no WAL any more: no commit ends there, while sessions that stand and files that are in memory
+// look well. Without a standby that has everything nobody else could do better.
+func (a *Agent) disk(ctx context.Context) error {
+	serves := func() bool {
+		r := &a.resource
+		return r.Mine && !r.Paused && r.Phase == core.Active.String() && len(r.Rule.S) > 0
+	}
+	tick := time.NewTicker(diskEvery)
+	defer tick.Stop()
+	for fails := 0; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		asked := false
+		if err := a.ask(ctx, func() { asked = serves() }); err != nil || !asked {
+			fails = 0
+			continue
+		}
+		bound, cancel := context.WithTimeout(ctx, diskTime)
+		err := a.o.Database.Disk(bound)
+		cancel()
+		if fails++; err == nil || ctx.Err() != nil {
+			fails = 0
+			continue
+		}
+		a.o.Log.Warn("the disk of the WAL does not answer", "times", fails, "reason", err)
+		if fails < diskFails {
+			continue
+		}
+		fails = 0
+		a.post(func() {
+			if serves() {
+				a.step(core.Wish{Kind: core.GiveBack, Why: fmt.Sprintf("the disk of the WAL on %s takes no writes: %v", a.known.Self, err)})
+			}
+		})
+	}
 }
 
 // findings are what doctor tells of a server, if it can be examined.

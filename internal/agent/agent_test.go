@@ -97,6 +97,7 @@ type fakeServer struct {
 	fail  map[core.Kind]error
 	seen  postgres.Glance
 	blind bool // its files can't be read
+	disk  error
 }
 
 func (f *fakeServer) Facts() postgres.Glance {
@@ -158,8 +159,13 @@ func (f *fakeServer) Call(_ context.Context, a core.Action) (core.Result, error)
 }
 func (f *fakeServer) Settled() error                       { f.add("settled"); return nil }
 func (f *fakeServer) Upkeep(context.Context, Upkeep) error { return nil }
-func (f *fakeServer) Version() string                      { return "15" }
-func (f *fakeServer) Work() string                         { return "" }
+func (f *fakeServer) Disk(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.disk
+}
+func (f *fakeServer) Version() string { return "15" }
+func (f *fakeServer) Work() string    { return "" }
 
 // fakeVrrpd holds one connection at a time.
 type fakeVrrpd struct {
@@ -913,6 +919,44 @@ func TestFamily(t *testing.T) {
 		if got := f.node(host); got != want {
 			t.Errorf("%s: got %s, want %s", host, got, want)
 		}
+	}
+}
+
+// TestDiskThatTakesNoWrites: a holder whose disk stands still gives its epoch back, if somebody else has everything.
+func TestDiskThatTakesNoWrites(t *testing.T) {
+	gives := func(t *testing.T, fails int, spares ...string) (given bool) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, nil)
+			defer b.stop()
+			synctest.Wait()
+			b.say(b.mine(3, "active", 1, time.Hour, spares...))
+			time.Sleep(time.Second)
+			synctest.Wait()
+			b.server.mu.Lock()
+			b.server.disk = errors.New("no answer")
+			b.server.mu.Unlock()
+			time.Sleep(time.Duration(fails) * diskEvery)
+			synctest.Wait()
+			b.server.mu.Lock()
+			b.server.disk = nil
+			b.server.mu.Unlock()
+			time.Sleep(10 * diskEvery)
+			synctest.Wait()
+			given = slices.ContainsFunc(b.take(), func(l string) bool {
+				return strings.HasPrefix(l, "give back 3") && strings.Contains(l, "takes no writes")
+			})
+		})
+		return given
+	}
+	if gives(t, diskFails-1, "n2") {
+		t.Error("given back after a pause")
+	}
+	if !gives(t, diskFails+1, "n2") {
+		t.Error("not given back")
+	}
+	if gives(t, 10*diskFails) {
+		t.Error("given back, and nobody else has everything")
 	}
 }
 

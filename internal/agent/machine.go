@@ -8,12 +8,15 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"pgvrrp/internal/agent/core"
+	"pgvrrp/internal/files"
 	"pgvrrp/internal/postgres"
 	"pgvrrp/internal/promote"
 )
@@ -37,6 +40,7 @@ type Machine struct {
 	mu       sync.Mutex
 	srv      *postgres.Server
 	drv      *postgres.Driver
+	disk     *files.Probe
 	seen     postgres.Glance // the last look that was answered
 	at       time.Duration   // when that was, or when it was promoted
 	promotes bool            // it is being promoted
@@ -770,6 +774,23 @@ func (m *Machine) Upkeep(ctx context.Context, u Upkeep) error {
 		flushed[n] = postgres.LSN(lsn)
 	}
 	return drv.AdvanceSlots(ctx, flushed)
+}
+
+// Disk writes 4 KiB beside the WAL. A full disk is PostgreSQL's to find: it ends then.
+func (m *Machine) Disk(ctx context.Context) error {
+	if srv, _ := m.server(); srv == nil {
+		return nil
+	}
+	m.mu.Lock()
+	if m.disk == nil {
+		m.disk = files.NewProbe(filepath.Join(m.Config.DataDir, "pg_wal", "pgnotify.probe"))
+	}
+	disk := m.disk
+	m.mu.Unlock()
+	if err := disk.Write(ctx); err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	return nil
 }
 
 // Doctor examines the server.

@@ -14,8 +14,6 @@ import (
 	"pgvrrp/internal/files"
 )
 
-const syncFlag = unix.O_DSYNC
-
 // makeDir makes dir and what is missing above it, for the owner alone.
 func makeDir(dir string) error {
 	info, err := os.Stat(dir)

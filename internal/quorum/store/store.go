@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -104,7 +103,7 @@ type Store struct {
 	hearing sync.Mutex
 	told    map[string]told // by peer: the words of its run, on disk or not yet
 
-	probe probe
+	probe *files.Probe
 }
 
 // Open opens the state directory dir, and makes it at its first use. The start is counted on disk before Open returns. A
@@ -113,7 +112,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{dir: dir, path: filepath.Join(dir, fileName), log: o.Log, told: map[string]told{}}
+	s := &Store{dir: dir, path: filepath.Join(dir, fileName), log: o.Log, told: map[string]told{}, probe: files.NewProbe(filepath.Join(dir, probeName))}
 	if err := s.open(o); err != nil {
 		_ = s.Close()
 		return nil, fmt.Errorf("open state directory %s: %w", dir, err)
@@ -235,7 +234,7 @@ func create(dir string, o Options) (err error) {
 		if err := fill(path); err != nil {
 			return err
 		}
-		if err := probeWrite(filepath.Join(dir, probeName)); err != nil {
+		if err := files.NewProbe(filepath.Join(dir, probeName)).Write(context.Background()); err != nil {
 			return err
 		}
 	}
@@ -574,55 +573,16 @@ func (s *Store) setCluster(act, id string, with func(tx *bbolt.Tx, was string) e
 	}
 }
 
-// probe is the state of Check.
-type probe struct {
-	mu    sync.Mutex
-	since time.Time // of the one that runs; zero: none does
-}
-
 // Check writes 4 KiB beside the database and waits for the disk, or for ctx. A write that never returns is found here: the
 // links and the log's heartbeats don't touch the disk. It fails too if an earlier write did.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.Trouble(); err != nil {
 		return err
 	}
-	s.probe.mu.Lock()
-	if since := s.probe.since; !since.IsZero() {
-		s.probe.mu.Unlock()
-		return fmt.Errorf("check the disk of %s: an earlier write waits since %v", s.dir, time.Since(since).Round(time.Millisecond))
-	}
-	s.probe.since = time.Now()
-	s.probe.mu.Unlock()
-	done := make(chan error, 1)
-	go func() {
-		err := probeWrite(filepath.Join(s.dir, probeName))
-		s.probe.mu.Lock()
-		s.probe.since = time.Time{}
-		s.probe.mu.Unlock()
-		done <- err
-	}()
-	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = fmt.Errorf("the disk did not answer: %w", ctx.Err())
-	}
-	if err != nil {
+	if err := s.probe.Write(ctx); err != nil {
 		return fmt.Errorf("check the disk of %s: %w", s.dir, err)
 	}
 	return nil
-}
-
-func probeWrite(path string) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syncFlag, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	block := make([]byte, 4096)
-	binary.BigEndian.PutUint64(block, uint64(time.Now().UnixNano()))
-	_, err = f.WriteAt(block, 0)
-	return err
 }
 
 // Seen is one run of a peer's state directory.
