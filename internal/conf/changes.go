@@ -65,7 +65,7 @@ var globalWords = map[string]string{
 	"RouterID": "router_id", "DefaultInterface": "default_interface", "DynamicInterfaces": "dynamic_interfaces",
 	"AllowInterfaceChange": "dynamic_interfaces", "ScriptUser": "script_user", "EnableScriptSecurity": "enable_script_security",
 	"StartupDelay": "vrrp_startup_delay", "DelayAfterBoot": "vrrp_delay_after_boot", "LogUnknownVRIDs": "log_unknown_vrids",
-	"NetNamespace": "net_namespace", "InstanceName": "instance",
+	"ReloadCheckConfig": "reload_check_config", "NetNamespace": "net_namespace", "InstanceName": "instance",
 	"RealTimePriority": "vrrp_rt_priority", "RealTimeLimit": "vrrp_rlimit_rttime", "MaxAutoPriority": "max_auto_priority",
 	"MinAutoPriorityDelay": "min_auto_priority_delay", "ProcessPriority": "vrrp_priority", "NoSwap": "vrrp_no_swap",
 	"CPUAffinity": "vrrp_cpu_affinity", "StartupScript": "startup_script", "ShutdownScript": "shutdown_script",

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +52,14 @@ func (d Diagnostic) String() string {
 		fmt.Fprintf(&b, " (got %q)", d.Got)
 	}
 	return b.String()
+}
+
+// places is what a message says of where something else stands.
+var places = regexp.MustCompile(` \(at [^)]*\)|, in the text put in at .*`)
+
+// Problem is what was found, wherever it stands: it is the same in two versions of a file that have it on different lines.
+func (d Diagnostic) Problem() Diagnostic {
+	return Diagnostic{Severity: d.Severity, Keyword: d.Keyword, Message: places.ReplaceAllString(d.Message, ""), Got: d.Got}
 }
 
 // MarshalJSON gives an object with file, line, col, severity, keyword, message and got.

@@ -213,6 +213,7 @@ func globalKeywords() [][]keyword[globals] {
 		}},
 		{name: "enable_script_security", max: 0, set: plain(func(g *globals) { g.EnableScriptSecurity = true })},
 		{name: "log_unknown_vrids", max: 0, set: plain(func(g *globals) { g.LogUnknownVRIDs = true })},
+		{name: "reload_check_config", max: 1, set: plain(func(g *globals) { g.ReloadCheckConfig = true })},
 		{name: "include_check", max: -1, set: func(s *statement, g *globals) {
 			for _, w := range s.p.r.setChecks(s.words[1:]) {
 				s.bad(w, "unknown check, expected read, match, wildcard_match or brace_match, with + or - before it if wanted; ignored")
@@ -223,7 +224,6 @@ func globalKeywords() [][]keyword[globals] {
 		own, schedulingKeywords(), hookKeywords(), dumpKeywords(),
 		garpKeywords("vrrp_", copied, func(g *globals) *garpDraft { return &g.garp }),
 
-		not[globals](skipped, false, "a file is always checked as a whole before a reload", "reload_check_config"),
 		not[globals](skipped, false, "a reload is done at once, on SIGHUP only", "reload_time_file", "reload_repeat", "reload_file"),
 		not[globals](skipped, false, "announcements go out on the addresses' own interfaces only", "vrrp_garp_extra_if"),
 		not[globals](skipped, true, "vrrpd sends no e-mail; use notify",

@@ -32,6 +32,7 @@ var badValues = map[string]map[string]struct{ line, want string }{
 		"vrrp_rt_priority":                 {"vrrp_rt_priority 100", "error f:2:18: vrrp_rt_priority: out of range, expected a whole number from 1 to 99; using 99"},
 		"vrrp_no_swap":                     {"vrrp_no_swap no", "lint f:2:14: vrrp_no_swap: surplus word"},
 		"log_unknown_vrids":                {"log_unknown_vrids no", "lint f:2:19: log_unknown_vrids: surplus word"},
+		"reload_check_config":              {"reload_check_config log more", "lint f:2:25: reload_check_config: surplus word"},
 		"include_check":                    {"include_check some", "error f:2:15: include_check: unknown check, expected read, match, wildcard_match or brace_match"},
 		"vrrp_garp_master_delay":           {"vrrp_garp_master_delay 4295", "error f:2:24: vrrp_garp_master_delay: out of range, expected a whole number from 0 to 4294; ignored"},
 		"vrrp_garp_master_repeat":          {"vrrp_garp_master_repeat 0", "error f:2:25: vrrp_garp_master_repeat: out of range, expected a whole number from 1; using 1"},

@@ -39,6 +39,7 @@ type Globals struct {
 	StartupDelay         time.Duration // vrrp_startup_delay
 	DelayAfterBoot       time.Duration // vrrp_delay_after_boot: no instance starts earlier after the boot; the longer of the two counts
 	LogUnknownVRIDs      bool
+	ReloadCheckConfig    bool   // an error that runs already refuses a reload, too
 	NetNamespace         string // net_namespace; "": the one that we are started in
 	InstanceName         string // instance; "" none
 

@@ -102,6 +102,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer d.close()
+	d.found = found
 	if d.monitor == nil {
 		return d.witness(ctx)
 	}
@@ -194,6 +195,7 @@ type Daemon struct {
 	mu          sync.Mutex // guards what follows; only the main task writes
 	units       []*unit
 	config      *conf.Config
+	found       []conf.Diagnostic // about config
 	configError string
 	reloads     control.Reloads
 	ready       bool

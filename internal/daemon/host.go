@@ -16,7 +16,20 @@ import (
 // text, but for the last: one file serves every node, and may be looked at elsewhere, so that it is fatal only if the file is to run here.
 func Check(file, configID string, here bool) (*conf.Config, []conf.Diagnostic) {
 	config, found := Load(file, configID)
-	h := hostCheck{config: config, severity: conf.Error}
+	h := onHost(config)
+	if config.Quorum != nil {
+		severity := conf.Lint
+		if here {
+			severity = conf.Fatal
+		}
+		h.voter(severity, conf.ExitCode(found, false) != conf.ExitCannot)
+	}
+	return config, append(found, h.found...)
+}
+
+// onHost looks at this host's interfaces and programs.
+func onHost(config *conf.Config) *hostCheck {
+	h := &hostCheck{config: config, severity: conf.Error}
 	if config.Extended {
 		h.severity = conf.Fatal
 	}
@@ -28,14 +41,7 @@ func Check(file, configID string, here bool) (*conf.Config, []conf.Diagnostic) {
 	for _, p := range config.Programs() {
 		h.program(p)
 	}
-	if config.Quorum != nil {
-		severity := conf.Lint
-		if here {
-			severity = conf.Fatal
-		}
-		h.voter(severity, conf.ExitCode(found, false) != conf.ExitCannot)
-	}
-	return config, append(found, h.found...)
+	return h
 }
 
 type hostCheck struct {

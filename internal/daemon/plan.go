@@ -336,6 +336,15 @@ func (d *Daemon) refusal(c candidate) string {
 		first := slices.IndexFunc(c.found, func(f conf.Diagnostic) bool { return f.Severity == conf.Fatal })
 		return c.found[first].String()
 	}
+	for _, f := range c.found {
+		switch {
+		case f.Severity != conf.Error:
+		case !c.known[f.Problem()]:
+			return f.String() + "; what runs does not have this error"
+		case c.strict:
+			return f.String() + "; reload_check_config wants none"
+		}
+	}
 	switch {
 	case d.grants == nil && c.config.Quorum == nil:
 		return ""
@@ -354,8 +363,7 @@ func (d *Daemon) refusal(c candidate) string {
 
 // Plan implements control.Daemon: it reads a file as a reload does, and goes no further.
 func (d *Daemon) Plan(_ context.Context, file string) (control.Plan, error) {
-	c := candidate{}
-	c.config, c.found = Check(file, d.opt.ConfigID, true)
+	c := d.consider(file)
 	p := control.Plan{File: file, Running: d.opt.File, Refused: d.refusal(c), Steps: []control.PlanStep{}}
 	for _, f := range c.found {
 		p.Findings = append(p.Findings, f.String())

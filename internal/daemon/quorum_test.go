@@ -57,7 +57,7 @@ func TestReloadOfTheQuorumBlock(t *testing.T) {
 	block := func(lines ...string) string {
 		return quorumOf(t, dir, "w1", append([]string{port, "resource vip plain"}, lines...)...)
 	}
-	d := &Daemon{grants: openQuorum(t, block())}
+	d := &Daemon{grants: openQuorum(t, block()), config: &conf.Config{}}
 	for _, tt := range []struct{ name, text, want string }{
 		{"nothing", block(), ""},
 		{"another policy", block("no_quorum_policy stop"), ""},
@@ -73,7 +73,7 @@ func TestReloadOfTheQuorumBlock(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			config, found, file := load(t, tt.text)
-			if got := d.refusal(candidate{config, found}); got != tt.want {
+			if got := d.refusal(candidate{config: config, found: found}); got != tt.want {
 				t.Errorf("reload: got %q, want %q", got, tt.want)
 			}
 			if tt.want == "" {

@@ -17,15 +17,28 @@ import (
 type candidate struct {
 	config *conf.Config
 	found  []conf.Diagnostic
+	known  map[conf.Diagnostic]bool // the problems that what runs has, too
+	strict bool                     // reload_check_config: these refuse it as well
+}
+
+// consider reads a file as a reload does. What the host lacks by now for what runs, a reload makes no worse.
+func (d *Daemon) consider(file string) candidate {
+	d.mu.Lock()
+	running, before := d.config, d.found
+	d.mu.Unlock()
+	c := candidate{known: map[conf.Diagnostic]bool{}}
+	c.config, c.found = Check(file, d.opt.ConfigID, true)
+	c.strict = c.config.Globals.ReloadCheckConfig || running.Globals.ReloadCheckConfig // a torn file may have lost the word
+	for _, f := range slices.Concat(before, onHost(running).found) {
+		c.known[f.Problem()] = true
+	}
+	return c
 }
 
 // reload reads the file again, beside the main task: to ask whether each program can be run may take a while.
 func (d *Daemon) reload() {
 	d.tell(daemon.SdNotifyReloading)
-	go func() {
-		config, found := Check(d.opt.File, d.opt.ConfigID, true)
-		d.candidates <- candidate{config, found}
-	}()
+	go func() { d.candidates <- d.consider(d.opt.File) }()
 }
 
 // reloaded puts what was read in force whole, or says why not and changes nothing.
@@ -52,7 +65,7 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 	if d.monitor == nil {
 		d.mu.Lock()
 		d.config = c.config
-		d.inForce()
+		d.inForce(c.found)
 		d.mu.Unlock()
 		d.log.Info("reloaded", "file", d.opt.File)
 		return
@@ -69,13 +82,14 @@ func (d *Daemon) reloaded(ctx context.Context, c candidate) {
 		d.restate(ctx, before)
 	}
 	d.mu.Lock()
-	d.inForce()
+	d.inForce(c.found)
 	d.mu.Unlock()
 	d.log.Info("reloaded", "file", d.opt.File, "instances", len(d.units))
 }
 
 // inForce notes that a reload is done. The caller holds mu.
-func (d *Daemon) inForce() {
+func (d *Daemon) inForce(found []conf.Diagnostic) {
+	d.found = found
 	d.configError = ""
 	d.reloads.Done++
 	d.reloads.Last = time.Now()
