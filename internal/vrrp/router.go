@@ -48,6 +48,7 @@ type Router struct {
 	seq      uint64 // transitions so far
 
 	activeInterval time.Duration // Active_Adver_Interval: learned by a version 3 Backup, else ours
+	learned        bool          // Backup: an Active router said so; it can be the same as ours
 	advertAt       time.Time     // Active: when Adver_Timer fires
 	waiting        bool          // Active: the addresses wait for the hook
 	contendedAt    time.Time     // Active: when we last answered another one's advert
@@ -109,11 +110,10 @@ func (r *Router) Reconfigure(c Config) error {
 		return fmt.Errorf("configure virtual router %d: whether it needs a grant: can't change while it runs", r.cfg.VRID)
 	}
 	c.Source = plain(c.Source)
-	learned := r.activeInterval != r.cfg.AdvertInterval
 	if r.state == Active {
 		r.advertAt = r.advertAt.Add(c.AdvertInterval - r.cfg.AdvertInterval)
 	}
-	if !learned {
+	if !r.learned {
 		r.activeInterval = c.AdvertInterval
 	}
 	if r.down.adverts > 0 {
@@ -348,7 +348,7 @@ func (r *Router) startup(now time.Time, reason string) {
 // a Backup would.
 func (r *Router) begin(now time.Time, reason string) {
 	r.retryAt, r.hookError = time.Time{}, ""
-	r.activeInterval = r.cfg.AdvertInterval
+	r.activeInterval, r.learned = r.cfg.AdvertInterval, false
 	atOnce := r.owner() && !r.held(now) && r.doubt == 0
 	if atOnce && !r.cfg.Grouped {
 		r.becomeActive(now, reason)
@@ -363,7 +363,7 @@ func (r *Router) begin(now time.Time, reason string) {
 func (r *Router) becomeActive(now time.Time, reason string) {
 	r.waiting = r.cfg.AddressesAfterNotify
 	r.ready = false
-	r.activeInterval = r.cfg.AdvertInterval
+	r.activeInterval, r.learned = r.cfg.AdvertInterval, false
 	r.hold(time.Time{}, "")
 	r.contendedAt, r.goodbyeAt = time.Time{}, time.Time{}
 	r.advertAt = now.Add(r.cfg.AdvertInterval)
@@ -497,7 +497,7 @@ func (r *Router) follows(now time.Time, priority uint8) bool {
 // learn takes over the Active router's interval: version 3 alone, in version 2 another than ours doesn't get here.
 func (r *Router) learn(interval time.Duration) {
 	if r.cfg.Version == 3 && interval > 0 {
-		r.activeInterval = interval
+		r.activeInterval, r.learned = interval, true
 	}
 }
 

@@ -164,6 +164,28 @@ func TestReconfigure(t *testing.T) {
 		change(t, m, every(2*time.Second))
 		m.wantIn(4 * 3609375 * time.Microsecond)
 	})
+	t.Run("Backup that learned its own interval keeps that", func(t *testing.T) {
+		m := newBackup(t)
+		m.hear(ip3, 200)
+		m.wait(900 * time.Millisecond)
+		change(t, m, every(100*time.Millisecond))
+		m.wantIn(2709375 * time.Microsecond) // 3 x 1 s and the skew, 0.9 s ago
+	})
+	t.Run("Backup that gave way to its own interval keeps that", func(t *testing.T) {
+		m := newActive(t)
+		m.hear(ip3, 200)
+		m.wait(900 * time.Millisecond)
+		change(t, m, every(100*time.Millisecond))
+		m.wantIn(2709375 * time.Microsecond)
+	})
+	t.Run("Backup that heard nobody since its fault", func(t *testing.T) {
+		m := newBackup(t)
+		m.hear(ip3, 200)
+		m.step(Event{Kind: FaultRaised})
+		m.step(Event{Kind: FaultCleared})
+		change(t, m, every(2*time.Second))
+		m.wantIn(7218750 * time.Microsecond)
+	})
 	t.Run("version 2 Backup", func(t *testing.T) {
 		m := newBackup(t, version2)
 		m.hear(ip3, 150)
