@@ -102,8 +102,8 @@ func assertNothingOfOurs(t *testing.T, p proc, c Command) {
 	assertIdentity(t, p, c)
 }
 
-// TestWithUnitPrivileges is the same with no more capabilities than vrrpd's unit has: those to change limits or to write other
-// users' files in /proc are not among them.
+// TestWithUnitPrivileges is the same with no more capabilities than vrrpd's unit has: those to change limits are not
+// among them.
 func TestWithUnitPrivileges(t *testing.T) {
 	requireRoot(t)
 	const marker = "PGVRRP_TEST_UNIT"
@@ -126,7 +126,7 @@ func TestWithUnitPrivileges(t *testing.T) {
 		runtime.LockOSThread() // it execs, and the rest of the process goes
 		keep := []int{
 			unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BROADCAST, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL,
-			unix.CAP_SYS_NICE, unix.CAP_IPC_LOCK,
+			unix.CAP_SYS_NICE, unix.CAP_IPC_LOCK, unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE, unix.CAP_CHOWN,
 		}
 		for c := 0; c <= unix.CAP_LAST_CAP; c++ {
 			if !slices.Contains(keep, c) {
@@ -136,7 +136,7 @@ func TestWithUnitPrivileges(t *testing.T) {
 		cmd := again("2")
 		t.Fatal(syscall.Exec(cmd.Path, cmd.Args, cmd.Env))
 	}
-	if capable(t, unix.CAP_SYS_RESOURCE) || capable(t, unix.CAP_DAC_OVERRIDE) {
+	if capable(t, unix.CAP_SYS_RESOURCE) || capable(t, unix.CAP_SYS_ADMIN) {
 		t.Fatal("too many capabilities left")
 	}
 	for _, c := range []Command{{User: "nobody"}, {User: "nobody", Group: "daemon"}, {}} {

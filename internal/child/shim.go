@@ -18,8 +18,8 @@ import (
 
 // Between our fork and the program stands a short run of our own executable, the shim. os/exec alone cannot do what is needed:
 // limits and the oom score belong to the process and cannot be undone between Go's fork and its exec; and done by the parent
-// from outside they need capabilities that vrrpd doesn't have as soon as the child has another user (prlimit(2)
-// CAP_SYS_RESOURCE, /proc/PID/oom_score_adj CAP_DAC_OVERRIDE). A shell could neither clear ignored signals nor capabilities and
+// from outside they need a capability that vrrpd doesn't have as soon as the child has another user (prlimit(2),
+// CAP_SYS_RESOURCE). A shell could neither clear ignored signals nor capabilities and
 // would turn "cannot be started" into an exit status. It costs about 2 ms.
 //
 // The parent death signal is not among the things set: it fires when the thread that forked ends, and Go ends threads at will.

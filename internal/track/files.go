@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -137,7 +138,7 @@ func (f *Files) read(t *file) bool {
 	value, found, inRange := number(string(content))
 	state, reason := OK, ""
 	switch {
-	case err != nil && t.cfg.MissingFails:
+	case err != nil && (t.cfg.MissingFails || !missing(err)):
 		state, reason = Unable, err.Error()
 	case !found && t.cfg.MissingFails:
 		state, reason = Unable, "no number in "+t.cfg.Path
@@ -160,6 +161,9 @@ func (f *Files) read(t *file) bool {
 	t.value, t.state, t.reason = value, state, reason
 	return true
 }
+
+// missing tells a file that is not there from one that may say anything.
+func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) }
 
 // head is the beginning of a plain file. A pipe is not waited for.
 func head(path string) ([]byte, error) {

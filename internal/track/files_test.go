@@ -31,7 +31,13 @@ func TestFiles(t *testing.T) {
 	cfg := []conf.TrackFile{
 		{Name: "plain", Path: path},
 		{Name: "strict", Path: path, MissingFails: true},
+		{Name: "below", Path: filepath.Join(path, "below")},
+		{Name: "unreadable", Path: filepath.Join(dir, "loop")},
+		{Name: "directory", Path: dir},
 		{Name: "made", Path: filepath.Join(dir, "made"), Init: true, InitValue: -4},
+	}
+	if err := os.Symlink("loop", filepath.Join(dir, "loop")); err != nil {
+		t.Fatal(err)
 	}
 	f := NewFiles(slog.New(slog.DiscardHandler), func() {})
 	f.Replace(cfg)
@@ -51,6 +57,8 @@ func TestFiles(t *testing.T) {
 	look()
 	want("missing", "plain", 0, OK)
 	want("missing", "strict", 0, Unable)
+	want("there, and not to be read", "unreadable", 0, Unable)
+	want("no file", "directory", 0, Unable)
 	want("init_file", "made", -4, OK)
 	for _, tc := range []struct {
 		content string
@@ -63,6 +71,7 @@ func TestFiles(t *testing.T) {
 		look()
 		want(tc.content, "plain", tc.value, OK)
 		want(tc.content, "strict", tc.value, tc.state)
+		want("missing in another way", "below", 0, OK)
 	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
