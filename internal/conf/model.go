@@ -67,7 +67,7 @@ type Globals struct {
 type FIFO struct {
 	Pos
 	Path   string  // "": none
-	User   User    // whose it is
+	User   User    // whose it is; as a program's
 	Script Command // started with Path as a further argument, to read it; empty Argv: none
 }
 

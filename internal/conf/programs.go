@@ -29,6 +29,20 @@ func (c *Config) Programs() []Program {
 	return all
 }
 
+// DefaultUser gives each program, and each FIFO, the user u if no line names one.
+func (c *Config) DefaultUser(u User) {
+	for _, p := range c.Programs() {
+		if p.User == (User{}) {
+			p.User = u
+		}
+	}
+	for _, f := range []*FIFO{&c.Globals.NotifyFIFO, &c.Globals.VRRPNotifyFIFO} {
+		if f.Path != "" && f.User == (User{}) {
+			f.User = u
+		}
+	}
+}
+
 func (h *Hooks) programs() []Program {
 	return given(Program{"notify", &h.Notify}, Program{"notify_master", &h.Master}, Program{"notify_backup", &h.Backup},
 		Program{"notify_fault", &h.Fault}, Program{"notify_stop", &h.Stop}, Program{"notify_deleted", &h.Deleted},

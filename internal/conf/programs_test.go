@@ -30,3 +30,19 @@ func TestProgramsLeavesNoHookOut(t *testing.T) {
 		t.Errorf("%v on a host without instances, want nothing: it never reboots itself", got)
 	}
 }
+
+// A FIFO belongs to who runs its reader, wherever script_user stands.
+func TestUserOfAFIFO(t *testing.T) {
+	c, _ := load("global_defs {\nnotify_fifo /run/a\nnotify_fifo_script /bin/reader\nvrrp_notify_fifo /run/b own\nscript_user pg grp\n}\n" + instance(""))
+	g := &c.Globals
+	if want := (User{"pg", "grp"}); g.NotifyFIFO.User != want || g.NotifyFIFO.Script.User != want {
+		t.Errorf("got the FIFO of %v and its reader as %v, want %v", g.NotifyFIFO.User, g.NotifyFIFO.Script.User, want)
+	}
+	if want := (User{Name: "own"}); g.VRRPNotifyFIFO.User != want {
+		t.Errorf("got the other FIFO of %v, want %v", g.VRRPNotifyFIFO.User, want)
+	}
+	c, _ = load(instance(""))
+	if c.DefaultUser(User{Name: "pg"}); c.Globals.NotifyFIFO.User != (User{}) {
+		t.Errorf("a FIFO that is not there has the user %v", c.Globals.NotifyFIFO.User)
+	}
+}

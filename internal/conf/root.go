@@ -71,11 +71,7 @@ func (p *parser) finish() {
 	for _, d := range p.instances {
 		p.cfg.Instances = append(p.cfg.Instances, d.Instance)
 	}
-	for _, program := range p.cfg.Programs() {
-		if program.User == (User{}) {
-			program.User = p.cfg.Globals.ScriptUser
-		}
-	}
+	p.cfg.DefaultUser(p.cfg.Globals.ScriptUser)
 }
 
 // duplicates finds instances that would hear each other as one virtual router, and addresses claimed twice.

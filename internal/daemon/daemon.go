@@ -57,16 +57,12 @@ func Load(file, configID string) (*conf.Config, []conf.Diagnostic) {
 	}
 	config, found := conf.Load(file, conf.Options{ConfigID: configID})
 	if _, err := user.Lookup(defaultScriptUser); err == nil {
-		for _, p := range config.Programs() {
-			if p.User == (conf.User{}) {
-				p.User.Name = defaultScriptUser
-			}
-		}
+		config.DefaultUser(conf.User{Name: defaultScriptUser})
 	}
 	return config, found
 }
 
-// defaultScriptUser runs programs that no line names a user for, if there is such an account; else it is our own user
+// defaultScriptUser runs programs, and owns FIFOs, that no line names a user for, if there is such an account; else it is our own user
 // (keepalived.conf(5), script_user).
 const defaultScriptUser = "keepalived_script"
 
