@@ -84,6 +84,9 @@ func setUpSender(fd int, config SenderConfig) (index int, err error) {
 		// In front of bulk traffic in the interface's queue. 6 is the highest that needs no privilege.
 		option{unix.SOL_SOCKET, unix.SO_PRIORITY, 6, "SO_PRIORITY"},
 	)
+	if err := setSendBuffer(fd); err != nil {
+		return 0, fmt.Errorf("set SO_SNDBUF: %w", err)
+	}
 	return index, setOptions(fd, options)
 }
 

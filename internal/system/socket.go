@@ -126,6 +126,18 @@ func setReceiveBuffer(fd, size int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size)
 }
 
+// sendBuffer has room for what waits until a unicast peer that does not answer ARP is given up: the kernel keeps 208 KiB for each
+// (unres_qlen_bytes in its ip-sysctl), which is all that a socket has by default.
+const sendBuffer = 4 << 20
+
+// setSendBuffer asks for it; without CAP_NET_ADMIN net.core.wmem_max caps it.
+func setSendBuffer(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer); err == nil {
+		return nil
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+}
+
 // option is one integer socket option and its name for the error text.
 type option struct {
 	level, name, value int

@@ -248,6 +248,27 @@ func TestSenderNeverReceives(t *testing.T) {
 	}
 }
 
+// TestSendPastDeadPeers: what waits for the ARP of peers that are not there keeps nothing from the one that is.
+func TestSendPastDeadPeers(t *testing.T) {
+	self, peer := pair(t)
+	r := openReceiver(t, peer, ReceiverConfig{Interface: "eth0"})
+	s := openTestSender(t, self, SenderConfig{Interface: "eth0"})
+	dead := []netip.Addr{netip.MustParseAddr("192.0.2.98"), netip.MustParseAddr("192.0.2.99")}
+	for n := range 1000 {
+		for _, to := range dead {
+			if err := s.Send(advert4, self4, to, 255); err != nil {
+				t.Fatalf("packet %d: %v", n, err)
+			}
+		}
+		if err := s.Send(advert4, self4, peer4, 255); err != nil {
+			t.Fatalf("packet %d: %v", n, err)
+		}
+		if got := read(t, r); got.err != nil {
+			t.Fatalf("packet %d: %v", n, got.err)
+		}
+	}
+}
+
 func TestSentPacketsDissect(t *testing.T) {
 	nstest.Require(t, "tshark")
 	self, peer := pair(t)
