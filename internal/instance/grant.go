@@ -21,7 +21,8 @@ type Grants interface {
 	// GiveUp says that we were granted mastership and go: the addresses are off.
 	GiveUp(reason string)
 	// Eligible says whether we may be granted mastership, why not, and our effective priority: once before anything else, and
-	// when one of them changes. Not eligible are INIT, FAULT, a release that holds, addresses that won't go, and the end.
+	// when one of them changes. Not eligible are INIT, FAULT, a release that holds, addresses that won't go, a check that a reload
+	// added and that has not reported, and the end.
 	Eligible(ok bool, reason string, priority uint8)
 	// Serving says that the addresses are up and announced, or off again. Only changes are told.
 	Serving(on bool)
@@ -147,6 +148,8 @@ func (i *Instance) granted(now time.Time, reason string) {
 		i.log.Warn("a grant came when its lease had lapsed", "grant", reason)
 	case i.router.State() != vrrp.Active && !i.free():
 		i.giveUp(now, i.notFree())
+	case i.router.State() == vrrp.Backup && i.awaited() != "":
+		i.giveUp(now, "waits for "+i.awaited())
 	default:
 		i.step(now, vrrp.Event{Kind: vrrp.Granted, Reason: reason})
 	}
@@ -220,6 +223,8 @@ func (i *Instance) eligible(now time.Time) (ok bool, reason string) {
 		return false, i.notFree()
 	case now.Before(i.router.HeldUntil()):
 		return false, i.router.HoldReason()
+	case i.awaited() != "":
+		return false, "waits for " + i.awaited()
 	}
 	return true, ""
 }

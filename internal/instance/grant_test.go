@@ -192,6 +192,12 @@ func TestEligible(t *testing.T) {
 		wantAt(t, g, " 2.000", "give up: script chk failed")
 		i.Surround(ctx, fine)
 		wantAt(t, g, " 2.000", "hook BACKUP 100 seq=3", "eligible 100")
+		i.Surround(ctx, but(func(s *Surroundings) { s.Verdict.Pending = "the first result of script new" }))
+		wantAt(t, g, " 2.000", "not eligible 100: waits for the first result of script new")
+		grant(t, i, "epoch 3")
+		wantAt(t, g, " 2.000", "give up: waits for the first result of script new")
+		i.Surround(ctx, fine)
+		wantAt(t, g, " 2.000", "eligible 100")
 	})
 }
 

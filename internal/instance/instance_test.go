@@ -319,7 +319,7 @@ func TestFaults(t *testing.T) {
 			{"two", func(s *Surroundings) { s.Link.Up, s.Verdict.Fault = false, "script chk failed: exit code 1" },
 				"interface eth0 is down; script chk failed: exit code 1"},
 			{"check", func(s *Surroundings) { s.Verdict.Fault = "script chk failed: exit code 1" }, "script chk failed: exit code 1"},
-			{"new check", func(s *Surroundings) { s.Verdict.Pending = "the first result of script new" }, "the first result of script new is awaited"},
+			{"new check in its place", func(s *Surroundings) { s.Verdict.Pending = "the first result of script new" }, "the first result of script new is awaited"},
 		} {
 			i.Surround(t.Context(), but(tc.with))
 			synctest.Wait()
@@ -335,6 +335,70 @@ func TestFaults(t *testing.T) {
 		synctest.Wait()
 		if s := i.Status(); s.State != control.StateBackup || s.Priority != 90 {
 			t.Errorf("state %s priority %d, want BACKUP 90", s.State, s.Priority)
+		}
+	})
+}
+
+// A backup goes on with a check that a reload added, and takes over only once that has reported.
+func TestACheckThatAReloadAdded(t *testing.T) {
+	const first = "the first result of script new"
+	waits := but(func(s *Surroundings) { s.Verdict.Pending = first })
+	run := func(name string, f func(t *testing.T, i *Instance, h *host)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i, h, stop := begin(t, config())
+				defer stop()
+				synctest.Wait()
+				h.take()
+				i.Surround(t.Context(), waits)
+				f(t, i, h)
+			})
+		})
+	}
+	run("passes before the timer fires", func(t *testing.T, i *Instance, h *host) {
+		want(t, h)
+		if s := i.Status(); s.State != control.StateBackup || s.Waiting != first {
+			t.Errorf("state %s waits for %q", s.State, s.Waiting)
+		}
+		i.Surround(t.Context(), fine)
+		want(t, h)
+		time.Sleep(3609375 * time.Microsecond)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster || s.Waiting != "" {
+			t.Errorf("state %s waits for %q", s.State, s.Waiting)
+		}
+	})
+	run("passes later", func(t *testing.T, i *Instance, h *host) {
+		time.Sleep(20 * time.Second)
+		want(t, h)
+		i.Surround(t.Context(), fine)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster {
+			t.Errorf("state %s", s.State)
+		}
+	})
+	run("fails", func(t *testing.T, i *Instance, h *host) {
+		time.Sleep(20 * time.Second)
+		want(t, h)
+		i.Surround(t.Context(), but(func(s *Surroundings) { s.Verdict.Fault, s.Verdict.Priority = "script new failed", 90 }))
+		want(t, h, "20.000 hook FAULT 90 seq=2")
+		i.Surround(t.Context(), fine)
+		want(t, h, "20.000 hook BACKUP 100 seq=3")
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		if s := i.Status(); s.State != control.StateMaster {
+			t.Errorf("state %s", s.State)
+		}
+	})
+	run("the master stays", func(t *testing.T, i *Instance, h *host) {
+		i.Surround(t.Context(), fine)
+		time.Sleep(3610 * time.Millisecond)
+		synctest.Wait()
+		h.take()
+		i.Surround(t.Context(), waits)
+		want(t, h)
+		if s := i.Status(); s.State != control.StateMaster {
+			t.Errorf("state %s", s.State)
 		}
 	})
 }

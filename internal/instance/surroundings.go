@@ -90,21 +90,36 @@ func (i *Instance) faults() string {
 			all = append(all, s)
 		}
 	}
-	// A check that a reload added has not proved anything yet. A master stays: it was proved before.
-	if p := i.around.Verdict.Pending; p != "" && i.started && i.router.State() != vrrp.Active {
+	// A check that a reload added has not proved anything yet. A master stays: it was proved before; a backup waits, see awaited.
+	if p := i.around.Verdict.Pending; p != "" && i.started && i.router.State() != vrrp.Active && i.router.State() != vrrp.Backup {
 		all = append(all, p+" is awaited")
 	}
 	return strings.Join(all, "; ")
 }
 
+// awaited is what a running instance must hear of its checks before it takes over: that of one which a reload added, and until it is
+// acted upon, what that one says.
+func (i *Instance) awaited() string {
+	switch {
+	case !i.started:
+		return ""
+	case i.around.Verdict.Pending == "" && i.doubt&vrrp.DoubtChecks != 0 && i.router.State() == vrrp.Backup:
+		return i.faults()
+	}
+	return i.around.Verdict.Pending
+}
+
 // tellDoubt tells the router of what we have failed at and not done since: otherwise a node that cannot serve would take mastership
 // from one that does, each time that a setback has lasted for its pause.
 func (i *Instance) tellDoubt(now time.Time) {
-	if i.doubt == 0 && i.sending.unproved == "" && i.holding.unproved == "" {
+	if i.doubt == 0 && i.sending.unproved == "" && i.holding.unproved == "" && i.around.Verdict.Pending == "" {
 		return // as with nearly every step
 	}
 	var d vrrp.Doubt
-	text := ""
+	text := i.awaited()
+	if text != "" {
+		d |= vrrp.DoubtChecks
+	}
 	if i.sending.unproved != "" {
 		d |= vrrp.DoubtSending
 		text = "an advert that can be sent: " + i.sending.unproved

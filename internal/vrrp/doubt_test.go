@@ -75,3 +75,41 @@ func TestDoubtSending(t *testing.T) {
 	m.step(Event{Kind: FaultRaised})
 	m.want(m.step(Event{Kind: FaultCleared}), "Fault -> Backup (nothing tracked is failed any more)")
 }
+
+// A Backup whose checks have not reported takes over in the moment in which they have, if it would have before.
+func TestDoubtChecks(t *testing.T) {
+	m := newBackup(t)
+	m.want(m.step(Event{Kind: Doubted, Doubt: DoubtChecks}))
+	for range 3 {
+		m.want(m.tick())
+	}
+	m.want(m.step(Event{Kind: Doubted, Doubt: DoubtSending})) // another doubt is left
+	m.want(m.tick(), "SendAdvert 100")
+	m.step(Event{Kind: Doubted})
+	m.wantState(Active)
+
+	m = newBackup(t)
+	m.step(Event{Kind: Doubted, Doubt: DoubtChecks})
+	m.want(m.tick())
+	m.hear(ip3, 150)
+	m.want(m.step(Event{Kind: Doubted}))
+	m.wantIn(3609375 * time.Microsecond) // of the master that came meanwhile
+
+	m = newActive(t)
+	m.want(m.step(Event{Kind: Doubted, Doubt: DoubtChecks}))
+	m.want(m.tick(), "SendAdvert 100")
+
+	m = newBackup(t, func(c *Config) { c.Grouped = true })
+	m.r.Step(m.r.Deadline(), Event{Kind: Tick})
+	if !m.r.Ready() {
+		t.Fatal("not ready")
+	}
+	m.step(Event{Kind: Doubted, Doubt: DoubtChecks})
+	if m.r.Ready() {
+		t.Error("its sync group counts on it before its checks have reported")
+	}
+	m.r.Step(m.r.Deadline(), Event{Kind: Doubted})
+	if !m.r.Ready() {
+		t.Error("not ready after they have")
+	}
+}

@@ -44,7 +44,7 @@ const (
 	GroupActive                      // grouped: all members can; Reason says who was the last
 	GroupBackup                      // grouped: another member is Active no more; Reason says which and why
 	GroupFault                       // grouped: another member is in Fault for a reason of its own; Reason "": none is
-	Doubted                          // what we failed at and have not done since is now Doubt
+	Doubted                          // what we failed at and have not done since, or were not asked yet, is now Doubt
 )
 
 // String is the event's name.
@@ -54,14 +54,15 @@ func (k EventKind) String() string {
 		"Granted", "Revoked", "GroupActive", "GroupBackup", "GroupFault", "Doubted")
 }
 
-// Doubt is all that a router has failed at by itself and not done since. A Backup with one would take mastership from a router
-// that serves, and fail again.
+// Doubt is all that a router has failed at by itself and not done since, and what it has not been asked yet. A Backup with one
+// would take mastership from a router that serves, and fail.
 type Doubt uint8
 
 // The doubts.
 const (
 	DoubtAddresses Doubt = 1 << iota // holding the VIPs: any Active router is followed, whatever its priority
 	DoubtSending                     // sending adverts: one must have left before we become Active
+	DoubtChecks                      // checks that have not reported yet: they must have before we become Active
 )
 
 // Event is one thing that happened. Which fields count depends on Kind.

@@ -37,7 +37,8 @@ import (
 // The addresses are gone before anybody, be it by an advert or by the grant given back, is told that they are free.
 //
 // A router that is Doubted for its sending does not take over when Active_Down_Timer fires: it sends one advert, and takes over
-// in the Step that says that the doubt is over; otherwise it tries again an interval later.
+// in the Step that says that the doubt is over; otherwise it tries again an interval later. Doubted for its checks, it does the same
+// without the advert. A gated router is granted nothing then: that is the caller's to see to.
 //
 // A grouped router (Config.Grouped) asks with Request too, once each time that Active_Down_Timer fires, and is Ready from
 // then on until it hears an advert that it follows. In all else it is a plain one.
@@ -65,7 +66,7 @@ type Router struct {
 	hookError string
 
 	doubt  Doubt
-	probed bool // Backup: an advert was sent to see whether it leaves
+	probed bool // Backup: it would have taken over but for a doubt
 
 	ready      bool   // grouped Backup: it could be Active
 	groupFault string // grouped: why another member is in Fault; "": none is
@@ -286,9 +287,11 @@ func (r *Router) tick(now time.Time) {
 			r.advertAt = now.Add(r.cfg.AdvertInterval)
 		}
 	case Backup:
-		if r.doubt&DoubtSending != 0 && !r.cfg.Gated {
+		if r.doubt&holding != 0 && !r.cfg.Gated {
 			r.probed = true
-			r.advertise(r.priority)
+			if r.doubt&DoubtSending != 0 {
+				r.advertise(r.priority)
+			}
 			r.down.from, r.down.adverts = now, 1
 		} else {
 			r.takeOver(now)
@@ -307,12 +310,19 @@ func (r *Router) takeOver(now time.Time) {
 	}
 }
 
-// doubted takes over if the advert that a Backup has just sent is what ends the doubt.
+// holding are the doubts that put a takeover off.
+const holding = DoubtSending | DoubtChecks
+
+// doubted takes over if the end of the doubt is all that a Backup has waited for.
 func (r *Router) doubted(now time.Time, d Doubt) {
-	ended := r.doubt&^d&DoubtSending != 0
+	ended := r.doubt&holding != 0 && d&holding == 0
 	r.doubt = d
-	if ended && r.probed && r.state == Backup {
+	switch {
+	case r.state != Backup:
+	case ended && r.probed:
 		r.takeOver(now)
+	case r.ready && d&DoubtChecks != 0:
+		r.ready, r.probed = false, true // its group must not count on it
 	}
 }
 
