@@ -22,6 +22,9 @@ import (
 // filesEvery is how often tracked files are read.
 const filesEvery = 200 * time.Millisecond
 
+// fileLate is how long one reading may take: what was read before proves nothing then.
+const fileLate = 2 * time.Second
+
 // fileHead is how much of a file is looked at: a number is at its beginning.
 const fileHead = 128
 
@@ -30,6 +33,7 @@ type Files struct {
 	log     *slog.Logger
 	changed func()
 	again   chan struct{}
+	head    func(path string) ([]byte, error)
 
 	mu    sync.Mutex
 	files map[string]*file
@@ -41,11 +45,14 @@ type file struct {
 	state  State
 	value  int
 	reason string
+
+	reading time.Time // since when; zero: it is not being read
+	late    bool      // for too long
 }
 
 // NewFiles makes a reader; Run does its work. changed is called after a value has changed.
 func NewFiles(log *slog.Logger, changed func()) *Files {
-	return &Files{log: log, changed: changed, again: make(chan struct{}, 1), files: map[string]*file{}}
+	return &Files{log: log, changed: changed, again: make(chan struct{}, 1), head: head, files: map[string]*file{}}
 }
 
 // Init makes the files that want to be made (init_file). It is for the start.
@@ -98,29 +105,40 @@ func (f *Files) Value(name string) (value int, state State, reason string) {
 	if t == nil {
 		return 0, Unable, "not defined"
 	}
+	if t.late {
+		return 0, Unable, fmt.Sprintf("not read for %s: reading %s hangs", fileLate, t.cfg.Path)
+	}
 	return t.value, t.state, t.reason
 }
 
-// Run reads until ctx ends.
+// Run reads until ctx ends, each file beside the others: a system call that hangs cannot be ended, and is left behind.
 func (f *Files) Run(ctx context.Context) {
 	tick := time.NewTicker(filesEvery)
 	defer tick.Stop()
 	for {
+		now, news := time.Now(), false
 		f.mu.Lock()
-		all := make([]*file, 0, len(f.files))
+		some := len(f.files) > 0
 		for _, t := range f.files {
-			all = append(all, t)
+			switch {
+			case t.reading.IsZero():
+				t.reading = now
+				go func() {
+					if f.read(t) {
+						f.changed()
+					}
+				}()
+			case !t.late && now.Sub(t.reading) > fileLate:
+				t.late, news = true, true
+				f.log.Error("reading a tracked file hangs", "name", t.cfg.Name, "path", t.cfg.Path)
+			}
 		}
 		f.mu.Unlock()
-		news := false
-		for _, t := range all {
-			news = f.read(t) || news
-		}
 		if news {
 			f.changed()
 		}
 		next := tick.C
-		if len(all) == 0 {
+		if !some {
 			next = nil // nothing to wake up for
 		}
 		select {
@@ -134,7 +152,7 @@ func (f *Files) Run(ctx context.Context) {
 
 // read looks at one file, and reports whether it says something new.
 func (f *Files) read(t *file) bool {
-	content, err := head(t.cfg.Path)
+	content, err := f.head(t.cfg.Path)
 	value, found, inRange := number(string(content))
 	state, reason := OK, ""
 	switch {
@@ -147,6 +165,8 @@ func (f *Files) read(t *file) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	news := t.late
+	t.reading, t.late = time.Time{}, false
 	if !inRange {
 		// keepalived keeps the value before; without one nothing is proved.
 		value, state, reason = t.value, t.state, "a number beyond 32 bits is ignored"
@@ -155,7 +175,7 @@ func (f *Files) read(t *file) bool {
 		}
 	}
 	if value == t.value && state == t.state && reason == t.reason {
-		return false
+		return news
 	}
 	f.log.Info("tracked file", "name", t.cfg.Name, "value", value, "state", state.String(), "reason", reason)
 	t.value, t.state, t.reason = value, state, reason

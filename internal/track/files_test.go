@@ -1,10 +1,14 @@
 package track
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pgvrrp/internal/conf"
 )
@@ -84,6 +88,63 @@ func TestFiles(t *testing.T) {
 	f.Replace(cfg[:1])
 	want("a reload keeps it", "plain", 0, OK)
 	want("and forgets what is gone", "made", 0, Unable)
+}
+
+// A file whose reading hangs says nothing any more, and keeps no other from being read.
+func TestFilesThatHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := map[string]string{"good": "1", "bad": "2"}
+		var mu sync.Mutex
+		hang, told := make(chan struct{}), 0
+		write := func(name, text string) {
+			mu.Lock()
+			defer mu.Unlock()
+			disk[name] = text
+		}
+		f := NewFiles(slog.New(slog.DiscardHandler), func() { mu.Lock(); told++; mu.Unlock() })
+		f.head = func(path string) ([]byte, error) {
+			mu.Lock()
+			text := disk[path]
+			mu.Unlock()
+			if text == "" {
+				<-hang
+			}
+			return []byte(text), nil
+		}
+		f.Replace([]conf.TrackFile{{Name: "good", Path: "good"}, {Name: "bad", Path: "bad"}, {Name: "never", Path: "never"}})
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go f.Run(ctx)
+		want := func(name string, value int, state State, reason string) {
+			t.Helper()
+			synctest.Wait()
+			if v, s, r := f.Value(name); v != value || s != state || r != reason {
+				t.Errorf("%s: %s is %d %s (%s), want %d %s (%s)", time.Now(), name, v, s, r, value, state, reason)
+			}
+		}
+		want("good", 1, OK, "")
+		want("bad", 2, OK, "")
+		want("never", 0, Unknown, "")
+		write("bad", "")
+		time.Sleep(time.Second)
+		want("bad", 2, OK, "")
+		write("good", "3")
+		time.Sleep(2 * time.Second)
+		want("good", 3, OK, "")
+		want("bad", 0, Unable, "not read for 2s: reading bad hangs")
+		want("never", 0, Unable, "not read for 2s: reading never hangs")
+		mu.Lock()
+		before := told
+		disk["bad"], disk["never"] = "2", "0"
+		mu.Unlock()
+		close(hang)
+		time.Sleep(filesEvery)
+		want("bad", 2, OK, "")
+		want("never", 0, OK, "")
+		if told == before {
+			t.Error("nobody was told that they are read again")
+		}
+	})
 }
 
 func TestEvaluateFiles(t *testing.T) {
