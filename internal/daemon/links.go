@@ -17,6 +17,7 @@ type links struct {
 type linkSeen struct {
 	up, counts bool      // what it is, and what it counts as
 	since      time.Time // of up
+	wakes      time.Time // when the last wake that was planned comes
 }
 
 func (l *links) configure(delays []conf.LinkDelay) {
@@ -45,12 +46,13 @@ func (l *links) up(name string, up, present bool) bool {
 	}
 	if s.up != up {
 		s.up, s.since = up, now
-		if up != s.counts && wait > 0 {
-			time.AfterFunc(wait, l.wake)
-		}
 	}
-	if now.Sub(s.since) >= wait {
+	switch over := s.since.Add(wait); {
+	case !now.Before(over):
 		s.counts = up
+	case up != s.counts && !over.Equal(s.wakes): // a reload may have moved it
+		s.wakes = over
+		time.AfterFunc(over.Sub(now), l.wake)
 	}
 	if l.seen == nil {
 		l.seen = map[string]linkSeen{}

@@ -51,6 +51,34 @@ func TestLinksDelay(t *testing.T) {
 	}
 }
 
+// A reload that makes a wait longer, or shorter, while it runs: somebody looks when it is over.
+func TestLinksDelayChanges(t *testing.T) {
+	for _, tc := range []struct{ was, is, rest time.Duration }{{2 * time.Second, 5 * time.Second, 4 * time.Second}, {5 * time.Second, 2 * time.Second, time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			var l links
+			got := false
+			look := func() { got = l.up("eth0", true, true) }
+			l.wake = look
+			l.configure([]conf.LinkDelay{{Interface: "eth0", Up: tc.was}})
+			l.up("eth0", false, true)
+			look()
+			time.Sleep(time.Second)
+			l.configure([]conf.LinkDelay{{Interface: "eth0", Up: tc.is}})
+			look()
+			time.Sleep(tc.rest - 1)
+			synctest.Wait()
+			if got {
+				t.Errorf("%s to %s: up before the wait is over", tc.was, tc.is)
+			}
+			time.Sleep(1)
+			synctest.Wait()
+			if !got {
+				t.Errorf("%s to %s: nobody looked when the wait was over", tc.was, tc.is)
+			}
+		})
+	}
+}
+
 func TestStartDelay(t *testing.T) {
 	for _, tc := range []struct {
 		name                  string
