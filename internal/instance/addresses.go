@@ -115,7 +115,8 @@ const (
 )
 
 // AddressesLost says that somebody else took addresses of ours off the interface. They are put back at once and counted; if
-// that happens again and again we give way, unless they are no_track addresses.
+// that happens again and again we give way, or put no_track addresses back more slowly. After a pause they may have expired
+// (vip_lifetime), and another router have them: without a grant we listen first.
 func (i *Instance) AddressesLost(ctx context.Context, missing []netip.Prefix) {
 	i.call(ctx, func(now time.Time) {
 		var lost []string
@@ -126,13 +127,24 @@ func (i *Instance) AddressesLost(ctx context.Context, missing []netip.Prefix) {
 				tracked = tracked || !w.NoTrack
 			}
 		}
-		if len(lost) == 0 {
+		switch {
+		case len(lost) == 0:
 			return
+		case !i.Gated() && i.listening(now):
+			i.againAt = i.listenBy
+			return
+		case !tracked && i.putBacks > putBackLimit && !i.againAt.IsZero():
+			return // they are put back in a moment
 		}
 		i.mu.Lock()
 		i.status.counters.AddressesPutBack += uint64(len(lost))
 		i.mu.Unlock()
 		if i.fought(now, lost, tracked) {
+			return
+		}
+		if i.putBacks > putBackLimit {
+			i.log.Warn("another program removes virtual addresses again and again, they are put back a while later", "addresses", strings.Join(lost, " "), "after", addressRetry)
+			i.againAt = now.Add(addressRetry)
 			return
 		}
 		i.log.Warn("another program removed virtual addresses, putting them back", "addresses", strings.Join(lost, " "))

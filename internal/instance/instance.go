@@ -348,6 +348,11 @@ func (i *Instance) fired(now time.Time) {
 	}
 }
 
+// listening reports whether we wait for what came during a pause, or begins to.
+func (i *Instance) listening(now time.Time) bool {
+	return i.listenFirst(now) || i.listened && now.Before(i.listenBy)
+}
+
 // listenFirst puts a late timer off: once, and again if we were stopped while we listened for as long as a peer waits.
 func (i *Instance) listenFirst(now time.Time) bool {
 	late, least := now.Sub(i.due)+i.slept, stalled

@@ -458,6 +458,40 @@ func TestAForeignRemovalIsPutBackUntilItIsAFight(t *testing.T) {
 	})
 }
 
+// Nobody gives way for a no_track address, so that only a pause keeps two programs from doing nothing else.
+func TestAFightForAnAddressThatIsNotTracked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := config()
+		c.Addresses[0].NoTrack, c.AdvertInterval = true, 40*time.Second
+		i, h, stop := begin(t, c)
+		defer stop()
+		time.Sleep(145 * time.Second)
+		synctest.Wait()
+		h.take()
+		for range putBackLimit {
+			i.AddressesLost(t.Context(), []netip.Prefix{vip})
+			want(t, h, "145.000 addresses [192.0.2.100/24]", "145.000 announce again")
+		}
+		for range 5 {
+			i.AddressesLost(t.Context(), []netip.Prefix{vip})
+			want(t, h)
+			time.Sleep(addressRetry / 10)
+		}
+		time.Sleep(addressRetry)
+		want(t, h, "146.000 addresses [192.0.2.100/24]", "146.000 announce 1")
+		i.AddressesLost(t.Context(), []netip.Prefix{vip})
+		want(t, h)
+		time.Sleep(addressRetry)
+		want(t, h, "147.500 addresses [192.0.2.100/24]", "147.500 announce 1")
+		time.Sleep(putBackWindow)
+		i.AddressesLost(t.Context(), []netip.Prefix{vip})
+		want(t, h, "157.500 addresses [192.0.2.100/24]", "157.500 announce again")
+		if s := i.Status(); s.State != control.StateMaster || s.Counters.AddressesPutBack != putBackLimit+3 {
+			t.Errorf("state %s, put back %d times", s.State, s.Counters.AddressesPutBack)
+		}
+	})
+}
+
 func TestALifetimeIsRenewedWhileTheAddressesAreHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config()
@@ -683,6 +717,37 @@ func TestAPausedMasterMayHearOfItFirst(t *testing.T) {
 			i.Receive(advert(t, c, 50), time.Now())
 			time.Sleep(5 * time.Second)
 			want(t, h, "13.700 stop announcing", "13.700 addresses []", "13.700 hook BACKUP 100 seq=3")
+		})
+	}
+}
+
+// TestAPausedMasterWhoseAddressesExpired: whether it hears first that they are gone, or that its timer is late.
+func TestAPausedMasterWhoseAddressesExpired(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		priority uint8 // of the advert that is heard; 0: none comes
+		want     []string
+	}{
+		{"replaced", 50, []string{"13.705 stop announcing", "13.705 addresses []", "13.705 hook BACKUP 100 seq=3"}},
+		{"nobody else", 0, []string{"14.750 addresses [192.0.2.100/24]", "14.750 announce 1", "14.750 send priority 100 from 192.0.2.1 to 224.0.0.18 ttl 255"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for range 20 {
+				synctest.Test(t, func(t *testing.T) {
+					c := config()
+					i, h, stop := serving(t, c)
+					defer stop()
+					i.call(t.Context(), func(time.Time) { time.Sleep(10 * time.Second) })
+					i.AddressesLost(t.Context(), []netip.Prefix{vip})
+					time.Sleep(10*time.Second + listenTime/2)
+					i.AddressesLost(t.Context(), []netip.Prefix{vip})
+					if tc.priority > 0 {
+						i.Receive(advert(t, c, tc.priority), time.Now())
+					}
+					time.Sleep(c.AdvertInterval + listenMost)
+					want(t, h, tc.want...)
+				})
+			}
 		})
 	}
 }
