@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"slices"
 
 	"pgvrrp/internal/child"
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/quorum/trust"
+	"pgvrrp/internal/system"
 )
 
 // Check is Load and what only this host can tell: whether the interfaces exist, whether each program can be run by its
@@ -76,6 +78,9 @@ func (h *hostCheck) device(at conf.Pos, keyword, name string) {
 	}
 	if _, err := net.InterfaceByName(name); err == nil {
 		return
+	}
+	if slices.ContainsFunc(macvlansOf(h.config), func(v system.Macvlan) bool { return v.Name == name }) {
+		return // the file makes it
 	}
 	severity := conf.Error
 	if h.config.Globals.DynamicInterfaces || h.config.Extended {

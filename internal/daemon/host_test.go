@@ -53,6 +53,7 @@ func TestWhatOnlyTheHostCanTell(t *testing.T) {
 		{"hook not executable", "notify " + plain, []string{"notify: cannot be run, which counts as failed"}},
 		{"hook without such a user", `notify_fault "/bin/true" no-such-user`, []string{"notify_fault: cannot be run, which counts as failed"}},
 		{"interface missing", "track_interface {\n        nosuch0\n    }", []string{"track_interface: no such interface on this host; FAULT until it appears"}},
+		{"interface that the file makes", "use_vmac vrrp.t77\n    track_interface {\n        vrrp.t77 weight 5\n    }", nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, found, _ := load(t, strings.Replace(fmt.Sprintf(instanceText, tc.line), "interface lo\n", "interface nosuch1\n", 1))
