@@ -214,6 +214,8 @@ func TestVRRPReload(t *testing.T) {
 		"a missing word":  strings.Replace(file("", a, b, steady), "virtual_router_id 2", "virtual_router_id", 1),
 		"no file":         "",
 		"ours is strict":  strings.Replace(file("", a, b, steady), "virtual_router_id 2", "virtual_router_id 2\n  vip_after_notify never", 1),
+		"a plain slip":    strings.Replace(file("", a, b, steady), vip(102), "10.77.0.300/24", 1),
+		"half written":    file("", a, b) + "vrrp_instance VI_3 {\n  interface eth0\n",
 		"a brace is open": file("", a, b) + "vrrp_instance VI_3 {\n  interface eth0\n  vip_after_notify 5\n  virtual_router_id 3\n",
 	} {
 		t.Run("refused: "+name, func(t *testing.T) {
