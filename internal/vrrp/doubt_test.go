@@ -95,6 +95,15 @@ func TestDoubtChecks(t *testing.T) {
 	m.want(m.step(Event{Kind: Doubted}))
 	m.wantIn(3609375 * time.Microsecond) // of the master that came meanwhile
 
+	m = newBackup(t)
+	m.step(Event{Kind: Doubted, Doubt: DoubtChecks})
+	m.want(m.tick())
+	m.step(Event{Kind: Release, Hold: time.Minute})
+	m.want(m.step(Event{Kind: Doubted}))
+	m.wantIn(time.Minute) // an operator's word counts
+	m.tick()
+	m.wantState(Active)
+
 	m = newActive(t)
 	m.want(m.step(Event{Kind: Doubted, Doubt: DoubtChecks}))
 	m.want(m.tick(), "SendAdvert 100")

@@ -319,7 +319,7 @@ func (r *Router) doubted(now time.Time, d Doubt) {
 	r.doubt = d
 	switch {
 	case r.state != Backup:
-	case ended && r.probed:
+	case ended && r.probed && !r.held(now):
 		r.takeOver(now)
 	case r.ready && d&DoubtChecks != 0:
 		r.ready, r.probed = false, true // its group must not count on it
