@@ -569,18 +569,14 @@ func (m *Machine) clone(ctx context.Context, node string) (whole bool, err error
 	if err != nil {
 		return true, err
 	}
-	left, err := m.Store.Cloning()
-	if err == nil && left != "" {
-		err = promote.RemoveBeside(m.Config.DataDir, left)
-	}
-	if err != nil {
-		return true, fmt.Errorf("remove what an unfinished copy left: %w", err)
+	if err := m.Store.RemoveLeft(m.Log, m.Config.DataDir); err != nil {
+		return true, err
 	}
 	ci, err := m.source(node, "")
 	if err != nil {
 		return true, err
 	}
-	dir, bin := place+".new-"+time.Now().UTC().Format("20060102T150405Z"), m.Config.BinDir
+	dir, bin := place+".new-"+time.Now().UTC().Format(postgres.OldTime), m.Config.BinDir
 	switch {
 	case srv != nil:
 		dir, bin = srv.NewDir(), srv.BinDir()
@@ -615,14 +611,24 @@ func (m *Machine) clone(ctx context.Context, node string) (whole bool, err error
 	if err := m.Store.Swapped(old, why); err != nil {
 		return false, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.known, m.seen = nil, postgres.Glance{}
-	if err := m.open(); err != nil {
+	if srv, err = m.swapped(); err != nil {
 		return false, err
 	}
 	// The copy has the source's settings of ours.
-	return false, m.srv.WriteFence()
+	if err := srv.WriteFence(); err != nil {
+		return false, err
+	}
+	m.Store.RemoveUnused(m.Log, m.Config.DataDir)
+	return false, nil
+}
+
+// swapped forgets what was seen of the data that were there before.
+func (m *Machine) swapped() (*postgres.Server, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.known, m.seen = nil, postgres.Glance{}
+	err := m.open()
+	return m.srv, err
 }
 
 // Settled tells that the server streams: its data is good, and what was kept may go if the settings say so.

@@ -299,6 +299,15 @@ func MountPoint(dir string) (bool, error) {
 	return own.Dev != up.Dev, nil
 }
 
+// OldTime is how the time is written in the name of what Swap puts aside.
+const OldTime = "20060102T150405Z"
+
+// StartsAsStandby reports whether a data directory that is not in use has standby.signal.
+func StartsAsStandby(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, standbySignal))
+	return err == nil
+}
+
 // Swap puts a copy that Clone made in the place of the data directory of the stopped server, and keeps what was there as <data directory>.old-<UTC
 // time>, whose path it returns. This node's configuration files and standby.signal are put into the copy first. It must be of the same cluster,
 // version and owner, and on the same file system; a data directory that is a mount point can't be swapped. After an error the data is where it was.
@@ -354,7 +363,7 @@ func (s *Server) swap(newDir string, now time.Time) (string, error) {
 	if err := s.writeFile(filepath.Join(newDir, standbySignal), nil, 0o600); err != nil {
 		return "", err
 	}
-	old := s.real + ".old-" + now.UTC().Format("20060102T150405Z")
+	old := s.real + ".old-" + now.UTC().Format(OldTime)
 	if _, err := os.Lstat(old); err == nil {
 		return "", fmt.Errorf("%s is there already", old)
 	}

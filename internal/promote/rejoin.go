@@ -181,6 +181,7 @@ func (s *Store) Settle(log *slog.Logger, dataDir string, keepOld bool) error {
 	if err != nil || r.Phase == PhaseNone {
 		return err
 	}
+	s.RemoveUnused(log, dataDir)
 	if err := s.SetRebuild(Rebuild{}); err != nil || r.Old == "" || keepOld {
 		return err
 	}
@@ -356,12 +357,8 @@ func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) erro
 
 // clone copies into a new directory while the old one stays as it is, then swaps them.
 func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error {
-	left, err := e.Store.Cloning()
-	if err == nil && left != "" {
-		err = e.removeBeside(left)
-	}
-	if err != nil {
-		return fmt.Errorf("remove what an unfinished clone left: %w", err)
+	if err := e.Store.RemoveLeft(e.Log, e.Settings.DataDir); err != nil {
+		return err
 	}
 	if _, err := CopyPlace(e.Settings.DataDir); err != nil {
 		return err
@@ -377,7 +374,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 	cctx, cancel := watch(ctx, 50*time.Millisecond, wanted) // gives way to a newer state
 	defer cancel()
 	set, end := e.Progress("clone")
-	err = e.Clone(cctx, postgres.CloneOptions{BinDir: e.BinDir, Conninfo: e.Settings.Source(from.String(), ""), Dir: dir, Progress: set})
+	err := e.Clone(cctx, postgres.CloneOptions{BinDir: e.BinDir, Conninfo: e.Settings.Source(from.String(), ""), Dir: dir, Progress: set})
 	end()
 	if err != nil {
 		if cause := context.Cause(cctx); cause != nil {
@@ -385,7 +382,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		}
 		return errors.Join(fmt.Errorf("clone from %s: %w", from, err), e.removeBeside(dir), e.Store.SetCloning(""))
 	}
-	return e.work(ctx, "swap in the clone from "+from.String(), wanted, func() error {
+	err = e.work(ctx, "swap in the clone from "+from.String(), wanted, func() error {
 		before, err := e.Store.Rebuild()
 		if err != nil {
 			return err
@@ -417,6 +414,10 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		}
 		return e.act(ctx, ActStartStandby)
 	})
+	if err == nil {
+		e.Store.RemoveUnused(e.Log, e.Settings.DataDir)
+	}
+	return err
 }
 
 // unswapped leaves the old data as it was when a copy could not take its place: the copy goes, and a standby runs again.

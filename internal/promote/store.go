@@ -2,6 +2,7 @@ package promote
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -470,7 +473,10 @@ type Rebuild struct {
 	Phase Phase     `json:"phase"`
 	Why   string    `json:"why"`
 	Since time.Time `json:"since"`
-	Old   string    `json:"old,omitempty"` // where a clone put the old data
+	Old   string    `json:"old,omitempty"` // where the first clone put what was there
+	// Copied: in the data directory is a copy that nobody has seen stream. Unused is one that the next copy has put aside, which is good for nothing.
+	Copied bool   `json:"copied,omitempty"`
+	Unused string `json:"unused,omitempty"`
 }
 
 // Rebuild reads the marker.
@@ -480,10 +486,13 @@ func (s *Store) Rebuild() (Rebuild, error) {
 	return r, err
 }
 
-// SetRebuild writes the marker to disk; PhaseNone removes it.
+// SetRebuild writes the marker to disk; PhaseNone removes it. What was put aside stays noted until then.
 func (s *Store) SetRebuild(r Rebuild) error {
 	if r.Phase == PhaseNone {
 		return s.remove("data-"+s.data+".rebuild.json", true)
+	}
+	if was, err := s.Rebuild(); err == nil { // one that can't be read is replaced
+		r.Old, r.Unused = cmp.Or(r.Old, was.Old), cmp.Or(r.Unused, was.Unused)
 	}
 	r.Since = time.Now()
 	return s.write("data-"+s.data+".rebuild.json", r, true)
@@ -543,18 +552,57 @@ func (s *Store) cloning() (c cloning, err error) {
 
 // Swapping notes that the whole copy in dir is about to take the data directory's place. Until Swapped, nobody knows which of the two is there.
 func (s *Store) Swapping(dir, why string) error {
+	was, err := s.Rebuild()
+	if err != nil {
+		was = Rebuild{} // it is replaced
+	}
 	if err := s.write(s.cloningFile(), cloning{Dir: dir, Whole: true, Why: why}, true); err != nil {
 		return err
 	}
-	return s.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why + ", which did not take its place"})
+	return s.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why + ", which did not take its place", Copied: was.Copied})
 }
 
-// Swapped notes that it has; old is where the data is kept that was there before, "" if there was none.
+// Swapped notes that it has; old is where that is kept which was there before, "" if there was nothing.
 func (s *Store) Swapped(old, why string) error {
-	if err := s.SetRebuild(Rebuild{Phase: PhaseRewound, Why: why, Old: old}); err != nil {
+	was, err := s.Rebuild()
+	if err != nil {
+		was = Rebuild{}
+	}
+	r := Rebuild{Phase: PhaseRewound, Why: why, Copied: true, Old: was.Old}
+	switch {
+	case old != "" && was.Copied && postgres.StartsAsStandby(old): // it was no primary, whatever somebody did by hand
+		r.Unused = old
+	case r.Old == "":
+		r.Old = old
+	}
+	if err := s.SetRebuild(r); err != nil {
 		return err
 	}
 	return s.SetCloning("")
+}
+
+// RemoveLeft removes what is good for nothing: an unfinished copy, and one that never streamed and was put aside.
+func (s *Store) RemoveLeft(log *slog.Logger, dataDir string) error {
+	s.RemoveUnused(log, dataDir)
+	left, err := s.Cloning()
+	if err == nil && left != "" {
+		err = RemoveBeside(dataDir, left)
+	}
+	if err != nil {
+		return fmt.Errorf("remove what an unfinished copy left: %w", err)
+	}
+	return nil
+}
+
+// RemoveUnused removes a copy that never streamed and was put aside. One that can't be removed stands in nobody's way.
+func (s *Store) RemoveUnused(log *slog.Logger, dataDir string) {
+	r, err := s.Rebuild()
+	if err == nil && r.Unused != "" {
+		err = RemoveBeside(dataDir, r.Unused)
+	}
+	if err != nil {
+		log.Warn("remove a copy that never streamed", "reason", err)
+	}
 }
 
 // Entry is one decision in the history.
@@ -702,12 +750,31 @@ func FinishSwap(stateDir, dataDir string) error {
 		err = PutInPlace(b.Dir, dataDir)
 	}
 	if err == nil {
-		err = b.store.Swapped("", b.Why)
+		err = b.store.Swapped(b.store.putAside(dataDir), b.Why)
 	}
 	if err != nil {
 		return fmt.Errorf("finish a swap that was broken off: %w", err)
 	}
 	return nil
+}
+
+// putAside is what a swap that was broken off has put aside since it began, "" if there is none.
+func (s *Store) putAside(dataDir string) string {
+	r, err := s.Rebuild()
+	place, perr := placeOf(dataDir)
+	if err != nil || perr != nil || r.Phase != PhaseRewinding {
+		return ""
+	}
+	all, err := filepath.Glob(place + ".old-*") // the names sort by time
+	if err != nil || len(all) == 0 {
+		return ""
+	}
+	old := slices.Max(all)
+	at, err := time.Parse(postgres.OldTime, strings.TrimPrefix(old, place+".old-"))
+	if err != nil || at.Before(r.Since.Truncate(time.Second)) {
+		return ""
+	}
+	return old
 }
 
 // broken is a swap that was broken off.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"pgvrrp/internal/postgres"
 )
 
 func newStore(t *testing.T) *Store {
@@ -515,5 +518,80 @@ func TestThisProcess(t *testing.T) {
 func TestStateDirMustBeUsable(t *testing.T) {
 	if _, err := OpenStore(filepath.Join(t.TempDir(), "missing"), "/srv/data"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestCopiesThatNeverStream: of copies that are made one after the other, and never used, only the data from before the first and the last one stay.
+func TestCopiesThatNeverStream(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	parent := t.TempDir()
+	data := filepath.Join(parent, "data")
+	s, err := OpenStore(t.TempDir(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := time.Now().Add(time.Minute).UTC()
+	fill := func(dir, what string) error {
+		return errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "what"), []byte(what), 0o600), os.WriteFile(filepath.Join(dir, "standby.signal"), nil, 0o600))
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// swap is a copy that takes the place, killed at a step.
+	swap := func(what string, killed int) {
+		t.Helper()
+		made = made.Add(time.Minute)
+		old := data + ".old-" + made.Format(postgres.OldTime)
+		check(s.RemoveLeft(log, data))
+		check(fill(data+".new", what))
+		check(s.Swapping(data+".new", "cloned from n1"))
+		check(os.Rename(data, old))
+		if killed != 1 {
+			check(os.Rename(data+".new", data))
+		}
+		if killed == 1 || killed == 2 {
+			check(FinishSwap(s.dir, data))
+			return
+		}
+		check(s.Swapped(old, "cloned from n1"))
+		if killed != 3 {
+			check(s.RemoveLeft(log, data))
+		}
+	}
+	left := func() (all []string) {
+		entries, err := os.ReadDir(parent)
+		check(err)
+		for _, e := range entries {
+			what, err := os.ReadFile(filepath.Join(parent, e.Name(), "what"))
+			check(err)
+			all = append(all, string(what))
+		}
+		return all
+	}
+	check(fill(data, "own"))
+	for killed, what := range []string{"first", "second", "third", "fourth", "fifth"} {
+		swap(what, killed)
+		check(s.RemoveLeft(log, data)) // as the next copy would
+		if got, want := left(), []string{what, "own"}; !slices.Equal(got, want) {
+			t.Fatalf("killed at %d: got %v, want %v", killed, got, want)
+		}
+	}
+	// A copy that was a primary, by whatever hand, is nothing that may go.
+	check(os.Remove(filepath.Join(data, "standby.signal")))
+	swap("sixth", 0)
+	if got, want := left(), []string{"sixth", "own", "fifth"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	// Once one streams, what was there before the first may go.
+	check(s.Settle(log, data, false))
+	if got, want := left(), []string{"sixth", "fifth"}; !slices.Equal(got, want) {
+		t.Errorf("settled: got %v, want %v", got, want)
+	}
+	swap("seventh", 0)
+	if got, want := left(), []string{"seventh", "fifth", "sixth"}; !slices.Equal(got, want) {
+		t.Errorf("the data of a copy that streamed: got %v, want %v", got, want)
 	}
 }
