@@ -48,6 +48,7 @@ type Machine struct {
 	life     postgres.Life // the one that known belongs to
 	last     sight
 	effort   postgres.Effort // of the startup process of a server that takes no sessions
+	unopened string          // why what is in the data directory can't be taken for a server
 	idle     time.Duration   // since then it did next to nothing
 	weighed  time.Duration   // when it was looked at
 }
@@ -87,6 +88,7 @@ func (m *Machine) open() error {
 	return nil
 }
 
+// isEmpty reports whether there are no data: what we have written there ourselves is none.
 func isEmpty(dir string) (bool, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,7 +97,42 @@ func isEmpty(dir string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look into data directory: %w", err)
 	}
-	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != "lost+found" }), nil
+	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return e.Name() != "lost+found" && !slices.Contains(postgres.OurFiles, e.Name())
+	}), nil
+}
+
+// present is the server as the disk has it now: data may have come since, by a late mount.
+func (m *Machine) present() (*postgres.Server, *postgres.Driver, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := m.open()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != m.unopened {
+		m.Log.Warn("there is something in the data directory, and it is no server's", "reason", err)
+	}
+	m.unopened = text
+	return m.srv, m.drv, err
+}
+
+// gone reports whether the data are not there any more, nor anybody who works with them, and forgets the server then.
+func (m *Machine) gone() bool {
+	m.mu.Lock()
+	drv := m.drv
+	empty, err := isEmpty(m.Config.DataDir)
+	gone := err == nil && empty && m.srv != nil && (m.seen.Life == (postgres.Life{}) || m.seen.Life.Gone())
+	if gone {
+		m.srv, m.drv, m.known, m.seen = nil, nil, nil, postgres.Glance{}
+	}
+	m.mu.Unlock()
+	if gone {
+		m.Log.Warn("the data directory is gone or was emptied", "directory", m.Config.DataDir)
+		drv.Close()
+	}
+	return gone
 }
 
 // server is the server, nil if there is no data.
@@ -146,22 +183,20 @@ func lifePID(n uint64) int { return int(n & (1<<22 - 1)) }
 // Look looks at the server. It is not ok if nothing can be said: the server was there a moment ago, lives, and did not answer in time.
 func (m *Machine) Look(ctx context.Context) (s core.Server, ok bool) {
 	s.At = m.Now()
-	srv, drv := m.server()
+	srv, drv, _ := m.present()
 	if srv == nil {
-		s.NoData = true
+		s.NoData = true // what is there instead, if anything, keeps a copy from being made
 		return s, true
 	}
 	lctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	g, err := drv.Glance(lctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		if empty, eerr := isEmpty(m.Config.DataDir); eerr == nil && empty {
-			s.NoData = true
-			return s, true
-		}
+	down := errors.Is(err, postgres.ErrNotRunning)
+	if down && g.Control == (postgres.ControlData{}) && m.gone() {
+		s.NoData = true
+		return s, true
 	}
 	s.SystemID = g.Control.SystemID
-	down := errors.Is(err, postgres.ErrNotRunning)
 	if !g.Answered && !down && g.Control.State == postgres.StateShutDown {
 		// Whoever waits for its end need not wait for its archiver.
 		var aerr error
@@ -309,7 +344,7 @@ func forksOf(h postgres.History) []core.Fork {
 // Do carries out an action of the queue.
 func (m *Machine) Do(ctx context.Context, a core.Action) (core.Result, error) {
 	if a.Kind == core.Clone {
-		whole, err := m.clone(ctx, a.Node)
+		whole, err := m.clone(ctx, a.Node, a.Fresh)
 		return core.Result{Whole: whole}, err
 	}
 	srv, drv, err := m.mustServer()
@@ -441,6 +476,12 @@ func (m *Machine) start(ctx context.Context, srv *postgres.Server, drv *postgres
 	if err := m.endArchiver(ctx, srv); err != nil {
 		return err
 	}
+	switch empty, err := isEmpty(m.Config.DataDir); {
+	case err != nil:
+		return err
+	case empty:
+		return fmt.Errorf("start: %s has no data", m.Config.DataDir) // and nothing of ours is written there
+	}
 	if life, err := srv.Life(); err != nil {
 		return err
 	} else if life == (postgres.Life{}) {
@@ -557,9 +598,12 @@ func (m *Machine) rewind(ctx context.Context, srv *postgres.Server, node string)
 }
 
 // clone copies a node's server into a new directory, which takes the place of the data directory; what was there is kept.
-// After an error, whole says that it is still there, as it was.
-func (m *Machine) clone(ctx context.Context, node string) (whole bool, err error) {
-	srv, _ := m.server()
+// After an error, whole says that it is still there, as it was. A fresh copy replaces nothing: data that are there by now, by a late mount, end it.
+func (m *Machine) clone(ctx context.Context, node string, fresh bool) (whole bool, err error) {
+	srv, err := m.replaced(fresh)
+	if err != nil {
+		return true, err
+	}
 	if srv != nil {
 		if err := m.endArchiver(ctx, srv); err != nil {
 			return true, err
@@ -595,6 +639,9 @@ func (m *Machine) clone(ctx context.Context, node string) (whole bool, err error
 	if err := m.Copy(ctx, postgres.CloneOptions{BinDir: bin, Conninfo: ci, Dir: dir, Progress: set}); err != nil {
 		return true, errors.Join(fmt.Errorf("copy %s: %w", node, err), promote.RemoveBeside(m.Config.DataDir, dir), m.Store.SetCloning(""))
 	}
+	if srv, err = m.replaced(fresh); err != nil {
+		return true, errors.Join(err, promote.RemoveBeside(m.Config.DataDir, dir), m.Store.SetCloning(""))
+	}
 	why := "cloned from " + node
 	if err := m.Store.Swapping(dir, why); err != nil {
 		return false, err
@@ -605,7 +652,7 @@ func (m *Machine) clone(ctx context.Context, node string) (whole bool, err error
 			return false, err
 		}
 		m.Log.Info("data directory swapped", "old", old)
-	} else if err := promote.PutInPlace(dir, m.Config.DataDir); err != nil {
+	} else if err := m.putInPlace(dir); err != nil {
 		return false, fmt.Errorf("put the copy into its place: %w", err)
 	}
 	if err := m.Store.Swapped(old, why); err != nil {
@@ -620,6 +667,28 @@ func (m *Machine) clone(ctx context.Context, node string) (whole bool, err error
 	}
 	m.Store.RemoveUnused(m.Log, m.Config.DataDir)
 	return false, nil
+}
+
+// putInPlace is for a data directory that holds no data.
+func (m *Machine) putInPlace(dir string) error {
+	for _, name := range postgres.OurFiles {
+		if err := os.Remove(filepath.Join(m.Config.DataDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return promote.PutInPlace(dir, m.Config.DataDir)
+}
+
+// replaced is the server whose data a copy takes the place of, nil if there are none.
+func (m *Machine) replaced(fresh bool) (*postgres.Server, error) {
+	if !fresh {
+		m.gone()
+	}
+	srv, _, err := m.present()
+	if err == nil && fresh && srv != nil {
+		err = fmt.Errorf("%s has data by now", m.Config.DataDir)
+	}
+	return srv, err
 }
 
 // swapped forgets what was seen of the data that were there before.

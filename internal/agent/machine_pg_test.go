@@ -371,6 +371,45 @@ func TestMachine(t *testing.T) {
 	}
 }
 
+// TestCopiesInARow: those that never streamed leave nothing behind, and a data directory that is gone is no obstacle.
+func TestCopiesInARow(t *testing.T) {
+	p := newPair(t)
+	p.do("n1", core.Action{Kind: core.StartStandby})
+	p.do("n1", core.Action{Kind: core.Fence, Epoch: 2})
+	p.do("n1", core.Action{Kind: core.PromoteTo, TLI: 2})
+	p.do("n1", core.Action{Kind: core.WriteSSN})
+	data := p.n["n2"].Config.DataDir
+	kept := func(want int) {
+		t.Helper()
+		all, err := filepath.Glob(data + ".*")
+		if err != nil || len(all) != want {
+			t.Errorf("beside the data directory: %v, %v, want %d", all, err, want)
+		}
+	}
+	p.do("n2", core.Action{Kind: core.Clone, Node: "n1", Fresh: true})
+	for range 2 {
+		<-time.After(time.Second) // what is put aside is named by the second
+		p.do("n2", core.Action{Kind: core.Clone, Node: "n1"})
+		kept(0)
+	}
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	if s := p.look("n2"); !s.NoData {
+		t.Errorf("removed: got %+v", s)
+	}
+	p.do("n2", core.Action{Kind: core.Clone, Node: "n1", Fresh: true})
+	p.do("n2", core.Action{Kind: core.StartStandby, Node: "n1"})
+	p.until("n2", "streaming", func(s core.Server) bool { return s.Upstream == "n1" })
+	if err := p.n["n2"].Settled(); err != nil {
+		t.Fatal(err)
+	}
+	// Data that served are kept.
+	p.do("n2", core.Action{Kind: core.Stop, Fast: true})
+	p.do("n2", core.Action{Kind: core.Clone, Node: "n1"})
+	kept(1)
+}
+
 // TestDeathIsNoticed: the kernel tells of the postmaster's end, within milliseconds.
 func TestDeathIsNoticed(t *testing.T) {
 	p := newPair(t)

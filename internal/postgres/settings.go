@@ -23,6 +23,9 @@ const (
 	applyTimeout = 5 * time.Second
 )
 
+// OurFiles are those in a data directory that are no part of the server's data.
+var OurFiles = []string{includeName, passName}
+
 // managedNames are the settings that may stand in our include file.
 var managedNames = []string{
 	"primary_conninfo", "primary_slot_name", "recovery_target_timeline", "restore_command", "recovery_min_apply_delay", "synchronous_standby_names",

@@ -129,6 +129,7 @@ type Action struct {
 	Fast     bool
 	Handover bool
 	Probe    bool
+	Fresh    bool // Clone: there are no data that it replaces, and it fails if there are
 	On       bool
 	Ref      uint64
 	Text     string

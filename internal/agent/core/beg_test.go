@@ -129,3 +129,52 @@ func TestExplainHolderThatCannotBeAsked(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// Data that come later than the agent, by a late mount, are not replaced by a copy that was decided on before.
+func TestLateDataEndAFreshCopy(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		during Kind // what is under way when they come
+		clones bool
+	}{{"before the copy", PersistMarker, false}, {"while it is made", Clone, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, Marks{Promise: 5})
+			r.srv = Server{NoData: true}
+			r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", S: []string{"n3"}, Version: 9}, SyncNum: 2, MinCopies: 1}
+			r.look()
+			r.show()
+			src := &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 500, History: []Fork{{1, 50}, {2, 150}}, RewindReady: true}
+			for range 200 {
+				if x := r.under(tt.during); x != nil && (x.Kind == Clone || x.Marker == Cloning) {
+					break
+				}
+				r.pass(20 * time.Millisecond)
+				r.routine(src)
+				if r.under(PersistMarker) != nil && tt.clones {
+					r.end(PersistMarker, Result{}, nil)
+				}
+				if r.view.Rule.Version == 9 && r.a.read.done {
+					r.view.Rule.Version = 10
+					r.show()
+				}
+			}
+			r.want(tt.during)
+			r.srv = Server{SystemID: 7, Clean: true, Pos: Position{3, 300}, History: []Fork{{1, 50}, {2, 150}}}
+			if tt.clones {
+				if x := r.want(Clone); !x.Fresh {
+					t.Errorf("got %+v, want a copy that replaces nothing", x)
+				}
+				r.end(Clone, Result{Whole: true}, errors.New("/data has data by now"))
+			} else {
+				r.end(PersistMarker, Result{}, nil)
+			}
+			if x := r.want(PersistMarker); x.Marker != NoMarker {
+				t.Fatalf("got %v, want that the data count as they are", x)
+			}
+			r.end(PersistMarker, Result{}, nil)
+			r.pass(time.Second)
+			r.wantNot(Clone)
+			r.want(StartStandby)
+		})
+	}
+}

@@ -71,6 +71,7 @@ type rebuild struct {
 	epoch     uint64
 	node      string
 	rewind    bool
+	fresh     bool   // there are no data here
 	was       Marker // before
 	begun     bool   // the data directory may have changed
 	cancelled bool
@@ -234,7 +235,7 @@ func (a *Agent) rebuild(s *Source) {
 	case !rewind && !a.mayCopy():
 		return
 	}
-	a.work = rebuild{epoch: a.view.Epoch, node: s.Node, rewind: rewind, was: a.marker}
+	a.work = rebuild{epoch: a.view.Epoch, node: s.Node, rewind: rewind, fresh: a.srv.NoData, was: a.marker}
 	how := "copied from "
 	if rewind {
 		how = "rewound to "
@@ -281,6 +282,13 @@ func (a *Agent) rebuilding() bool {
 		return !begun
 	}
 	switch {
+	case w.fresh && !w.begun && !a.srv.NoData: // data came, by a late mount: they are looked at first
+		if a.marker != w.was {
+			a.do(Action{Kind: PersistMarker, Marker: w.was, Pos: a.mark})
+			break
+		}
+		*w = rebuild{}
+		return false
 	case a.marker != want:
 		a.do(Action{Kind: PersistMarker, Marker: want})
 	case a.srv.Running:
@@ -290,7 +298,7 @@ func (a *Agent) rebuilding() bool {
 		a.do(Action{Kind: Rewind, Node: w.node})
 	default:
 		w.begun = true
-		a.do(Action{Kind: Clone, Node: w.node})
+		a.do(Action{Kind: Clone, Node: w.node, Fresh: w.fresh})
 	}
 	return true
 }
