@@ -590,8 +590,15 @@ func (m *Machine) rewind(ctx context.Context, srv *postgres.Server, node string)
 	}
 	set, end := m.progress("rewind to " + node)
 	defer end()
-	// From the first byte on it is finished, whatever comes: half rewound files are good for nothing.
-	if err := srv.Rewind(context.WithoutCancel(ctx), ci, set); err != nil {
+	// From the first byte on half rewound files are good for nothing: the end of the agent does not break it off, only a source that hangs and holds no longer.
+	rctx, over := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer over(nil)
+	defer context.AfterFunc(ctx, func() {
+		if cause := context.Cause(ctx); errors.Is(cause, errOver) {
+			over(cause)
+		}
+	})()
+	if err := srv.Rewind(rctx, ci, set); err != nil {
 		return fmt.Errorf("rewind to %s: %w", node, err)
 	}
 	return nil

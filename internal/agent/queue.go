@@ -16,11 +16,14 @@ type queue struct {
 	in      chan core.Action
 	mu      sync.Mutex
 	running core.Action // ID 0: none
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	holds   int // that wait for their turn
 }
 
-var errHeld = errors.New("dropped: the server is put on hold")
+var (
+	errHeld = errors.New("dropped: the server is put on hold")
+	errOver = errors.New("the epoch that it was for is over")
+)
 
 // loosens reports whether an action can make commits wait for less.
 func loosens(k core.Kind) bool {
@@ -40,7 +43,7 @@ func (q *queue) push(a core.Action) {
 		q.mu.Lock()
 		q.holds++
 		if q.cancel != nil && loosens(q.running.Kind) {
-			q.cancel()
+			q.cancel(nil)
 		}
 		q.mu.Unlock()
 	}
@@ -52,7 +55,7 @@ func (q *queue) stop(id uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.running.ID == id && id != 0 {
-		q.cancel()
+		q.cancel(errOver)
 	}
 }
 
@@ -61,7 +64,7 @@ func (q *queue) overtake(epoch uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.running.Kind == core.Follow && q.running.Epoch < epoch {
-		q.cancel()
+		q.cancel(nil)
 	}
 }
 
@@ -78,7 +81,7 @@ func (q *queue) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case a := <-q.in:
-			actx, cancel := context.WithCancel(ctx)
+			actx, cancel := context.WithCancelCause(ctx)
 			q.mu.Lock()
 			q.running, q.cancel = a, cancel
 			drop := q.holds > 0 && loosens(a.Kind)
@@ -93,7 +96,7 @@ func (q *queue) run(ctx context.Context) error {
 			q.mu.Lock()
 			q.running, q.cancel = core.Action{}, nil
 			q.mu.Unlock()
-			cancel()
+			cancel(nil)
 			q.done(d)
 		}
 	}

@@ -418,6 +418,16 @@ func TestRewindFailsHalfWay(t *testing.T) {
 	if err := os.Mkdir(a.cfg.BinDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// One that hangs before it copies, and is not wanted any more.
+	if err := os.WriteFile(filepath.Join(a.cfg.BinDir, "pg_rewind"), []byte("#!/bin/sh\necho 'pg_rewind: reading source file list' >&2\nexec sleep 60\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(a.ctx())
+	time.AfterFunc(time.Second, cancel)
+	began := time.Now()
+	if err = a.Rewind(over, b.upstream(), nil); err == nil || a.RewindIncomplete() || time.Since(began) < stallTime || time.Since(began) > 30*time.Second {
+		t.Errorf("hangs: got %v after %v, incomplete %v", err, time.Since(began), a.RewindIncomplete())
+	}
 	if err := os.WriteFile(filepath.Join(a.cfg.BinDir, "pg_rewind"), []byte("#!/bin/sh\necho ' 1024/65536 kB (1%) copied' >&2\necho 'pg_rewind: error: out of luck' >&2\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}

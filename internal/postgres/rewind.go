@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -19,6 +21,12 @@ import (
 // maxConfigFile bounds the configuration files that are carried over a rewind or a swap.
 const maxConfigFile = 1 << 20
 
+// sourceTime is how long the source of a rewind may take for a question: one that hangs is no source.
+const sourceTime = 5 * time.Second
+
+// stallTime is how long a rewind that is not wanted any more may get on no further before it is broken off. One that gets on ends soon, and needs no copy.
+const stallTime = 3 * time.Second
+
 // RewindReady returns nil once the source of a rewind is a primary of our cluster whose last checkpoint is on the timeline that it runs on. Before
 // that pg_rewind up to 15 takes both servers to be on one timeline and does nothing, and a later one may stamp the wrong timeline on its target: the
 // error then is ErrNotCheckpointed. A source of another cluster is ErrNotRewindable.
@@ -27,6 +35,8 @@ func (s *Server) RewindReady(ctx context.Context, conninfo string) error {
 	if err != nil {
 		return fmt.Errorf("look at the source of the rewind: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, sourceTime)
+	defer cancel()
 	conn, err := dial(ctx, ci, sessionParams(queryTimeout))
 	if err != nil {
 		return fmt.Errorf("look at the source of the rewind: %w", err)
@@ -87,7 +97,7 @@ func (s *Server) RewindIncomplete() bool {
 // progress may be nil.
 //
 // ErrNotRewindable and ErrNotCheckpointed are found before anything is touched. If pg_rewind fails once it has begun to change files, the directory is
-// useless and marked so, see RewindIncomplete.
+// useless and marked so, see RewindIncomplete. When ctx ends nothing is begun any more, and what is under way is broken off once it gets on no further.
 func (s *Server) Rewind(ctx context.Context, conninfo string, progress Progress) error {
 	if err := s.rewind(ctx, conninfo, progress); err != nil {
 		return fmt.Errorf("rewind %s: %w", s.cfg.DataDir, err)
@@ -96,7 +106,8 @@ func (s *Server) Rewind(ctx context.Context, conninfo string, progress Progress)
 }
 
 func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress) error {
-	if err := s.endLeft(ctx); err != nil {
+	whole := context.WithoutCancel(ctx) // what is done here alone ends by itself
+	if err := s.endLeft(whole); err != nil {
 		return err
 	}
 	if err := s.mustBeDown(); err != nil {
@@ -166,26 +177,32 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 		}
 	}
 	if short {
-		if err := s.endTimeline(ctx, c); err != nil {
+		if err := s.endTimeline(whole, c); err != nil {
 			return errors.Join(err, s.markStandby(), s.unmarkRewind()) // whole, and a standby again
 		}
 	}
 	changed := false
+	run, beat, end := linger(ctx, stallTime)
+	defer end()
 	out := &progressWriter{
 		report: func(p progressLine) {
 			changed = true
+			beat()
 			if progress != nil {
 				progress(p.done, p.total)
 			}
 		},
 		line: func(l string) {
 			s.log.Debug("pg_rewind", "says", l)
+			if beat(); strings.Contains(l, "syncing target") { // its source has given all
+				end()
+			}
 			changed = changed || strings.Contains(l, "need to copy")
 		},
 	}
 	cmd := s.program("pg_rewind", args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	_, runErr := child.Run(ctx, cmd)
+	_, runErr := child.Run(run, cmd)
 	out.flush()
 	if runErr != nil && changed {
 		// The configuration is this node's own and goes into the copy that takes the place of what is left.
@@ -204,10 +221,42 @@ func (s *Server) rewind(ctx context.Context, conninfo string, progress Progress)
 	if runErr != nil {
 		return fmt.Errorf("%w: %s", runErr, out.message())
 	}
-	if err := flushSource(ctx, ci); err != nil {
+	if err := flushSource(whole, ci); err != nil {
 		s.log.Info("the rewound server may take some seconds to come up: what its source has written last is not flushed yet", "reason", err)
 	}
 	return nil
+}
+
+// linger is a context that ends only after ctx has, and once nobody has called beat for so long; after end it does not end at all.
+func linger(ctx context.Context, patience time.Duration) (_ context.Context, beat, end func()) {
+	lctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	beats, ended := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+			return
+		}
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-beats:
+				t.Reset(patience)
+			case <-t.C:
+				cancel(fmt.Errorf("it got no further for %v, and is not wanted any more", patience))
+				return
+			}
+		}
+	}()
+	return lctx, func() {
+		select {
+		case beats <- struct{}{}:
+		default:
+		}
+	}, sync.OnceFunc(func() { close(ended) })
 }
 
 // endTimeline makes a checkpoint on the timeline that a stopped standby is on, by a start and stop in single-user mode, where nobody can connect: whoever
@@ -234,6 +283,8 @@ func (s *Server) endTimeline(ctx context.Context, c ControlData) error {
 // flushSource has the source flush its WAL up to now. The rewound server is consistent only once it has replayed up to where the source had inserted
 // at the end, and on an idle source nothing but a snapshot each 15 s flushes what pg_rewind's own reading wrote last.
 func flushSource(ctx context.Context, conninfo string) error {
+	ctx, cancel := context.WithTimeout(ctx, sourceTime)
+	defer cancel()
 	conn, err := dial(ctx, conninfo, sessionParams(queryTimeout))
 	if err != nil {
 		return err

@@ -86,7 +86,7 @@ const (
 	Open
 	// Eligible is the newest verdict: On, or Text says why not.
 	Eligible
-	// Cancel stops the Clone with the id Ref.
+	// Cancel stops the Clone with the id Ref, and a Rewind that gets on no further.
 	Cancel
 	// Say is for the log file.
 	Say

@@ -483,7 +483,7 @@ func (a *Agent) plan() {
 		*c = change{}
 	}
 	a.putOnHold()
-	a.cancelClone()
+	a.cancelRebuild()
 	a.answerLeaves()
 	a.overdue()
 	if a.busy.ID != 0 || a.hold != 0 || !a.seen || v.Epoch == 0 || !a.known {

@@ -786,6 +786,55 @@ func TestRejoin(t *testing.T) {
 		r.end(PersistMarker, Result{}, nil)
 		r.want(Clone)
 	})
+	t.Run("a rewind that hangs is cancelled once its source holds no longer", func(t *testing.T) {
+		for _, tt := range []struct {
+			name   string
+			view   View
+			within time.Duration // 0: it is left alone
+		}{
+			{"another holder", View{Epoch: 6, Phase: Granted, Holder: "n3"}, 100 * time.Millisecond},
+			{"no holder", View{Epoch: 6, Phase: Electing}, rewindGrace + 100*time.Millisecond},
+			{"the same holder again", View{Epoch: 6, Phase: Active, Holder: "n2", Timeline: 3}, 0},
+			{"the same epoch", View{}, 0},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				r, src := divergedStandby(t)
+				for end := r.now + time.Minute; r.under(Rewind) == nil && r.now < end; {
+					r.pass(20 * time.Millisecond)
+					r.routine(src)
+					switch {
+					case r.under(PersistMarker) != nil:
+						r.end(PersistMarker, Result{}, nil)
+					case r.under(Stop) != nil:
+						r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+						r.end(Stop, Result{}, nil)
+					}
+				}
+				r.want(Rewind)
+				if tt.view.Epoch != 0 {
+					tt.view.Rule, tt.view.Ledger, tt.view.SyncNum, tt.view.MinCopies = r.view.Rule, r.view.Ledger, 2, 1
+					r.view = tt.view
+					r.show()
+				}
+				if tt.view.Holder == "" && tt.view.Epoch != 0 {
+					r.pass(rewindGrace / 2)
+					r.wantNot(Cancel)
+				}
+				r.pass(max(tt.within, rewindGrace*2))
+				if tt.within == 0 {
+					r.wantNot(Cancel)
+					return
+				}
+				if x := r.want(Cancel); x.Ref != r.want(Rewind).ID {
+					t.Errorf("got %+v", x)
+				}
+				r.end(Rewind, Result{Whole: true}, errors.New("it got no further"))
+				if x := r.want(PersistMarker); x.Marker != NoMarker || r.a.follow.spared != 0 {
+					t.Errorf("got %v, %d rewinds spared: want what was there to count, and nothing against the next rewind", x, r.a.follow.spared)
+				}
+			})
+		}
+	})
 	t.Run("a rewind that failed without a trace is tried again", func(t *testing.T) {
 		r, src := divergedStandby(t)
 		for try := range rewinds {

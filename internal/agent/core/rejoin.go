@@ -71,9 +71,10 @@ type rebuild struct {
 	epoch     uint64
 	node      string
 	rewind    bool
-	fresh     bool   // there are no data here
-	was       Marker // before
-	begun     bool   // the data directory may have changed
+	fresh     bool          // there are no data here
+	was       Marker        // before
+	begun     bool          // the data directory may have changed
+	over      time.Duration // since when its epoch is over
 	cancelled bool
 }
 
@@ -309,15 +310,17 @@ const rewinds = 3
 // rebuilt takes the outcome of Rewind and Clone. A rewind that failed half-way leaves garbage: the marker stays, and a copy follows.
 // One that failed before is tried again, behind whoever holds then.
 func (a *Agent) rebuilt(act Action, d Done) {
-	was := a.work.was
-	if act.Kind == Clone && !(d.Err != nil && a.work.cancelled) {
+	was, cancelled := a.work.was, a.work.cancelled
+	if act.Kind == Clone && !(d.Err != nil && cancelled) {
 		a.copied(d.Err)
 	}
 	a.work = rebuild{}
 	a.follow.asked = 0
 	if d.Err != nil {
 		a.say("%v: %v", act, d.Err)
-		a.follow.spared++
+		if !cancelled {
+			a.follow.spared++
+		}
 		if again := act.Kind == Clone || a.follow.spared < rewinds; again && d.Result.Whole && was != Rewinding && was != Cloning {
 			a.do(Action{Kind: PersistMarker, Marker: was, Pos: a.mark}) // what is there may serve meanwhile
 		}
@@ -327,10 +330,30 @@ func (a *Agent) rebuilt(act Action, d Done) {
 	a.do(Action{Kind: PersistMarker, Marker: Rewound})
 }
 
-// cancelClone stops a copy of a server that holds no longer.
-func (a *Agent) cancelClone() {
-	if w := &a.work; a.busy.Kind == Clone && a.busy.ID != 0 && !w.cancelled && (a.view.Epoch != w.epoch || !a.replaceable()) {
-		w.cancelled = true
+// rewindGrace is how long a rewind is left alone whose source's epoch is over: it may well be granted the next one.
+const rewindGrace = 2 * time.Second
+
+// cancelRebuild stops a copy of a server that holds no longer, and a rewind to it if that hangs.
+func (a *Agent) cancelRebuild() {
+	w, v := &a.work, &a.view
+	if a.busy.ID == 0 || w.cancelled {
+		return
+	}
+	switch a.busy.Kind {
+	case Clone:
+		w.cancelled = v.Epoch != w.epoch || !a.replaceable()
+	case Rewind:
+		if v.Epoch == w.epoch || v.Holder == w.node {
+			return
+		}
+		if w.over == 0 {
+			w.over = a.now
+		}
+		if w.cancelled = v.Holder != "" || a.now >= w.over+rewindGrace; !w.cancelled {
+			a.at(w.over + rewindGrace)
+		}
+	}
+	if w.cancelled {
 		a.tell(Action{Kind: Cancel, Ref: a.busy.ID})
 	}
 }
