@@ -247,7 +247,7 @@ func (m *Machine) answered(s *core.Server, srv *postgres.Server, g postgres.Glan
 	s.RewindReady = !g.InRecovery && g.Control.Timeline == g.Position.Timeline
 	if g.InRecovery {
 		if host := promote.ConninfoHost(g.Conninfo); host != "" {
-			s.Conninfo = m.family.node(host)
+			s.Conninfo, s.Via = m.family.node(host), host
 		}
 		if g.Upstream.Status == "streaming" {
 			s.Upstream = m.family.node(g.Upstream.Host)
@@ -798,7 +798,7 @@ func (m *Machine) lookAt(ctx context.Context, node string) (*core.Source, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &core.Source{Node: node, InRecovery: r.InRecovery, SystemID: r.SystemID, TLI: r.Timeline, LSN: uint64(r.LSN), History: forksOf(h)}
+	s := &core.Source{Node: node, Via: addr.String(), InRecovery: r.InRecovery, SystemID: r.SystemID, TLI: r.Timeline, LSN: uint64(r.LSN), History: forksOf(h)}
 	srv, _ := m.server()
 	if r.InRecovery || srv == nil {
 		s.RewindReady = !r.InRecovery // there is nothing here to rewind

@@ -191,6 +191,29 @@ func TestAgentSurvives(t *testing.T) {
 		}
 		s.start(s.l.Host(name))
 	})
+	act("every cable of the interconnect is pulled", func() {
+		since := time.Now()
+		for _, n := range []string{"n1", "n2", "n3"} {
+			if err := s.l.Host(n).CutLinks(lab.Interconnect); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// The walreceivers give up after wal_receiver_timeout, 2 s, and the standbys look for the holder a second later.
+		eventually(t, 8*time.Second, "both standbys stream over the LAN and are in the rule", func() (bool, string) {
+			st, err := s.status(holder)
+			if err != nil {
+				return false, err.Error()
+			}
+			hosts, err := s.pg.SQL(t.Context(), holder, "SELECT string_agg(host(client_addr), ' ') FROM pg_stat_replication WHERE state = 'streaming'")
+			return err == nil && len(st.Resource.Rule.S) == 2 && strings.Count(hosts, "10.77.") == 2, fmt.Sprint(hosts, err, st.Resource.Rule)
+		})
+		t.Logf("streaming over the other link after %s", time.Since(since).Round(time.Millisecond))
+		for _, n := range []string{"n1", "n2", "n3"} {
+			if err := s.l.Host(n).HealLinks(lab.Interconnect); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 	act("maintenance of a standby", func() {
 		h := s.l.Host(standby())
 		t.Log(run(t, h, "pgnotify", "maintenance", "on"))

@@ -31,6 +31,7 @@ type Times struct {
 	Retry    time.Duration // after a failure
 	Ask      time.Duration // between two looks at a holder that isn't ready
 	Stuck    time.Duration // without a stream from a holder that is there
+	Relink   time.Duration // without one, before the holder is looked for on every link
 	Flap     time.Duration // wait after the second loss of a standby; doubles with each
 	FlapMax  time.Duration
 	Forget   time.Duration // so long a loss counts
@@ -50,7 +51,7 @@ const HeardFor = 3 * TellEvery
 func Defaults() Times {
 	return Times{
 		First: 300 * time.Millisecond, Copies: 2 * time.Second, Gone: 100 * time.Millisecond, Stalled: 200 * time.Millisecond, Silent: HeardFor, Settle: 50 * time.Millisecond,
-		Grow: 300 * time.Millisecond, Activate: 5 * time.Second, Retry: 100 * time.Millisecond, Ask: 10 * time.Millisecond, Stuck: 10 * time.Second,
+		Grow: 300 * time.Millisecond, Activate: 5 * time.Second, Retry: 100 * time.Millisecond, Ask: 10 * time.Millisecond, Stuck: 10 * time.Second, Relink: time.Second,
 		Flap: time.Second, FlapMax: time.Minute, Forget: 2 * time.Minute, Renew: 10 * time.Second, Switch: time.Second, Restart: time.Minute, Orphan: 500 * time.Millisecond,
 	}
 }

@@ -1613,3 +1613,80 @@ func TestASettingThatCannotBeLoosened(t *testing.T) {
 	r.end(WriteSSN, Result{}, errors.New("syntax error in postgresql.conf"))
 	explains(t, r, "can't be changed: syntax error in postgresql.conf")
 }
+
+// TestStreamUsesEveryLink: a standby whose link to the holder is gone follows at the address that answers, without being cut off; one whose holder
+// answers where it is told to stream from is left alone, and in the end looked at anew.
+func TestStreamUsesEveryLink(t *testing.T) {
+	const first, second = "10.78.0.2", "10.77.0.2"
+	start := func(t *testing.T) *rig {
+		r := newRig(t, Marks{Promise: 5})
+		r.srv.Pos, r.srv.Conninfo, r.srv.Via, r.srv.Upstream = Position{3, 300}, "n2", first, "n2"
+		r.srv.History = []Fork{{1, 50}}
+		r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 9}, SyncNum: 2, MinCopies: 1}
+		r.look()
+		r.show()
+		src := &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 400, History: []Fork{{1, 50}}, Via: first}
+		for range 50 {
+			r.pass(20 * time.Millisecond)
+			r.routine(src)
+		}
+		r.wantNot(Look)
+		r.srv.Upstream = ""
+		r.pass(900 * time.Millisecond)
+		r.wantNot(Look)
+		r.pass(200 * time.Millisecond)
+		r.want(Look)
+		return r
+	}
+	answer := func(r *rig, via string) {
+		r.end(Look, Result{Source: &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 400, History: []Fork{{1, 50}}, Via: via}}, nil)
+	}
+	t.Run("another address", func(t *testing.T) {
+		r := start(t)
+		answer(r, second)
+		if x := r.want(Follow); x.Node != "n2" || x.Epoch != 5 {
+			t.Errorf("got %v", x)
+		}
+		r.srv.Via = second
+		r.end(Follow, Result{}, nil)
+		r.srv.Upstream = "n2"
+		r.pass(5 * time.Second)
+		for _, k := range []Kind{Fence, Look, Follow} {
+			r.wantNot(k)
+		}
+	})
+	t.Run("the same address", func(t *testing.T) {
+		r := start(t)
+		looks := 0
+		for end := r.now + 8*time.Second; r.now < end; r.pass(20 * time.Millisecond) {
+			if r.under(Look) != nil {
+				looks++
+				answer(r, first)
+			}
+		}
+		r.wantNot(Follow)
+		if looks < 6 || looks > 9 {
+			t.Errorf("%d looks in 8 s, want one each second", looks)
+		}
+	})
+	t.Run("whatever address, it is looked at anew in the end", func(t *testing.T) {
+		r := start(t)
+		via := []string{second, first}
+		for end := r.now + r.a.t.Stuck; r.under(Fence) == nil && r.now < end; r.pass(20 * time.Millisecond) {
+			if r.under(Look) != nil {
+				answer(r, via[0])
+			}
+			if r.under(Follow) != nil {
+				r.srv.Via = via[0]
+				via[0], via[1] = via[1], via[0]
+				r.end(Follow, Result{}, nil)
+			}
+		}
+		r.want(Fence)
+	})
+	t.Run("no primary any more", func(t *testing.T) {
+		r := start(t)
+		r.end(Look, Result{Source: &Source{Node: "n2", SystemID: 7, TLI: 3, InRecovery: true, Via: second}}, nil)
+		r.wantNot(Follow)
+	})
+}

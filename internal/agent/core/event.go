@@ -100,6 +100,7 @@ type Server struct {
 	History    []Fork   // of Pos.TLI
 	Upstream   string   // standby: node that the walreceiver streams from
 	Conninfo   string   // node that primary_conninfo in force names; "": none
+	Via        string   // at which of its addresses
 	Standbys   []Standby
 	SSN        string // in force for a fresh session
 	// RewindReady: the newest checkpoint is of the running timeline, so that pg_rewind may use this server.
@@ -121,6 +122,7 @@ func (s *Server) standby(name string) (Standby, bool) {
 // Source is another node's server as seen from here.
 type Source struct {
 	Node        string
+	Via         string // the address that answered
 	InRecovery  bool
 	SystemID    uint64
 	TLI         uint32

@@ -8,6 +8,7 @@ type follow struct {
 	node       string
 	postmaster uint64
 	since      time.Duration // told to, or last seen streaming, or getting on without
+	relinks    bool          // told to once more, at another address
 	at         uint64        // how far it was
 	tries      int           // times that it was stuck behind this holder
 	spared     int           // rewinds in a row that failed and left the data as it was
@@ -122,20 +123,21 @@ func (a *Agent) followHolder() {
 // follows takes note that the server that runs now is a standby of node since now; what was tried before is kept.
 func (a *Agent) follows(epoch uint64, node string) {
 	f := &a.follow
+	if f.relinks && f.epoch == epoch && f.node == node && f.postmaster == a.srv.Postmaster {
+		f.relinks = false // it has been without a stream for as long as before
+		return
+	}
 	*f = follow{epoch: epoch, node: node, postmaster: a.srv.Postmaster, since: a.now, tries: f.tries, spared: f.spared}
 }
 
 // holderSeen is the holder's server if it was just seen as a primary of this epoch; if not, it is looked at. What was seen counts
 // once.
 func (a *Agent) holderSeen(x string) *Source {
-	v, f := &a.view, &a.follow
+	f := &a.follow
 	s := f.source
 	f.source = nil
-	if s != nil && s.Node == x && !s.InRecovery && (v.SystemID == 0 || s.SystemID == v.SystemID) {
-		// A holder that was not promoted keeps its timeline: the log says so with its first SetRule.
-		if s.TLI == v.Timeline || v.Timeline == 0 || v.Phase == Granted && v.Rule.Holder == x {
-			return s
-		}
+	if a.isHolder(s) {
+		return s
 	}
 	due := f.asked + a.t.Ask
 	if f.unready != "" || a.now < a.copies.next {
@@ -147,6 +149,16 @@ func (a *Agent) holderSeen(x string) *Source {
 	}
 	a.ask(Action{Kind: Look, Node: x})
 	return nil
+}
+
+// isHolder reports whether what was looked at is the holder's server, as a primary of this epoch.
+func (a *Agent) isHolder(s *Source) bool {
+	v := &a.view
+	if s == nil || s.Node != v.Holder || s.InRecovery || v.SystemID != 0 && s.SystemID != v.SystemID {
+		return false
+	}
+	// A holder that was not promoted keeps its timeline: the log says so with its first SetRule.
+	return s.TLI == v.Timeline || v.Timeline == 0 || v.Phase == Granted && v.Rule.Holder == v.Holder
 }
 
 func (a *Agent) looked(act Action, d Done) {
@@ -178,11 +190,30 @@ func (a *Agent) behind() {
 	}
 	if due := f.since + a.t.Stuck; a.now < due {
 		a.at(due)
+		a.relink()
 		return
 	}
 	// It does not come: look again what it has and what the holder has.
 	f.tries++
 	a.do(Action{Kind: Fence, Epoch: v.Epoch})
+}
+
+// relink looks for the holder on every link when it does not stream for a moment, and follows it at the address that answers, if that is another one.
+func (a *Agent) relink() {
+	v, f := &a.view, &a.follow
+	s := f.source
+	f.source = nil
+	if a.isHolder(s) && s.Via != "" && s.Via != a.srv.Via {
+		a.say("%s does not answer at %s and does at %s: following it there", v.Holder, a.srv.Via, s.Via)
+		f.relinks = true
+		a.do(Action{Kind: Follow, Node: v.Holder, Epoch: v.Epoch})
+		return
+	}
+	if due := max(f.since, f.asked) + a.t.Relink; a.now < due {
+		a.at(due)
+		return
+	}
+	a.ask(Action{Kind: Look, Node: v.Holder})
 }
 
 // replaceable reports whether this server's data may be given up for the holder's: its epoch is Active, and the rule does not name us.
