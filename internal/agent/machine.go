@@ -67,25 +67,29 @@ const (
 
 // Open opens the server; a missing or empty data directory is none, and no error.
 func (m *Machine) Open() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.open()
+	_, _, err := m.open()
+	return err
 }
 
-func (m *Machine) open() error {
-	if m.srv != nil {
-		return nil
+// open is the server, opened now if it is not yet; nil without data. Whoever waits for the disk here holds nobody up.
+func (m *Machine) open() (*postgres.Server, *postgres.Driver, error) {
+	if srv, drv := m.server(); srv != nil {
+		return srv, drv, nil
 	}
 	empty, err := isEmpty(m.Config.DataDir)
 	if err != nil || empty {
-		return err
+		return nil, nil, err
 	}
 	srv, err := postgres.Open(m.Config)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	m.srv, m.drv = srv, postgres.NewDriver(srv)
-	return nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.srv == nil {
+		m.srv, m.drv = srv, postgres.NewDriver(srv)
+	}
+	return m.srv, m.drv, nil
 }
 
 // isEmpty reports whether there are no data: what we have written there ourselves is none.
@@ -104,26 +108,29 @@ func isEmpty(dir string) (bool, error) {
 
 // present is the server as the disk has it now: data may have come since, by a late mount.
 func (m *Machine) present() (*postgres.Server, *postgres.Driver, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	err := m.open()
+	srv, drv, err := m.open()
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if text != "" && text != m.unopened {
 		m.Log.Warn("there is something in the data directory, and it is no server's", "reason", err)
 	}
 	m.unopened = text
-	return m.srv, m.drv, err
+	return srv, drv, err
 }
 
 // gone reports whether the data are not there any more, nor anybody who works with them, and forgets the server then.
 func (m *Machine) gone() bool {
+	empty, err := isEmpty(m.Config.DataDir)
+	if err != nil || !empty {
+		return false
+	}
 	m.mu.Lock()
 	drv := m.drv
-	empty, err := isEmpty(m.Config.DataDir)
-	gone := err == nil && empty && m.srv != nil && (m.seen.Life == (postgres.Life{}) || m.seen.Life.Gone())
+	gone := m.srv != nil && (m.seen.Life == (postgres.Life{}) || m.seen.Life.Gone())
 	if gone {
 		m.srv, m.drv, m.known, m.seen = nil, nil, nil, postgres.Glance{}
 	}
@@ -701,10 +708,10 @@ func (m *Machine) replaced(fresh bool) (*postgres.Server, error) {
 // swapped forgets what was seen of the data that were there before.
 func (m *Machine) swapped() (*postgres.Server, error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.known, m.seen = nil, postgres.Glance{}
-	err := m.open()
-	return m.srv, err
+	m.mu.Unlock()
+	srv, _, err := m.open()
+	return srv, err
 }
 
 // Settled tells that the server streams: its data is good, and what was kept may go if the settings say so.
