@@ -180,6 +180,7 @@ type fakeVrrpd struct {
 	ruled   func(control.RuleRequest)
 	verdict []string
 	deaf    int // verdicts that get no answer
+	words   int // to other agents
 }
 
 func (v *fakeVrrpd) Agent(ctx context.Context, h control.AgentHello, f func(control.AgentEvent) error) error {
@@ -262,6 +263,9 @@ func (v *fakeVrrpd) Park(_ context.Context, q control.ParkRequest) error {
 	return nil
 }
 func (v *fakeVrrpd) Tell(_ context.Context, m control.AgentMessage) error {
+	v.mu.Lock()
+	v.words++
+	v.mu.Unlock()
 	if !strings.Contains(m.Text, `"kind":"state"`) {
 		v.add("tell %s %s", m.To, m.Text)
 	}
@@ -441,6 +445,37 @@ func TestReconnect(t *testing.T) {
 			t.Errorf("verdicts: got %q, want one", v.verdict)
 		}
 	})
+}
+
+// TestVrrpdHearsOfTheAgent: each half second, whatever its server does, and with no other agent to talk to.
+func TestVrrpdHearsOfTheAgent(t *testing.T) {
+	for _, nodes := range [][]string{{"n1"}, {"n1", "n2"}} {
+		synctest.Test(t, func(t *testing.T) {
+			busy := make(chan struct{})
+			b := newBench(t, func(b *bench) {
+				b.vrrpd.nodes = nodes
+				b.server.block = map[core.Kind]chan struct{}{core.Hold: busy}
+			})
+			defer b.stop()
+			defer close(busy)
+			synctest.Wait()
+			b.say(control.Resource{Name: "pg", SystemID: 7, Epoch: 2, Phase: "electing", Rule: control.Rule{Holder: "n1", Version: 1}})
+			synctest.Wait()
+			heard := func() int {
+				b.vrrpd.mu.Lock()
+				defer b.vrrpd.mu.Unlock()
+				return len(b.vrrpd.verdict) + b.vrrpd.words
+			}
+			for range 5 {
+				before := heard()
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if n := heard() - before; n < 2 {
+					t.Errorf("nodes %v: vrrpd heard %d words in a second", nodes, n)
+				}
+			}
+		})
+	}
 }
 
 // TestOtherServer: the hello follows the server.

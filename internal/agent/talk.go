@@ -118,7 +118,11 @@ func (a *Agent) gossip(now time.Duration) {
 	}
 	a.told, a.tellAt = a.state(), now+core.TellEvery
 	state := a.told
-	for _, p := range a.known.peers() {
+	peers := a.known.peers()
+	if len(peers) == 0 {
+		a.tellVerdict() // vrrpd takes an agent that says nothing for gone
+	}
+	for _, p := range peers {
 		a.send(p, message{Kind: kindState, State: &state, Want: a.fresh})
 	}
 	a.fresh = false

@@ -17,7 +17,7 @@ type QuorumCalls interface {
 	Changes() (changed <-chan struct{}, cancel func())
 	// AgentUser reports whether this user may speak for what stands behind a resource.
 	AgentUser(uid uint32) bool
-	// Attach holds an agent's connection until detach; other agents' messages come by messages.
+	// Attach holds an agent's connection until detach; other agents' messages come by messages, whose end is that of the connection.
 	Attach(h AgentHello, pid int32) (messages <-chan AgentMessage, detach func(), err error)
 	AgentEligible(resource string, ok bool, reason string) error
 	Pledge(p PledgeReport) error
@@ -187,8 +187,8 @@ func follow(ctx context.Context, w http.ResponseWriter, calls QuorumCalls, name 
 		select {
 		case <-ctx.Done():
 			return
-		case m := <-messages:
-			if !send(line(x, &m)) {
+		case m, open := <-messages:
+			if !open || !send(line(x, &m)) {
 				return
 			}
 		case <-changed:

@@ -43,23 +43,67 @@ func (n *Node) Attach(h control.AgentHello, pid int32) (messages <-chan control.
 	if err != nil {
 		return nil, nil, err
 	}
-	return a.messages, func() {
+	m.listen(r, a)
+	return a.messages, func() { m.post(func(now time.Duration) { m.detach(now, r, a, now) }) }, nil
+}
+
+// An agent speaks each half second, whatever its server does. One that has not so many times in a row is gone, though its connection stays: it was
+// stopped, or hangs. It is counted, not timed, because we may have been stopped ourselves.
+const (
+	listenEvery = agentReturns / silences
+	silences    = 4
+)
+
+// listen takes an agent that is silent for gone.
+func (m *member) listen(r *machines, a *agent) {
+	time.AfterFunc(listenEvery, func() {
 		m.post(func(now time.Duration) {
-			if r.agent == a {
-				r.agent, r.gone = nil, now
-				m.stand(now, r, lease.Event{Kind: lease.Pledged})
-				m.judge(now, r)
-				m.n.watch.notify()
-				time.AfterFunc(agentReturns, func() {
-					m.post(func(now time.Duration) {
-						if r.agent == nil {
-							m.judge(now, r)
-						}
-					})
-				})
+			if r.agent == a && m.heard(now, r, a) {
+				m.listen(r, a)
 			}
 		})
-	}, nil
+	})
+}
+
+// heard reports whether an agent may still be there.
+func (m *member) heard(now time.Duration, r *machines, a *agent) bool {
+	if a.silent++; a.spoke {
+		a.spoke, a.silent = false, 0
+	}
+	if a.silent < silences {
+		return true
+	}
+	m.lg.Warn("the agent is silent, and taken for gone", "resource", r.name, "pid", a.hello.PID)
+	m.detach(now, r, a, now-agentReturns)
+	close(a.messages) // it may come back, by a connection of its own
+	return false
+}
+
+// detach lets go of an agent that is gone since then, unless that was done.
+func (m *member) detach(now time.Duration, r *machines, a *agent, since time.Duration) {
+	if r.agent != a {
+		return
+	}
+	r.agent, r.gone = nil, since
+	m.stand(now, r, lease.Event{Kind: lease.Pledged})
+	m.judge(now, r)
+	m.n.watch.notify()
+	time.AfterFunc(agentReturns, func() {
+		m.post(func(now time.Duration) {
+			if r.agent == nil {
+				m.judge(now, r)
+			}
+		})
+	})
+}
+
+// spoke notes that our own agent has said something.
+func (m *member) spoke(r *machines) {
+	m.post(func(time.Duration) {
+		if r.agent != nil {
+			r.agent.spoke = true
+		}
+	})
 }
 
 // AgentEligible is the agent's newest verdict on its server.
@@ -72,7 +116,7 @@ func (n *Node) AgentEligible(resource string, ok bool, reason string) error {
 		if r.agent == nil {
 			return fmt.Errorf("report for resource %s: no agent is connected", resource)
 		}
-		r.agent.ok, r.agent.why = ok, reason
+		r.agent.ok, r.agent.why, r.agent.spoke = ok, reason, true
 		m.judge(now, r)
 		return nil
 	})
@@ -256,10 +300,11 @@ func (n *Node) Read(ctx context.Context, resource string) (control.Resource, err
 
 // Tell hands a message to the agent of another node.
 func (n *Node) Tell(ctx context.Context, msg control.AgentMessage) error {
-	m, _, err := n.dataResource(msg.Resource)
+	m, r, err := n.dataResource(msg.Resource)
 	if err != nil {
 		return err
 	}
+	m.spoke(r)
 	if len(msg.Text) > 4096 {
 		return fmt.Errorf("tell %s: %d bytes are more than 4096", msg.To, len(msg.Text))
 	}

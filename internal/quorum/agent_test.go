@@ -47,6 +47,68 @@ func TestAParkedAddressBelongsToItsAgent(t *testing.T) {
 	}
 }
 
+// TestASilentAgentIsGone: one that was stopped keeps its connection, and speaks for nothing.
+func TestASilentAgentIsGone(t *testing.T) {
+	c := newCluster(t, []conf.Resource{{Name: "pg", Kind: conf.KindPostgreSQL}}, "n1")
+	n := c.start("n1").node
+	m := n.members[0]
+	hello := control.AgentHello{Node: "n1", Resource: "pg", SystemID: 7, Version: "15", Eligible: true}
+	messages, detach, err := n.Attach(hello, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// listened is whether it is there after so many times of listening.
+	listened := func(times int) (there bool, why string) {
+		t.Helper()
+		if err := m.ask(func(now time.Duration) error {
+			r := m.machines["pg"]
+			r.eligible = true
+			for range times {
+				if r.agent != nil {
+					m.heard(now, r, r.agent)
+				}
+			}
+			m.judge(now, r)
+			there, why = r.agent != nil, r.told.Reason
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return there, why
+	}
+	for name, say := range map[string]func() error{
+		"a verdict": func() error { return n.AgentEligible("pg", true, "") },
+		"a word to another agent": func() error {
+			_ = n.Tell(t.Context(), control.AgentMessage{Resource: "pg", To: "n2"}) // whether it arrives or not
+			return nil
+		},
+	} {
+		for range 3 {
+			if err := say(); err != nil {
+				t.Fatal(err)
+			}
+			if there, why := listened(silences - 2); !there || why != "" {
+				t.Fatalf("%s: the agent is taken for gone: %s", name, why)
+			}
+		}
+	}
+	if there, why := listened(silences); there || why == "" {
+		t.Fatalf("a silent agent speaks for the server: %t, %q", there, why)
+	}
+	if _, open := <-messages; open {
+		t.Error("its connection stays")
+	}
+	if _, again, err := n.Attach(hello, 1); err != nil {
+		t.Errorf("it does not come back: %v", err)
+	} else {
+		defer again()
+	}
+	detach() // of the connection that ended
+	if there, why := listened(1); !there || why != "" {
+		t.Errorf("the end of the old connection ends the new one: %t, %q", there, why)
+	}
+}
+
 func TestReplaced(t *testing.T) {
 	rule := record.Rule{Holder: record.Member{Node: "n1", Incarnation: "a"}, S: []record.Member{{Node: "n2", Incarnation: "b"}}}
 	for _, tt := range []struct {

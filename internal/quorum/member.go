@@ -86,6 +86,8 @@ type agent struct {
 	ok       bool
 	why      string
 	messages chan control.AgentMessage
+	spoke    bool // since silence was looked for last
+	silent   int  // so many times in a row it had not
 }
 
 type datagram struct {

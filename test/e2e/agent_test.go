@@ -127,6 +127,19 @@ func TestAgentSurvives(t *testing.T) {
 		}
 		sleep(time.Second)
 	})
+	act("the holder's agent hangs", func() {
+		old, other, since := holder, standby(), time.Now()
+		signal(t, s.l.Host(old), "agent", syscall.SIGSTOP)
+		eventually(t, 5*time.Second, "another node holds", func() (bool, string) {
+			st, err := s.status(other)
+			if err != nil {
+				return false, err.Error()
+			}
+			return st.Resource.Phase == "active" && st.Resource.Holder != old, fmt.Sprintf("%+v", st.Resource)
+		})
+		t.Logf("another node holds after %s", time.Since(since).Round(time.Millisecond))
+		signal(t, s.l.Host(old), "agent", syscall.SIGCONT)
+	})
 	act("the holder's vrrpd is stopped for a while", func() {
 		h := s.l.Host(holder)
 		signal(t, h, "vrrpd", syscall.SIGSTOP)
