@@ -138,6 +138,7 @@ type Agent struct {
 	darkAt   time.Duration // since when the server lives and does not answer, at a holder that crashed and is to restart
 	unseen   string        // why the server could not be looked at for long; "": it can
 	ssnErr   string        // of the last change of synchronous_standby_names
+	keepErr  string        // of the last write of what may not be forgotten
 	verdict  Action
 }
 
@@ -374,6 +375,12 @@ func (a *Agent) done(d Done) {
 func (a *Agent) finished(act Action, d Done) {
 	ok := d.Err == nil
 	switch act.Kind {
+	case PersistPromise, PersistAttempt, PersistMarker, PersistMark:
+		if a.keepErr = ""; !ok {
+			a.keepErr = brief(d.Err)
+		}
+	}
+	switch act.Kind {
 	case PersistPromise:
 		if ok {
 			a.promise = max(a.promise, act.Epoch)
@@ -599,6 +606,8 @@ func (a *Agent) unfit() string {
 		return "PostgreSQL was not looked at yet"
 	case a.view.Epoch < a.promise:
 		return fmt.Sprintf("it promised epoch %d, and the log knows only %d", a.promise, a.view.Epoch)
+	case a.keepErr != "" && (a.view.Epoch > a.promise || a.view.Phase == Electing && a.reported.epoch != a.view.Epoch):
+		return "it can't write down what it promises: " + a.keepErr
 	case a.marker == Rewinding:
 		return "its data directory is being rewound"
 	case a.marker == Cloning:

@@ -1119,6 +1119,54 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainsWhatCannotBeWritten: a node whose state directory is full can't pledge and says so; one that is the holder stays it.
+func TestExplainsWhatCannotBeWritten(t *testing.T) {
+	full := errors.New("write agent.json: no space left on device")
+	for _, fails := range []Kind{PersistPromise, PersistMark} {
+		r := newRig(t, Marks{Promise: 4})
+		r.srv.Conninfo, r.srv.Upstream = "n2", "n2"
+		r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 3}}
+		r.look()
+		r.show()
+		for range 100 {
+			r.pass(20 * time.Millisecond)
+			switch {
+			case r.under(fails) != nil:
+				r.end(fails, Result{}, full)
+			case r.under(PersistPromise) != nil:
+				r.end(PersistPromise, Result{}, nil)
+			case r.under(Fence) != nil:
+				r.srv.Conninfo, r.srv.Upstream = "", ""
+				r.end(Fence, Result{SystemID: 7, Pos: Position{1, 120}}, nil)
+			}
+		}
+		r.wantNot(ReportPledge)
+		explains(t, r, "not promotable: it can't write down what it promises: "+full.Error())
+		for range 20 {
+			r.pass(20 * time.Millisecond)
+			for _, k := range []Kind{PersistPromise, PersistMark} {
+				if r.under(k) != nil {
+					r.end(k, Result{}, nil)
+				}
+			}
+			if r.under(Fence) != nil {
+				r.srv.Conninfo, r.srv.Upstream = "", ""
+				r.end(Fence, Result{SystemID: 7, Pos: Position{1, 120}}, nil)
+			}
+		}
+		r.want(ReportPledge)
+		if why := r.a.unfit(); why != "" {
+			t.Errorf("%v: got %q after it was written", fails, why)
+		}
+	}
+	r := holder(t, "n2")
+	r.a.keepErr = full.Error()
+	if why := r.a.unfit(); why != "" {
+		t.Errorf("the holder is not promotable any more: %s", why)
+	}
+	explains(t, r, full.Error())
+}
+
 // A look may be taken in the instant in which an action ends, and tell what was before it.
 func TestLookOfTheSameInstantIsOld(t *testing.T) {
 	r := holder(t, "n3", "n2")

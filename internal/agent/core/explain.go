@@ -27,6 +27,9 @@ func (a *Agent) Explain() []string {
 	} else {
 		add("promotable: the rule %s names this node", a.ruleText())
 	}
+	if a.keepErr != "" {
+		add("the state directory can't be written to: %s", a.keepErr)
+	}
 	if a.fails > 0 && !a.srv.Running {
 		add("PostgreSQL does not start, %d times in a row: %s", a.fails, a.failure)
 	}
