@@ -178,3 +178,58 @@ func TestLateDataEndAFreshCopy(t *testing.T) {
 		})
 	}
 }
+
+// What a rebuild that was not begun leaves is the marker from before it: none where nothing was changed, and that of garbage where there is some.
+func TestMarkerOfARebuildThatWasNotBegun(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		srv   Server
+		was   Marker
+		fails bool // to write the marker of the copy
+		want  Marker
+	}{
+		{"half rewound, and the disk is full", Server{SystemID: 7, Pos: Position{1, 100}}, Rewinding, true, Rewinding},
+		{"no data", Server{NoData: true}, NoMarker, false, NoMarker},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t, Marks{Promise: 5, Marker: tt.was})
+			r.srv = tt.srv
+			r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Timeline: 3, Rule: Rule{Holder: "n2", S: []string{"n3"}, Version: 9}, SyncNum: 2, MinCopies: 1}
+			r.look()
+			r.show()
+			src := &Source{Node: "n2", SystemID: 7, TLI: 3, LSN: 500, History: []Fork{{1, 50}, {2, 150}}, RewindReady: true}
+			for range 200 {
+				if r.under(PersistMarker) != nil {
+					break
+				}
+				r.pass(20 * time.Millisecond)
+				r.routine(src)
+				if r.view.Rule.Version == 9 && r.a.read.done {
+					r.view.Rule.Version = 10
+					r.show()
+				}
+			}
+			if x := r.want(PersistMarker); x.Marker != Cloning {
+				t.Fatalf("got %v", x)
+			}
+			r.view.Epoch, r.view.Phase, r.view.Holder = 6, Electing, ""
+			r.show()
+			var err error
+			if tt.fails {
+				err = errors.New("no space left on device")
+			}
+			r.end(PersistMarker, Result{}, err)
+			for range 50 {
+				r.pass(20 * time.Millisecond)
+				for _, k := range []Kind{PersistPromise, PersistMarker} {
+					if r.under(k) != nil {
+						r.end(k, Result{}, nil)
+					}
+				}
+			}
+			if r.a.marker != tt.want {
+				t.Errorf("marker %q, want %q: %s", r.a.marker, tt.want, strings.Join(r.log, " | "))
+			}
+		})
+	}
+}

@@ -306,12 +306,12 @@ func (a *Agent) rebuilding() bool {
 		want = Rewinding
 	}
 	if !a.replaceable() || a.view.Epoch != w.epoch {
-		begun := w.begun
+		x := *w
 		*w = rebuild{}
-		if !begun && a.marker == Rewinding {
-			a.do(Action{Kind: PersistMarker, Pos: a.mark}) // nothing was changed yet
+		if !x.begun && (a.marker == Rewinding || x.fresh && a.marker == Cloning && x.was != Cloning) {
+			a.do(Action{Kind: PersistMarker, Marker: x.was, Pos: a.mark}) // nothing was changed yet, and data may still come
 		}
-		return !begun
+		return !x.begun
 	}
 	switch {
 	case w.fresh && !w.begun && !a.srv.NoData: // data came, by a late mount: they are looked at first
