@@ -410,12 +410,13 @@ func (a *Agent) carryOut(ctx context.Context, act core.Action) core.Done {
 	}
 	switch act.Kind {
 	case core.PersistPromise, core.PersistAttempt, core.PersistMarker, core.PersistMark:
-		d.Err = a.marks.persist(act)
-		if d.Err == nil && act.Kind == core.PersistMarker && act.Marker == core.NoMarker {
+		if act.Kind == core.PersistMarker && act.Marker == core.NoMarker {
+			// First: data that others count on must never be taken for a copy that nobody has used.
 			if err := a.o.Database.Settled(); err != nil {
 				a.o.Log.Warn("end a rebuild", "reason", err)
 			}
 		}
+		d.Err = a.marks.persist(act)
 	case core.DropVIP:
 		a.dropping = act.Epoch // by the stop that follows
 		a.lookAfter(ctx, &d)

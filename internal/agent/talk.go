@@ -108,7 +108,14 @@ func roleOf(s *core.Server, looked bool) string {
 
 // gossip tells the others of this node: each TellEvery, and at once when something has changed that they may act on.
 func (a *Agent) gossip(now time.Duration) {
-	if !a.connected || !a.looked {
+	if !a.connected {
+		return
+	}
+	if !a.looked { // there is nothing to tell, but that we are here
+		if now >= a.tellAt {
+			a.tellAt = now + core.TellEvery
+			a.tellVerdict()
+		}
 		return
 	}
 	changed := a.told.Role != roleOf(&a.server, true) || a.told.TLI != a.server.Pos.TLI || a.told.Upstream != a.server.Upstream ||
