@@ -758,6 +758,7 @@ func TestBothWereMadePrimary(t *testing.T) {
 
 	t.Log("n2 once more: not the number that was rewound away")
 	n1.run(0, "stop")
+	c.vip.to("")
 	n2.hook(0, "MASTER")
 	if got := n2.sql("SELECT pg_walfile_name(pg_current_wal_lsn())"); !strings.HasPrefix(got, "00000007") {
 		t.Errorf("n2 writes %s, want its second number, 7", got)

@@ -332,7 +332,7 @@ func (d *drive) run(ctx context.Context, out *Outcome) {
 		}
 	}()
 	var waiting [WaitCatchUp + 1]time.Time
-	last := ""
+	last, said := "", time.Time{}
 	for looks := 0; ; {
 		f := d.look(ctx)
 		plan := Decide(f, d.ev)
@@ -342,9 +342,9 @@ func (d *drive) run(ctx context.Context, out *Outcome) {
 				return
 			}
 			if until := d.patience(plan.Wait, &waiting); time.Now().Before(until) {
-				if plan.Refusal != last {
+				if plan.Refusal != last && time.Since(said) > time.Second { // two reasons may take turns
 					d.engine.Log.Info("waiting", "instance", d.ev.Name, "to", d.ev.State, "reason", plan.Refusal)
-					last = plan.Refusal
+					last, said = plan.Refusal, time.Now()
 				}
 				pause(ctx, min(retryEvery, time.Until(until)))
 				continue
