@@ -378,6 +378,9 @@ func TestCopiesInARow(t *testing.T) {
 	p.do("n1", core.Action{Kind: core.Fence, Epoch: 2})
 	p.do("n1", core.Action{Kind: core.PromoteTo, TLI: 2})
 	p.do("n1", core.Action{Kind: core.WriteSSN})
+	if err := p.n["n1"].Upkeep(t.Context(), Upkeep{Peers: []string{"n2"}, Ledger: []uint32{2}}); err != nil {
+		t.Fatal(err)
+	}
 	data := p.n["n2"].Config.DataDir
 	kept := func(want int) {
 		t.Helper()
