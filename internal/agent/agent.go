@@ -787,7 +787,7 @@ func (a *Agent) unseen(now time.Duration) {
 }
 
 // disk gives back the epoch of a server whose disk takes no WAL any more: no commit ends there, while sessions that stand and files that are in memory
-// look well. Without a standby that has everything nobody else could do better.
+// look well. Without a standby that has everything nobody else could do better. It takes no other epoch until a write has ended.
 func (a *Agent) disk(ctx context.Context) error {
 	serves := func() bool {
 		r := &a.resource
@@ -802,27 +802,32 @@ func (a *Agent) disk(ctx context.Context) error {
 		case <-tick.C:
 		}
 		asked := false
-		if err := a.ask(ctx, func() { asked = serves() }); err != nil || !asked {
+		if err := a.ask(ctx, func() { asked = serves() }); err != nil || !asked && fails < diskFails {
 			fails = 0
 			continue
 		}
 		bound, cancel := context.WithTimeout(ctx, diskTime)
 		err := a.o.Database.Disk(bound)
 		cancel()
-		if fails++; err == nil || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil && fails >= diskFails:
+			a.o.Log.Info("the disk of the WAL takes writes again")
+			a.post(func() { a.step(core.Wish{Kind: core.Disk}) })
 			fails = 0
-			continue
-		}
-		a.o.Log.Warn("the disk of the WAL does not answer", "times", fails, "reason", err)
-		if fails < diskFails {
-			continue
-		}
-		fails = 0
-		a.post(func() {
-			if serves() {
-				a.step(core.Wish{Kind: core.GiveBack, Why: fmt.Sprintf("the disk of the WAL on %s takes no writes: %v", a.known.Self, err)})
+		case err == nil:
+			fails = 0
+		case fails >= diskFails: // it is known
+		default:
+			fails++
+			a.o.Log.Warn("the disk of the WAL does not answer", "times", fails, "reason", err)
+			if fails == diskFails {
+				a.post(func() {
+					a.step(core.Wish{Kind: core.Disk, Why: fmt.Sprintf("the disk of the WAL on %s takes no writes: %v", a.known.Self, err)})
+				})
 			}
-		})
+		}
 	}
 }
 

@@ -55,6 +55,10 @@ func (a *Agent) wish(w Wish) {
 		if a.live() || a.giving.epoch == a.view.Epoch {
 			a.giveBack(w.Why)
 		}
+	case Disk:
+		if a.disk = w.Why; w.Why != "" && a.live() {
+			a.giveBack(w.Why)
+		}
 	case MaintenanceOff:
 		if a.away.On {
 			a.away = away{back: true}

@@ -137,6 +137,7 @@ type Agent struct {
 	failure  string        // of the last
 	darkAt   time.Duration // since when the server lives and does not answer, at a holder that crashed and is to restart
 	unseen   string        // why the server could not be looked at for long; "": it can
+	disk     string        // why its disk takes no writes; "": it does
 	ssnErr   string        // of the last change of synchronous_standby_names
 	keepErr  string        // of the last write of what may not be forgotten
 	verdict  Action
@@ -620,6 +621,8 @@ func (a *Agent) unfit() string {
 		return a.broken
 	case a.unseen != "":
 		return a.unseen
+	case a.disk != "":
+		return a.disk
 	case a.view.SystemID != 0 && a.srv.SystemID != 0 && a.srv.SystemID != a.view.SystemID:
 		return fmt.Sprintf("its data directory has system identifier %d, the cluster's is %d", a.srv.SystemID, a.view.SystemID)
 	case a.away.On:

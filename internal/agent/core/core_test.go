@@ -1650,6 +1650,24 @@ func TestWhatCannotBeLookedAtIsGivenBack(t *testing.T) {
 	}
 }
 
+// TestADiskThatTakesNoWrites: its node takes no epoch until it does again, however often its server is seen.
+func TestADiskThatTakesNoWrites(t *testing.T) {
+	r := holder(t, "n2", "n3")
+	r.give(Wish{Kind: Disk, Why: "no answer"})
+	if x := r.want(Release); x.Epoch != 5 || x.Text != "no answer" {
+		t.Errorf("got %v", x)
+	}
+	r.end(Release, Result{}, nil)
+	r.look()
+	if why := r.a.unfit(); why != "no answer" {
+		t.Errorf("unfit: got %q", why)
+	}
+	r.give(Wish{Kind: Disk})
+	if why := r.a.unfit(); why != "" {
+		t.Errorf("it answers again: got %q", why)
+	}
+}
+
 // TestASettingThatCannotBeLoosened: whoever looks must be told that commits wait.
 func TestASettingThatCannotBeLoosened(t *testing.T) {
 	r := holder(t, "n2", "n3")
