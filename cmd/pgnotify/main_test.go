@@ -141,6 +141,9 @@ func (f *fileServer) LastWAL(context.Context) (postgres.Position, error) {
 	return postgres.Position{Timeline: s.Timeline, LSN: s.LSN}, nil
 }
 func (f *fileServer) RewindIncomplete() bool { return false }
+func (f *fileServer) History(postgres.Timeline) (postgres.History, error) {
+	return nil, os.ErrNotExist
+}
 func (f *fileServer) StartStandby(ctx context.Context) error {
 	return f.call(ctx, "start standby", func(s *fileState) { s.Running, s.Primary = true, false })
 }
@@ -155,13 +158,9 @@ func (f *fileServer) Promote(ctx context.Context) (postgres.Timeline, postgres.L
 	s := f.with(nil)
 	return s.Timeline, s.LSN, err
 }
-func (f *fileServer) ReserveShare(postgres.Timeline, int, int) (postgres.Timeline, error) {
-	return 0, nil
-}
-func (f *fileServer) Unreserve() ([]postgres.Timeline, error) { return nil, nil }
-func (f *fileServer) SwitchWAL(ctx context.Context) error     { return f.call(ctx, "pg_switch_wal", nil) }
-func (f *fileServer) Checkpoint(ctx context.Context) error    { return f.call(ctx, "CHECKPOINT", nil) }
-func (f *fileServer) ResetAuto(ctx context.Context) error     { return f.call(ctx, "reset auto", nil) }
+func (f *fileServer) SwitchWAL(ctx context.Context) error  { return f.call(ctx, "pg_switch_wal", nil) }
+func (f *fileServer) Checkpoint(ctx context.Context) error { return f.call(ctx, "CHECKPOINT", nil) }
+func (f *fileServer) ResetAuto(ctx context.Context) error  { return f.call(ctx, "reset auto", nil) }
 func (f *fileServer) SetUpstream(ctx context.Context, conninfo string) error {
 	return f.call(ctx, "set upstream", func(s *fileState) { s.Upstream = conninfo })
 }

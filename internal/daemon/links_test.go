@@ -56,9 +56,14 @@ func TestLinksDelayChanges(t *testing.T) {
 	for _, tc := range []struct{ was, is, rest time.Duration }{{2 * time.Second, 5 * time.Second, 4 * time.Second}, {5 * time.Second, 2 * time.Second, time.Second}} {
 		synctest.Test(t, func(t *testing.T) {
 			var l links
-			got := false
+			got, wakes := false, make(chan struct{}, 10)
+			l.wake = func() { wakes <- struct{}{} }
 			look := func() { got = l.up("eth0", true, true) }
-			l.wake = look
+			woken := func() {
+				for synctest.Wait(); len(wakes) > 0; <-wakes {
+					look()
+				}
+			}
 			l.configure([]conf.LinkDelay{{Interface: "eth0", Up: tc.was}})
 			l.up("eth0", false, true)
 			look()
@@ -66,12 +71,12 @@ func TestLinksDelayChanges(t *testing.T) {
 			l.configure([]conf.LinkDelay{{Interface: "eth0", Up: tc.is}})
 			look()
 			time.Sleep(tc.rest - 1)
-			synctest.Wait()
+			woken()
 			if got {
 				t.Errorf("%s to %s: up before the wait is over", tc.was, tc.is)
 			}
 			time.Sleep(time.Nanosecond)
-			synctest.Wait()
+			woken()
 			if !got {
 				t.Errorf("%s to %s: nobody looked when the wait was over", tc.was, tc.is)
 			}

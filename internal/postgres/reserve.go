@@ -229,31 +229,26 @@ func (s *Server) Unreserve() (removed []Timeline, err error) {
 	return removed, nil
 }
 
-// highest is the highest timeline that is really there, and which numbers are reserved alone.
-func (s *Server) highest() (highest Timeline, reserved []Timeline, err error) {
+func (s *Server) unreserve() (removed []Timeline, err error) {
 	c, err := s.Control()
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	highest = max(c.Timeline, c.MinRecoveryTimeline)
+	wal := filepath.Join(s.cfg.DataDir, "pg_wal")
+	highest := max(c.Timeline, c.MinRecoveryTimeline)
 	segments, err := s.walTimelines()
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	if len(segments) > 0 {
 		highest = max(highest, segments[len(segments)-1])
 	}
 	named, reserved, err := s.histories()
-	if len(named) > 0 {
-		highest = max(highest, named[len(named)-1])
-	}
-	return highest, reserved, err
-}
-
-func (s *Server) unreserve() (removed []Timeline, err error) {
-	highest, reserved, err := s.highest()
 	if err != nil {
 		return nil, err
+	}
+	if len(named) > 0 {
+		highest = max(highest, named[len(named)-1])
 	}
 	for _, n := range reserved {
 		if n <= highest {
@@ -264,7 +259,7 @@ func (s *Server) unreserve() (removed []Timeline, err error) {
 		}
 		removed = append(removed, n)
 	}
-	for _, dir := range []string{filepath.Join(s.cfg.DataDir, "pg_wal"), s.cfg.DataDir} {
+	for _, dir := range []string{wal, s.cfg.DataDir} {
 		if err := removeTemps(dir); err != nil {
 			return removed, err
 		}
@@ -298,25 +293,6 @@ func removeTemps(dir string) error {
 		}
 	}
 	return nil
-}
-
-// ReserveShare is Reserve for servers without a ledger, of which each takes numbers of its own: that whose remainder by of is share, 0 to of-1. A timeline
-// is never made twice then, so that a server which wrote alone can be told from one that follows. The number is above every one that is known here, and
-// above above; a promotion takes it unless an archive knows of it.
-func (s *Server) ReserveShare(above Timeline, share, of int) (want Timeline, err error) {
-	if of < 1 || share < 0 || share >= of {
-		return 0, fmt.Errorf("reserve timelines: share %d of %d", share, of)
-	}
-	highest, _, err := s.highest()
-	if err != nil {
-		return 0, fmt.Errorf("reserve timelines: %w", err)
-	}
-	want = max(highest, above) + 1
-	for int(want)%of != share {
-		want++
-	}
-	_, err = s.Reserve(nil, want)
-	return want, err
 }
 
 // nextTimeline is the number that a promotion on top of tli would take by the files in pg_wal.

@@ -60,6 +60,7 @@ type Local struct {
 	Upstream  string            // host that primary_conninfo names
 	Streaming bool              // a walreceiver streams
 	Diverged  bool              // our WAL is not part of the history of the VIP's primary
+	Twin      bool              // it has diverged on a timeline that has the number of the primary's
 	Agrees    bool              // our WAL is part of it; neither, if there is no primary or the two can't be compared
 	Advancing bool              // while catching up: the position moved, or the attempt began, in the last moments
 	Phase     Phase             // of a rebuild

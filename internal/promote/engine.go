@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,6 +17,7 @@ import (
 type Observer interface {
 	Facts(ctx context.Context) (postgres.Facts, error)
 	LastWAL(ctx context.Context) (postgres.Position, error)
+	History(tli postgres.Timeline) (postgres.History, error)
 	RewindIncomplete() bool
 }
 
@@ -30,8 +30,6 @@ type Lifecycle interface {
 
 // Promoter makes it a primary.
 type Promoter interface {
-	ReserveShare(above postgres.Timeline, share, of int) (postgres.Timeline, error)
-	Unreserve() ([]postgres.Timeline, error)
 	Promote(ctx context.Context) (postgres.Timeline, postgres.LSN, error)
 	SwitchWAL(ctx context.Context) error
 	Checkpoint(ctx context.Context) error
@@ -116,6 +114,11 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 	finish := func() Outcome {
 		out.Took = time.Since(start)
 		e.note("notify", out)
+		if ev.State == Master && (out.Result == Refused || out.Result == Failed) {
+			if err := e.Detach(e.behind("retry", ev)...); err != nil {
+				e.Log.Error("it will not be tried again", "reason", err)
+			}
+		}
 		return out
 	}
 	me, err := ThisProcess()
@@ -152,11 +155,6 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 		defer unlock()
 	}
 	d.run(ctx, &out)
-	if ev.State == Master && (out.Result == Refused || out.Result == Failed) {
-		if err := e.Detach(e.behind("retry", ev)...); err != nil {
-			e.Log.Error("it will not be tried again", "reason", err)
-		}
-	}
 	return finish()
 }
 
@@ -176,16 +174,27 @@ func (e *Engine) Retry(ctx context.Context, instance string) Outcome {
 		out.fail(ctx, err)
 		return out
 	}
-	lctx, cancel := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("other work behind a hook is under way"))
-	defer cancel()
-	unlock, err := e.Store.LockRejoin(lctx, retrying)
+	wanted := func() error { return e.Store.StillNewest(rec) }
+	// The follower of the BACKUP before may have a copy to remove; one that tries already does our work.
+	unlock, err := e.Store.lockRejoin(ctx, retrying, func() error {
+		if a, alive := e.Store.living(activityRejoin); alive && a.What == retrying && time.Since(start) > time.Second { // and not one that has just been overtaken
+			return errors.New("it is being tried already")
+		}
+		return wanted()
+	})
 	if err != nil {
 		out.Result, out.Note = Nothing, err.Error()
+		e.Log.Info("MASTER is not tried again", "instance", instance, "reason", err)
 		return out
 	}
 	defer unlock()
-	wanted := func() error { return e.Store.StillNewest(rec) }
-	ctx, end := watch(ctx, 50*time.Millisecond, wanted)
+	ctx, end := watch(ctx, 50*time.Millisecond, func() error {
+		var over *OvertakenError
+		if err := wanted(); errors.As(err, &over) {
+			return err
+		}
+		return nil // a look that failed is not the end: each try looks again
+	})
 	defer end()
 	out.Event.Type, out.Event.Priority, out.Seq = rec.Type, rec.Priority, rec.Seq
 	for last := ""; ; {
@@ -199,7 +208,7 @@ func (e *Engine) Retry(ctx context.Context, instance string) Outcome {
 		if err != nil {
 			try.fail(ctx, err)
 		}
-		if try.Result == Refused || try.Result == Failed {
+		if ctx.Err() == nil && (try.Result == Refused || try.Result == Failed) {
 			if text := try.Err.Error(); text != last {
 				e.Log.Warn("MASTER, but no primary; trying again", "instance", instance, "every", retryPause, "reason", text)
 				last = text
@@ -221,6 +230,7 @@ func (e *Engine) unnoted(ctx context.Context, out *Outcome, why error) {
 	default:
 		return
 	}
+	e.Store.endRetry() // it goes by what is noted
 	l := e.local(ctx)
 	if out.Result != Failed || l.Role != RolePrimary && l.Role != RoleRecovering && !l.Promoting {
 		return
@@ -427,7 +437,7 @@ func (d *drive) look(ctx context.Context) Facts {
 		f.Settled = d.ev.ByHand || !time.Now().Before(d.settled)
 	case d.ev.State == Backup && f.Local.Role != RolePrimary && f.Local.Role != RoleRecovering && !f.Local.Promoting:
 		f.VIP = e.askAll(ctx, map[string][]netip.Addr{vipName: {e.Settings.VIP}}).answers[vipName]
-		f.Local.Diverged, f.Local.Agrees = e.compare(ctx, f)
+		e.compare(ctx, &f)
 	}
 	f.Overtaken = d.overtaken(ctx)
 	return f
@@ -536,34 +546,46 @@ func conninfoHost(conninfo string) string {
 	return ""
 }
 
-// compare reports whether our WAL has left the history of the VIP's primary or is part of it. When neither can be known nothing
+// compare tells whether our WAL has left the history of the VIP's primary or is part of it. When neither can be known nothing
 // changes, and the follower looks again.
-func (e *Engine) compare(ctx context.Context, f Facts) (diverged, agrees bool) {
+func (e *Engine) compare(ctx context.Context, f *Facts) {
+	f.Local.Diverged, f.Local.Agrees, f.Local.Twin = false, false, false
 	if f.VIP.Reach != Primary || f.Local.SystemID == 0 || f.VIP.SystemID != f.Local.SystemID {
-		return false, false
+		return
 	}
-	mine := f.Local.Position
+	mine, theirs := f.Local.Position, f.VIP.Position
 	if f.Local.Role == RoleDown {
 		at, err := e.Server.LastWAL(ctx)
 		if err != nil {
 			e.Log.Debug("end of WAL unknown", "reason", err)
-			return false, false
+			return
 		}
 		mine = at
 	}
 	if mine.Timeline == 0 || mine.LSN == 0 {
-		return false, false
+		return
 	}
 	// No longer than any other question: MASTER waits behind us if the primary dies in this very moment.
 	hctx, cancel := context.WithTimeout(ctx, e.Settings.Timeouts.Connect+e.Settings.Timeouts.Probe)
 	defer cancel()
-	theirs, err := e.Network.History(hctx, e.Settings.Question(f.VIP.Addr.String()), f.VIP.Position.Timeline)
+	history, err := e.Network.History(hctx, e.Settings.Question(f.VIP.Addr.String()), theirs.Timeline)
 	if err != nil {
 		e.Log.Debug("history of the VIP's primary unknown", "reason", err)
-		return false, false
+		return
 	}
-	diverged = postgres.Diverged(mine, theirs, f.VIP.Position.Timeline)
-	return diverged, !diverged
+	f.Local.Twin = f.Local.Role != RolePrimary && mine.Timeline == theirs.Timeline && e.twin(mine, theirs, history)
+	f.Local.Diverged = f.Local.Twin || postgres.Diverged(mine, history, theirs.Timeline)
+	f.Local.Agrees = !f.Local.Diverged
+}
+
+// twin reports whether our timeline and a primary's are two that only have a number in common, because each of two servers was promoted while the other
+// was off: it began elsewhere, or we made it, or we have more of it than its primary, who was asked after we were looked at.
+func (e *Engine) twin(mine, theirs postgres.Position, history postgres.History) bool {
+	if mine.Timeline == 1 { // nobody was promoted to that
+		return false
+	}
+	ours, err := e.Server.History(mine.Timeline)
+	return e.made(mine.Timeline) || mine.LSN > theirs.LSN || err == nil && !slices.Equal(ours, history)
 }
 
 // step carries one step out. What can't be broken off safely goes on when the event is overtaken; whoever comes next waits
@@ -680,13 +702,8 @@ func (d *drive) promote(ctx context.Context) error {
 	if err := e.Store.SetPromoting(true); err != nil {
 		return err
 	}
-	err := e.reserve()
-	if err == nil {
-		err = d.newest(ctx)
-	}
-	if err != nil {
-		_, uerr := e.Server.Unreserve()
-		return errors.Join(err, uerr, e.Store.SetPromoting(false))
+	if err := d.newest(ctx); err != nil {
+		return errors.Join(err, e.Store.SetPromoting(false))
 	}
 	pctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.Settings.Timeouts.Promote)
 	defer cancel()
@@ -695,51 +712,27 @@ func (d *drive) promote(ctx context.Context) error {
 		return err // the marker stays: the request may have been made
 	}
 	e.Log.Info("promoted", "timeline", tli, "lsn", lsn.String())
+	if err := e.Store.Keep(keptTimeline, timeline{tli}); err != nil {
+		e.Log.Warn("note the timeline", "reason", err) // the promotion stands
+	}
 	return e.Store.SetPromoting(false)
 }
 
-// timelines is kept of those that were made here, which a rewind or a copy takes away.
-type timelines struct {
-	Last postgres.Timeline `json:"last"`
+// timeline is kept of the one that was made here and is in the data directory; it goes with a rewind or a copy.
+type timeline struct {
+	Made postgres.Timeline `json:"made"`
 }
 
-const keptTimelines = "timelines"
+const keptTimeline = "timeline"
 
-// reserve makes sure that no other node gives its timeline the number that ours will have: each takes those of its own.
-func (e *Engine) reserve() error {
-	var made timelines
-	if _, err := e.Store.Kept(keptTimelines, &made); err != nil {
-		return err
-	}
-	nodes := slices.Sorted(maps.Keys(e.Settings.Peers))
-	share, ours := slices.BinarySearch(nodes, e.Settings.Node)
-	if !ours {
-		nodes = slices.Insert(nodes, share, e.Settings.Node)
-	}
-	_, err := e.Server.ReserveShare(made.Last, share, len(nodes))
-	return err
+// made reports whether this node made timeline tli of its data. What can't be read was not.
+func (e *Engine) made(tli postgres.Timeline) bool {
+	var t timeline
+	_, err := e.Store.Kept(keptTimeline, &t)
+	return err == nil && t.Made == tli
 }
 
-// made keeps the number of the timeline that was made last.
-func (e *Engine) made(tli postgres.Timeline) error {
-	var last timelines
-	if _, err := e.Store.Kept(keptTimelines, &last); err != nil || last.Last >= tli {
-		return err
-	}
-	return e.Store.Keep(keptTimelines, timelines{tli})
-}
-
-// keepMade keeps what made would have kept, had a promotion's end been seen: the stopped server's WAL is about to go.
-func (e *Engine) keepMade(ctx context.Context) error {
-	at, err := e.Server.LastWAL(ctx)
-	if err != nil {
-		e.Log.Debug("end of WAL unknown", "reason", err)
-		return nil
-	}
-	return e.made(at.Timeline)
-}
-
-// newest is the first condition, at the last moment: our own state file, then vrrpd, then the file again because asking
+// newest is the first condition, at// newest is the first condition, at the last moment: our own state file, then vrrpd, then the file again because asking
 // took time.
 func (d *drive) newest(ctx context.Context) error {
 	if d.ev.ByHand {

@@ -262,26 +262,38 @@ func TestRetry(t *testing.T) {
 	})
 }
 
-// Each node numbers its timelines from a share of its own, above those that it made before, also when a rewind took them away since.
-func TestTimelinesAreOurOwn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t)
-		wantResult(t, b.hook(t.Context(), Master), Done, "")
-		if got := b.server.reserved; got != "above 0, 0 of 3" {
-			t.Errorf("reserved %q", got)
-		}
-		wantResult(t, b.AfterPromote(t.Context(), "VI_PG"), Done, "")
-		b.server.primary, b.server.position = false, at(1, 100)
-		wantResult(t, b.hook(t.Context(), Master), Done, "")
-		if got := b.server.reserved; got != "above 2, 0 of 3" {
-			t.Errorf("after a rewind: reserved %q", got)
-		}
-		b.server.primary = false
-		b.server.fail["reserve"] = errFake
-		wantResult(t, b.hook(t.Context(), Master), Failed, errFake.Error())
-		if on, err := b.Store.Promoting(); on || err != nil || b.server.reserved != "" {
-			t.Errorf("left: promoting %t, %v, reserved %q", on, err, b.server.reserved)
-		}
+// Two servers that were each promoted while the other was off give their timelines one number. pg_rewind can't tell them apart.
+func TestTwinTimelines(t *testing.T) {
+	parted := postgres.History{{Timeline: 1, SwitchLSN: 150}}
+	for name, change := range map[string]func(*bench){
+		"it was made here":     func(b *bench) { _ = b.Store.Keep(keptTimeline, timeline{2}) },
+		"it began elsewhere":   func(b *bench) { b.server.history = postgres.History{{Timeline: 1, SwitchLSN: 140}} },
+		"the primary has less": func(b *bench) { b.server.position, b.server.lastWAL = at(2, 400), at(2, 400) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := divergedBench(t)
+				b.server.position, b.server.lastWAL, b.server.history = at(2, 200), at(2, 200), parted
+				streams := false
+				b.server.on["swap"] = func() { streams, b.server.history = true, parted }
+				b.server.streams = func(string) bool { return streams }
+				change(b)
+				wantResult(t, b.Rejoin(t.Context(), RejoinRewind), Refused, "only a new copy helps")
+				wantResult(t, b.Follow(t.Context(), "VI_PG"), Done, "")
+				wantDid(t, b, "clone, stop fast, swap, upstream 10.0.0.100, start-standby")
+				if b.made(2) {
+					t.Error("what was copied was made elsewhere")
+				}
+			})
+		})
+	}
+	t.Run("a standby of it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := divergedBench(t)
+			b.server.position, b.server.lastWAL, b.server.history = at(2, 200), at(2, 200), parted
+			wantResult(t, b.Follow(t.Context(), "VI_PG"), Done, "")
+			wantDid(t, b, "")
+		})
 	})
 }
 

@@ -31,7 +31,7 @@ type fakeServer struct {
 	streams    func(upstream string) bool // may a walreceiver stream from there?
 	incomplete bool
 	lastWAL    postgres.Position
-	reserved   string // for the next timeline
+	history    postgres.History
 
 	fail map[string]error         // by call
 	slow map[string]time.Duration // by call
@@ -99,6 +99,13 @@ func (f *fakeServer) Facts(context.Context) (postgres.Facts, error) {
 func (f *fakeServer) LastWAL(context.Context) (postgres.Position, error) { return f.lastWAL, nil }
 func (f *fakeServer) RewindIncomplete() bool                             { return f.incomplete }
 
+func (f *fakeServer) History(postgres.Timeline) (postgres.History, error) {
+	if f.history == nil {
+		return nil, os.ErrNotExist
+	}
+	return f.history, nil
+}
+
 func (f *fakeServer) StartStandby(ctx context.Context) error {
 	return f.call(ctx, "start-standby", func() { f.running, f.answering, f.primary = true, true, false })
 }
@@ -115,13 +122,6 @@ func (f *fakeServer) Promote(ctx context.Context) (postgres.Timeline, postgres.L
 	err := f.call(ctx, "promote", func() { f.primary = true; f.position.Timeline++ })
 	return f.position.Timeline, f.position.LSN, err
 }
-
-func (f *fakeServer) ReserveShare(above postgres.Timeline, share, of int) (postgres.Timeline, error) {
-	f.reserved = fmt.Sprintf("above %d, %d of %d", above, share, of)
-	return 0, f.fail["reserve"]
-}
-
-func (f *fakeServer) Unreserve() ([]postgres.Timeline, error) { f.reserved = ""; return nil, nil }
 
 func (f *fakeServer) SwitchWAL(ctx context.Context) error  { return f.call(ctx, "switch-wal", nil) }
 func (f *fakeServer) Checkpoint(ctx context.Context) error { return f.call(ctx, "checkpoint", nil) }

@@ -165,7 +165,7 @@ func (e *Engine) lookAtVIP(ctx context.Context) Facts {
 	if f.VIPHere, err = e.Network.Holds(e.Settings.VIP); err != nil {
 		f.VIP.Reach, f.VIP.Reason = CantTell, err.Error()
 	}
-	f.Local.Diverged, f.Local.Agrees = e.compare(ctx, f)
+	e.compare(ctx, &f)
 	return f
 }
 
@@ -239,6 +239,12 @@ func (e *Engine) startFollowing(ctx context.Context, wanted still) error {
 func (e *Engine) rebuild(ctx context.Context, mode RejoinMode, from netip.Addr, f Facts, wanted still) (steps []string, err error) {
 	rewind := mode == RejoinRewind || mode == RejoinAuto && e.Settings.Rewind
 	clone := mode == RejoinReclone || mode == RejoinAuto && e.Settings.Reclone
+	if f.Local.Twin && rewind {
+		if mode == RejoinRewind {
+			return nil, &RefusedError{fmt.Sprintf("its timeline has the number of %s's and is another one, which pg_rewind can't tell; only a new copy helps: pgnotify rejoin --reclone", f.VIP.where())}
+		}
+		rewind = false
+	}
 	if f.Local.Phase == PhaseRewinding {
 		if mode == RejoinRewind {
 			return nil, &RefusedError{"an earlier rewind was broken off: " + f.Local.PhaseWhy + "; only a new copy helps: pgnotify rejoin --reclone"}
@@ -324,9 +330,6 @@ func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) erro
 		if err := e.stop(ctx); err != nil {
 			return err
 		}
-		if err := e.keepMade(ctx); err != nil {
-			return err
-		}
 		why := fmt.Sprintf("pg_rewind from %s", from)
 		if err := e.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why}); err != nil {
 			return err
@@ -346,6 +349,9 @@ func (e *Engine) rewind(ctx context.Context, from netip.Addr, wanted still) erro
 			return errors.Join(fmt.Errorf("rewind from %s: %w", from, err), e.Store.SetRebuild(Rebuild{Phase: PhaseRewinding, Why: why + " failed: " + err.Error()}))
 		}
 		if err := e.Store.SetRebuild(Rebuild{Phase: PhaseRewound, Why: why}); err != nil {
+			return err
+		}
+		if err := e.Store.Keep(keptTimeline, timeline{}); err != nil {
 			return err
 		}
 		if err := e.act(context.WithoutCancel(ctx), ActSetUpstream); err != nil {
@@ -394,9 +400,6 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 		if err := e.stop(ctx); err != nil {
 			return err
 		}
-		if err := e.keepMade(ctx); err != nil {
-			return err
-		}
 		why := "cloned from " + from.String()
 		if err := e.Store.Swapping(dir, why); err != nil {
 			return err
@@ -406,7 +409,7 @@ func (e *Engine) clone(ctx context.Context, from netip.Addr, wanted still) error
 			return errors.Join(err, e.unswapped(context.WithoutCancel(ctx), dir, before, role))
 		}
 		e.Log.Info("data directory swapped", "old", old)
-		if err := e.Store.Swapped(old, why); err != nil {
+		if err := errors.Join(e.Store.Swapped(old, why), e.Store.Keep(keptTimeline, timeline{})); err != nil {
 			return err
 		}
 		if err := e.act(context.WithoutCancel(ctx), ActSetUpstream); err != nil {
@@ -461,8 +464,8 @@ func (e *Engine) AfterPromote(ctx context.Context, instance string) Outcome {
 	} else {
 		err = errors.Join(err, cerr)
 	}
-	if l := e.local(ctx); l.Role == RolePrimary { // rebuilt, and promoted before anybody saw it stream; or diverged, and the operator said that it counts
-		err = errors.Join(err, e.made(l.Position.Timeline), e.settled())
+	if e.local(ctx).Role == RolePrimary { // rebuilt, and promoted before anybody saw it stream; or diverged, and the operator said that it counts
+		err = errors.Join(err, e.settled())
 	}
 	out.Result = Done
 	if err != nil {

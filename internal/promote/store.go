@@ -453,6 +453,13 @@ func (s *Store) living(kind string) (a activity, alive bool) {
 	return a, err == nil && found && a.Process.alive()
 }
 
+// endRetry ends work that tries a MASTER again.
+func (s *Store) endRetry() {
+	if a, alive := s.living(activityRejoin); alive && a.What == retrying {
+		_ = syscall.Kill(a.Process.PID, syscall.SIGTERM) // else it has ended
+	}
+}
+
 // behind reports whether it runs behind a hook.
 func (a activity) behind() bool { return a.What == following || a.What == retrying }
 
@@ -765,16 +772,18 @@ func (s *Store) putAside(dataDir string) string {
 	if err != nil || perr != nil || r.Phase != PhaseRewinding {
 		return ""
 	}
-	all, err := filepath.Glob(place + ".old-*") // the names sort by time
-	if err != nil || len(all) == 0 {
+	all, err := filepath.Glob(place + ".old-*")
+	if err != nil {
 		return ""
 	}
-	old := slices.Max(all)
-	at, err := time.Parse(postgres.OldTime, strings.TrimPrefix(old, place+".old-"))
-	if err != nil || at.Before(r.Since.Truncate(time.Second)) {
+	all = slices.DeleteFunc(all, func(old string) bool {
+		at, err := time.Parse(postgres.OldTime, strings.TrimPrefix(old, place+".old-"))
+		return err != nil || old == r.Old || at.Before(r.Since.Truncate(time.Second))
+	})
+	if len(all) != 1 { // after a clock that was ahead nobody can tell
 		return ""
 	}
-	return old
+	return all[0]
 }
 
 // broken is a swap that was broken off.

@@ -37,9 +37,12 @@ type ClusterStatus struct {
 func (e *Engine) Look(ctx context.Context) Facts {
 	f := e.facts()
 	f.Settled = true
-	e.askAll(ctx, e.targets()).into(&f)
 	f.Local = e.local(ctx)
-	f.Local.Diverged, f.Local.Agrees = e.compare(ctx, f)
+	e.askAll(ctx, e.targets()).into(&f)
+	e.compare(ctx, &f)
+	later := e.local(ctx) // what a peer has more than we must not be what came meanwhile
+	later.Diverged, later.Twin, later.Agrees = f.Local.Diverged, f.Local.Twin, f.Local.Agrees
+	f.Local = later
 	return f
 }
 

@@ -147,6 +147,9 @@ func (n *Node) Advanced(q control.AdvanceReport) error {
 	if err != nil {
 		return err
 	}
+	if m.full.Load() { // no word is worth a voter: where files are copied on write there may be no room for it
+		return nil
+	}
 	return m.store.PutWord("note more WAL of " + r.name)
 }
 

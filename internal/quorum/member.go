@@ -34,6 +34,7 @@ type member struct {
 
 	datagrams     chan datagram
 	dropped       atomic.Uint64 // datagrams, because the loop was behind
+	full          atomic.Bool   // the disk, when it was last asked
 	calls         chan func(now time.Duration)
 	done          chan struct{} // closed when the loop has ended
 	configuration atomic.Pointer[lease.Configuration]
@@ -287,6 +288,7 @@ func (m *member) probe(ctx context.Context) error {
 		bound, cancel := context.WithTimeout(ctx, probeTime)
 		err := m.store.Check(bound)
 		cancel()
+		m.full.Store(errors.Is(err, syscall.ENOSPC))
 		switch {
 		case err == nil:
 			fails = 0
