@@ -126,6 +126,13 @@ func newCluster(t *testing.T, names ...string) *cluster {
 	return c
 }
 
+// share has a row of n1 on all three.
+func (c *cluster) share(row string) {
+	c.nodes["n1"].insert(row)
+	c.nodes["n2"].has(row)
+	c.nodes["n3"].has(row)
+}
+
 func missing(t *testing.T, what string) {
 	t.Helper()
 	if os.Getenv("CI") != "" || os.Getenv("PGVRRP_REQUIRE") != "" {
@@ -473,9 +480,7 @@ func (f *fakeVrrpd) Subscribe() (<-chan control.Event, func()) {
 func TestFailoverAndReturn(t *testing.T) {
 	c := newCluster(t, "n2", "n3")
 	n1, n2, n3 := c.nodes["n1"], c.nodes["n2"], c.nodes["n3"]
-	n1.insert("before")
-	n2.has("before")
-	n3.has("before")
+	c.share("before")
 
 	t.Log("MASTER on a primary does nothing; on a standby it refuses while the primary answers")
 	n1.hook(0, "MASTER")
@@ -622,9 +627,7 @@ func TestFailoverAndReturn(t *testing.T) {
 func TestConditions(t *testing.T) {
 	c := newCluster(t, "n2", "n3")
 	n1, n2, n3 := c.nodes["n1"], c.nodes["n2"], c.nodes["n3"]
-	n1.insert("one")
-	n2.has("one")
-	n3.has("one")
+	c.share("one")
 
 	t.Log("(4) a standby with less WAL is not promoted before it has the rest")
 	n2.run(0, "stop")
@@ -727,9 +730,7 @@ func TestConditions(t *testing.T) {
 func TestBothWereMadePrimary(t *testing.T) {
 	c := newCluster(t, "n2", "n3")
 	n1, n2, n3 := c.nodes["n1"], c.nodes["n2"], c.nodes["n3"]
-	n1.insert("before")
-	n2.has("before")
-	n3.has("before")
+	c.share("before")
 	c.vip.to("")
 	n1.run(0, "stop")
 	n3.run(0, "stop")

@@ -371,6 +371,9 @@ func (f Facts) startStandby(words string) Step {
 	return Step{Act: ActStartStandby, Words: "write standby.signal and " + words}
 }
 
+// leads reports whether the server is a primary, or may be one in a moment.
+func (l Local) leads() bool { return l.Role == RolePrimary || l.Role == RoleRecovering || l.Promoting }
+
 func describe(l Local) string {
 	switch l.Role {
 	case RolePrimary:

@@ -232,7 +232,7 @@ func (e *Engine) unnoted(ctx context.Context, out *Outcome, why error) {
 	}
 	e.Store.endRetry() // it goes by what is noted
 	l := e.local(ctx)
-	if out.Result != Failed || l.Role != RolePrimary && l.Role != RoleRecovering && !l.Promoting {
+	if out.Result != Failed || !l.leads() {
 		return
 	}
 	words := fmt.Sprintf("stop %s fast: it is %s", e.Settings.Node, describe(l))
@@ -429,13 +429,14 @@ func (d *drive) look(ctx context.Context) Facts {
 	case d.ev.State == Master && f.Local.Role == RoleStandby:
 		d.survey(ctx)
 		d.heard.into(&f)
-		if here, err := e.Network.Holds(e.Settings.VIP); err == nil && here {
-			f.VIP.Moves = false // that is we ourselves: promoting replays all that is left
+		if f.VIP.Moves {
+			here, err := e.Network.Holds(e.Settings.VIP)
+			f.VIP.Moves = err != nil || !here // else that is we ourselves: promoting replays all that is left
 		}
 		f.Local = e.local(ctx)
 		f.Local.Advancing = d.advancing(f.Local.Position)
 		f.Settled = d.ev.ByHand || !time.Now().Before(d.settled)
-	case d.ev.State == Backup && f.Local.Role != RolePrimary && f.Local.Role != RoleRecovering && !f.Local.Promoting:
+	case d.ev.State == Backup && !f.Local.leads():
 		f.VIP = e.askAll(ctx, map[string][]netip.Addr{vipName: {e.Settings.VIP}}).answers[vipName]
 		e.compare(ctx, &f)
 	}
@@ -549,7 +550,6 @@ func conninfoHost(conninfo string) string {
 // compare tells whether our WAL has left the history of the VIP's primary or is part of it. When neither can be known nothing
 // changes, and the follower looks again.
 func (e *Engine) compare(ctx context.Context, f *Facts) {
-	f.Local.Diverged, f.Local.Agrees, f.Local.Twin = false, false, false
 	if f.VIP.Reach != Primary || f.Local.SystemID == 0 || f.VIP.SystemID != f.Local.SystemID {
 		return
 	}

@@ -289,8 +289,7 @@ func mayPass(err error) bool {
 
 // mayStop is nil if the server may be stopped for what was begun when it was seen as was: not if it became a primary meanwhile.
 func (e *Engine) mayStop(ctx context.Context, was Local) error {
-	leads := func(l Local) bool { return l.Role == RolePrimary || l.Role == RoleRecovering || l.Promoting }
-	if now := e.local(ctx); leads(now) && !leads(was) || now.Role == RoleUnknown {
+	if now := e.local(ctx); now.leads() && !was.leads() || now.Role == RoleUnknown {
 		return &RefusedError{fmt.Sprintf("the server on %s is not what it was when this began, it is left alone: it is %s", e.Settings.Node, describe(now))}
 	}
 	return nil

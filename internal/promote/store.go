@@ -378,7 +378,7 @@ func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Durat
 			return err
 		case !found || !a.Process.alive() || !a.behind():
 			if time.Since(seen) > time.Second {
-				return fmt.Errorf("wait for lock %s: another rejoin is at work", s.path("data-"+s.data+rejoinLock))
+				return fmt.Errorf("wait for lock %s: another rejoin is at work", s.path(s.rejoinLock()))
 			}
 			return nil
 		}
@@ -403,10 +403,10 @@ func (s *Store) LockRejoin(ctx context.Context, what string) (unlock func(), err
 	return s.lockRejoin(ctx, what, nil)
 }
 
-const rejoinLock = ".rejoin.lock"
+func (s *Store) rejoinLock() string { return "data-" + s.data + ".rejoin.lock" }
 
 func (s *Store) lockRejoin(ctx context.Context, what string, while func() error) (unlock func(), err error) {
-	release, err := s.flock(ctx, "data-"+s.data+rejoinLock, while)
+	release, err := s.flock(ctx, s.rejoinLock(), while)
 	if err != nil {
 		return nil, err
 	}
@@ -493,14 +493,22 @@ func (s *Store) Rebuild() (Rebuild, error) {
 	return r, err
 }
 
+// replaced is the marker that another one takes the place of; what can't be read is none.
+func (s *Store) replaced() Rebuild {
+	r, err := s.Rebuild()
+	if err != nil {
+		return Rebuild{}
+	}
+	return r
+}
+
 // SetRebuild writes the marker to disk; PhaseNone removes it. What was put aside stays noted until then.
 func (s *Store) SetRebuild(r Rebuild) error {
 	if r.Phase == PhaseNone {
 		return s.remove("data-"+s.data+".rebuild.json", true)
 	}
-	if was, err := s.Rebuild(); err == nil { // one that can't be read is replaced
-		r.Old, r.Unused = cmp.Or(r.Old, was.Old), cmp.Or(r.Unused, was.Unused)
-	}
+	was := s.replaced()
+	r.Old, r.Unused = cmp.Or(r.Old, was.Old), cmp.Or(r.Unused, was.Unused)
 	r.Since = time.Now()
 	return s.write("data-"+s.data+".rebuild.json", r, true)
 }
@@ -559,10 +567,7 @@ func (s *Store) cloning() (c cloning, err error) {
 
 // Swapping notes that the whole copy in dir is about to take the data directory's place. Until Swapped, nobody knows which of the two is there.
 func (s *Store) Swapping(dir, why string) error {
-	was, err := s.Rebuild()
-	if err != nil {
-		was = Rebuild{} // it is replaced
-	}
+	was := s.replaced()
 	if err := s.write(s.cloningFile(), cloning{Dir: dir, Whole: true, Why: why}, true); err != nil {
 		return err
 	}
@@ -571,10 +576,7 @@ func (s *Store) Swapping(dir, why string) error {
 
 // Swapped notes that it has; old is where that is kept which was there before, "" if there was nothing.
 func (s *Store) Swapped(old, why string) error {
-	was, err := s.Rebuild()
-	if err != nil {
-		was = Rebuild{}
-	}
+	was := s.replaced()
 	r := Rebuild{Phase: PhaseRewound, Why: why, Copied: true, Old: was.Old}
 	switch {
 	case old != "" && was.Copied && postgres.StartsAsStandby(old): // it was no primary, whatever somebody did by hand

@@ -255,7 +255,7 @@ func TestTakeRejoin(t *testing.T) {
 		if err := errors.Join(err, err2); err != nil {
 			t.Fatal(err)
 		}
-		release, err := s.flock(t.Context(), "data-"+s.data+rejoinLock, nil)
+		release, err := s.flock(t.Context(), s.rejoinLock(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

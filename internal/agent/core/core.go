@@ -327,9 +327,12 @@ func (a *Agent) say(format string, args ...any) {
 	a.tell(Action{Kind: Say, Text: fmt.Sprintf(format, args...)})
 }
 
+// persists: such an action writes what may not be forgotten.
+func (k Kind) persists() bool { return k >= PersistPromise && k <= PersistMark }
+
 // changesServer: after such an action, what was seen of the server is old.
 func (k Kind) changesServer() bool {
-	return k != PersistPromise && k != PersistAttempt && k != PersistMarker && k != PersistMark && k != ProveSSN && k != Nudge
+	return !k.persists() && k != ProveSSN && k != Nudge
 }
 
 func (a *Agent) done(d Done) {
@@ -375,8 +378,7 @@ func (a *Agent) done(d Done) {
 // finished takes the outcome of an action of the queue.
 func (a *Agent) finished(act Action, d Done) {
 	ok := d.Err == nil
-	switch act.Kind {
-	case PersistPromise, PersistAttempt, PersistMarker, PersistMark:
+	if act.Kind.persists() {
 		if a.keepErr = ""; !ok {
 			a.keepErr = brief(d.Err)
 		}

@@ -119,6 +119,20 @@ func streams(name string, flush uint64, priority int) Standby {
 	return Standby{Name: name, Streaming: true, Sent: flush, Flush: flush, Priority: priority}
 }
 
+// readies ends what comes before a rewind or a copy, the marker or the server's stop, if that is under way.
+func (r *rig) readies() bool {
+	switch {
+	case r.under(PersistMarker) != nil:
+		r.end(PersistMarker, Result{}, nil)
+	case r.under(Stop) != nil:
+		r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
+		r.end(Stop, Result{}, nil)
+	default:
+		return false
+	}
+	return true
+}
+
 // holder is an agent whose server is the active holder with the rule {n1; S}, at the moment when all is in force.
 func holder(t *testing.T, s ...string) *rig {
 	r := newRig(t, Marks{Promise: 5, Attempted: 5})
@@ -802,13 +816,7 @@ func TestRejoin(t *testing.T) {
 				for end := r.now + time.Minute; r.under(Rewind) == nil && r.now < end; {
 					r.pass(20 * time.Millisecond)
 					r.routine(src)
-					switch {
-					case r.under(PersistMarker) != nil:
-						r.end(PersistMarker, Result{}, nil)
-					case r.under(Stop) != nil:
-						r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
-						r.end(Stop, Result{}, nil)
-					}
+					r.readies()
 				}
 				r.want(Rewind)
 				if tt.view.Epoch != 0 {
@@ -1554,11 +1562,7 @@ func TestAFailedCopyLeavesWhatIsThere(t *testing.T) {
 		}
 		r.routine(src)
 		switch {
-		case r.under(PersistMarker) != nil:
-			r.end(PersistMarker, Result{}, nil)
-		case r.under(Stop) != nil:
-			r.srv.Running, r.srv.Answering, r.srv.Postmaster = false, false, 0
-			r.end(Stop, Result{}, nil)
+		case r.readies():
 		case r.under(Clone) != nil:
 			copies++
 			r.end(Clone, Result{Whole: true}, errors.New("/data is a mount point"))
