@@ -34,6 +34,8 @@ type grants struct {
 	owner   string        // whose the guard is
 	reboot  func(reason string)
 
+	judging sync.Mutex // held from a verdict until the quorum has it, so that the last one told is the newest; before mu
+
 	mu        sync.Mutex
 	file      *conf.Quorum
 	resources map[string]*shared
@@ -296,6 +298,8 @@ func (m *gated) leave() {
 
 // judge tells the quorum whether this node may be granted a resource: if every instance that shares it may be master.
 func (g *grants) judge(resource string) {
+	g.judging.Lock()
+	defer g.judging.Unlock()
 	g.mu.Lock()
 	s := g.resources[resource]
 	ok, priority := len(s.members) > 0, uint8(0)

@@ -1,15 +1,18 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/instance"
 )
 
 // quorumOf is a quorum block on the loopback interface with further lines, of which this host is node. The key and the state
@@ -83,5 +86,36 @@ func TestReloadOfTheQuorumBlock(t *testing.T) {
 				t.Errorf("plan: got %q, %v, want %q", p.Refused, err, tt.want)
 			}
 		})
+	}
+}
+
+// Two instances share a resource, and what fails and comes back does so for both at once. What the quorum hears last is how it is.
+func TestEligibleTogether(t *testing.T) {
+	g := openQuorum(t, quorumOf(t, t.TempDir(), "n1", freePort(t), "guard lifetime", "resource vip plain")+vi(1, "192.0.2.1/24", "quorum vip")+vi(2, "192.0.2.2/24", "quorum vip"))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	both := []*gated{}
+	for k := range 2 {
+		m := &gated{g: g, resource: "vip", instance: &instance.Instance{}}
+		g.resources["vip"].members[fmt.Sprintf("VI_%d", k+1)] = m
+		both = append(both, m)
+	}
+	for round := range 4000 {
+		ok := round%2 == 1
+		var wait sync.WaitGroup
+		for _, m := range both {
+			wait.Go(func() { m.Eligible(ok, "interface eth0 is down", 100) })
+		}
+		wait.Wait()
+		if r := g.Status(ctx).Resources[0]; r.Eligible != ok {
+			t.Fatalf("round %d: both instances said %t, the quorum has %t (%s)", round, ok, r.Eligible, r.Ineligible)
+		}
 	}
 }
