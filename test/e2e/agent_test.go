@@ -69,6 +69,7 @@ func TestAgentTakesOver(t *testing.T) {
 
 // TestAgentSurvives: what dies alone, and what an operator asks for.
 func TestAgentSurvives(t *testing.T) {
+	t.Parallel()
 	const archiver = "/run/archiver-waits" // while it is there, archive_command does not end
 	s := newTrio(t, map[string]string{"archive_mode": "on", "archive_command": "while [ -e " + archiver + " ]; do sleep 0.01; done"})
 	run(t, s.l.Host("n1"), "pgnotify", "init")

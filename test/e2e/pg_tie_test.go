@@ -16,6 +16,7 @@ import (
 // TestPGTie has the spare n3 die as the primary while n1 and n2, of equal priority, both stand by: both may become MASTER at
 // once for a moment, and exactly one server may be asked to promote. PGVRRP_RUNS says how often (default 3).
 func TestPGTie(t *testing.T) {
+	t.Parallel()
 	bothDaemons(t, func(t *testing.T, d daemon) {
 		runs := envInt(t, "PGVRRP_RUNS", 3)
 		s := newSite(t, siteOptions{daemon: d})

@@ -91,6 +91,7 @@ func oneAtATime(t *testing.T, h *lab.Host) {
 // The words are those of keepalived: the program of one state gets its own arguments alone, the generic one four words more.
 // The same file runs under keepalived first, so that this is its word and not ours.
 func TestVRRPHookArguments(t *testing.T) {
+	t.Parallel()
 	r := fast(150,
 		"notify_master \"/etc/vrrpd/hook to-master 'two words'\"",
 		"notify_backup \"/etc/vrrpd/hook to-backup\"",
