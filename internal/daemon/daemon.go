@@ -185,6 +185,8 @@ type Daemon struct {
 
 	wake       chan struct{}  // something changed that instances must hear of
 	candidates chan candidate // configurations read for a reload
+	reading    bool           // a file is being read for one; of the main task
+	again      bool           // and another one was asked for
 	leaving    []*unit        // whose last hooks may still run; the main task's
 	lock       *os.File
 
@@ -464,7 +466,6 @@ func (d *Daemon) run(ctx context.Context) error {
 	defer watchdog.Stop()
 	look := time.NewTicker(guardEvery)
 	defer look.Stop()
-	reading, again := false, false
 	var tidy tidy
 	for {
 		select {
@@ -483,16 +484,8 @@ func (d *Daemon) run(ctx context.Context) error {
 			err := d.stopAll()
 			return errors.Join(fmt.Errorf("vrrpd cannot go on: %w", tasks.Wait()), err)
 		case <-hup:
-			if again = reading; !again {
-				reading = true
-				d.reload()
-			}
+			d.reload()
 		case c := <-d.candidates:
-			if reading = again; again { // asked for again meanwhile: the file may have changed
-				again = false
-				d.reload()
-				continue
-			}
 			d.reloaded(base, c)
 			look.Reset(guardEvery)
 		case <-d.wake:

@@ -36,13 +36,22 @@ func (d *Daemon) consider(file string) candidate {
 }
 
 // reload reads the file again, beside the main task: to ask whether each program can be run may take a while.
+// What is asked for meanwhile is read after it: the file may have changed.
 func (d *Daemon) reload() {
+	if d.again = d.reading; d.again {
+		return
+	}
+	d.reading = true
 	d.tell(daemon.SdNotifyReloading)
 	go func() { d.candidates <- d.consider(d.opt.File) }()
 }
 
 // reloaded puts what was read in force whole, or says why not and changes nothing.
 func (d *Daemon) reloaded(ctx context.Context, c candidate) {
+	if d.reading = false; d.again {
+		d.reload()
+		return
+	}
 	defer d.tell(daemon.SdNotifyReady)
 	report(d.log, c.found)
 	text := d.refusal(c)
@@ -136,8 +145,15 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 		d.log.Error("stop instances that are no more", "error", err)
 	}
 	fed()
-	if err := moved(); err != nil {
+	for try := 1; ; try++ {
+		err := moved()
+		if err == nil {
+			break
+		}
 		d.log.Error("remove addresses that nobody took over", "error", err)
+		if try == sweepTries {
+			break
+		}
 	}
 	if err := d.premises.clear(config); err != nil {
 		d.log.Error("put back what nobody needs any more", "error", err)

@@ -56,13 +56,14 @@ type Addresses struct {
 	owners map[string]*owned
 	placed map[addressID]int  // the interface's index where each of ours was put: the name may stand for another one by now
 	moving map[addressID]bool // these stay for now, whoever lets go of them
-	parked []conf.Address     // those of them that were let go
+	parked []conf.Address     // those of them that were let go, and what could not be removed at the end of a Move
 }
 
 // owned is what one owner wants in the kernel.
 type owned struct {
 	set  Set
 	keep map[addressID]bool // addresses of set that stood there before us and stay
+	left []conf.Address     // of a former set, that could not be removed yet
 }
 
 // addressID tells two configured addresses apart. An interface is known by name: it may be made anew. If it is renamed its
@@ -191,14 +192,14 @@ func (a *Addresses) Add(set Set) (AddResult, error) {
 	now := &owned{set: set, keep: map[addressID]bool{}}
 	a.owners[set.Owner] = now
 	if before != nil {
-		var gone []conf.Address
+		gone := slices.Clone(before.left)
 		for _, addr := range before.set.Addresses {
-			if !slices.ContainsFunc(set.Addresses, func(o conf.Address) bool { return idOf(o) == idOf(addr) }) && !before.keep[idOf(addr)] {
+			if !now.has(addr) && !before.keep[idOf(addr)] {
 				gone = append(gone, addr)
 			}
 		}
-		removed, err := a.delete(a.notHeld(gone))
-		result.Removed = removed
+		var err error
+		result.Removed, now.left, err = a.delete(a.notHeld(gone)) // the next try must know what is left
 		errs = append(errs, err)
 	}
 
@@ -273,7 +274,7 @@ func (a *Addresses) Remove(set Set) error {
 	keep := map[addressID]bool{}
 	o := a.owners[set.Owner]
 	if o != nil {
-		list, keep = append(list, o.set.Addresses...), o.keep
+		list, keep = slices.Concat(list, o.set.Addresses, o.left), o.keep
 		delete(a.owners, set.Owner)
 	} else if set.KeepExisting && len(list) > 0 {
 		present, err := a.nl.dumpAddresses()
@@ -290,7 +291,7 @@ func (a *Addresses) Remove(set Set) error {
 		seen[idOf(addr)] = true
 		return dup || keep[idOf(addr)]
 	})
-	_, err := a.delete(a.notHeld(list))
+	_, _, err := a.delete(a.notHeld(list))
 	if err != nil && o != nil {
 		a.owners[set.Owner] = o // it still holds what could not be removed: the next try must know
 	}
@@ -362,27 +363,30 @@ func (a *Addresses) Renew(owner string) error {
 // them back is Add. The function returned ends that.
 func (a *Addresses) Watch(m *Monitor, lost func(owner string, missing []conf.Address)) (cancel func()) {
 	return m.Subscribe(func(events []Event) {
-		gone := map[addressID]bool{}
+		gone, all := map[addressID]bool{}, false
 		for _, e := range events {
-			if e.Kind == AddressRemoved {
+			switch e.Kind {
+			case AddressRemoved:
 				gone[addressID{e.Address.Interface, e.Address.Prefix}] = true
+			case Resynced:
+				all = true // it may have come and gone in what the kernel dropped
 			}
 		}
-		if len(gone) == 0 {
+		if len(gone) == 0 && !all {
 			return
 		}
-		for owner, missing := range a.lost(gone) {
+		for owner, missing := range a.lost(gone, all) {
 			lost(owner, missing)
 		}
 	})
 }
 
-// lost are those of the removed addresses that are held by an owner and truly missing: the news may be of a
-// removal of ours, with the address long back.
-func (a *Addresses) lost(gone map[addressID]bool) map[string][]conf.Address {
+// lost are those of the removed addresses, or of any, that are held by an owner and truly missing: the news may be of a removal of ours,
+// with the address long back.
+func (a *Addresses) lost(gone map[addressID]bool, all bool) map[string][]conf.Address {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	concerned := func(addr conf.Address) bool { return gone[idOf(addr)] }
+	concerned := func(addr conf.Address) bool { return all || gone[idOf(addr)] }
 	var present []KernelAddress
 	lost := map[string][]conf.Address{}
 	for owner, o := range a.owners {
@@ -476,8 +480,8 @@ func (a *Addresses) notHeld(list []conf.Address) []conf.Address {
 }
 
 // Move lets addresses go from one owner to another without a moment in which the kernel lacks them, whichever of the two is
-// told first: until end is called they stay although their owner removes them. Then those go that nobody has taken. Not
-// for addresses whose removal somebody relies on before.
+// told first: until end is called they stay although their owner removes them. Then those go that nobody has taken; after an error
+// end can be called again. Not for addresses whose removal somebody relies on before.
 func (a *Addresses) Move(list []conf.Address) (end func() error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -493,7 +497,8 @@ func (a *Addresses) Move(list []conf.Address) (end func() error) {
 		if left = a.notHeld(left); len(left) == 0 {
 			return nil
 		}
-		_, err := a.delete(left)
+		_, left, err := a.delete(left)
+		a.parked = left
 		return err
 	}
 }
@@ -516,8 +521,8 @@ func (a *Addresses) put(list []conf.Address, lifetime time.Duration, flags uint1
 	return outcomes, nil
 }
 
-// delete sends RTM_DELADDR for each address and returns those that were there.
-func (a *Addresses) delete(list []conf.Address) (removed []conf.Address, err error) {
+// delete sends RTM_DELADDR for each address and returns those that were there, and those that may still be.
+func (a *Addresses) delete(list []conf.Address) (removed, left []conf.Address, err error) {
 	outcomes, err := a.each(list, func(index int, addr conf.Address) message {
 		var peer netip.Addr
 		if addr.Peer.IsValid() {
@@ -529,7 +534,7 @@ func (a *Addresses) delete(list []conf.Address) (removed []conf.Address, err err
 		err = a.deleteOtherPrefix(list, outcomes)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("remove addresses: %w", err)
+		return nil, list, fmt.Errorf("remove addresses: %w", err)
 	}
 	renamed, err := a.deleteRenamed(list)
 	errs := []error{err}
@@ -539,14 +544,14 @@ func (a *Addresses) delete(list []conf.Address) (removed []conf.Address, err err
 		case err == nil, renamed[idOf(addr)]:
 			removed = append(removed, addr)
 		case !isGone(err):
-			errs = append(errs, fmt.Errorf("remove address %s on %s: %w", addr.Prefix, addr.Interface, err))
+			left, errs = append(left, addr), append(errs, fmt.Errorf("remove address %s on %s: %w", addr.Prefix, addr.Interface, err))
 			continue
 		}
 		if index, err := a.nl.index(addr.Interface); err == nil && index == a.placed[idOf(addr)] {
 			delete(a.placed, idOf(addr))
 		}
 	}
-	return removed, errors.Join(errs...)
+	return removed, left, errors.Join(errs...)
 }
 
 // deleteRenamed deletes those of the list that stand where they were put but not where their names point: the interface was

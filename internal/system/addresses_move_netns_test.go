@@ -3,9 +3,17 @@
 package system
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/conf"
 )
@@ -91,4 +99,108 @@ func TestAddressesMove(t *testing.T) {
 	add("VI_1", x)
 	remove("VI_1", x)
 	wantRemoved("192.0.2.101/32")
+}
+
+// powerless runs f as somebody whom the kernel lets change nothing.
+func powerless(t *testing.T, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	if err := unix.Capget(&header, &all[0]); err != nil {
+		t.Fatal(err)
+	}
+	less := all
+	less[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	if err := unix.Capset(&header, &less[0]); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Capset(&header, &all[0]); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	f()
+}
+
+// What the kernel did not take off is not forgotten: the next try takes it.
+func TestAddressesThatStay(t *testing.T) {
+	self := bare(t)
+	a := openAddresses(t, self, AddressesOptions{})
+	x, y, z := vip("eth0", "192.0.2.101/32"), vip("eth0", "2001:db8::102/128"), vip("eth0", "192.0.2.103/32")
+	set := func(list ...conf.Address) error {
+		_, err := a.Add(Set{Owner: "VI_1", Addresses: list})
+		return err
+	}
+	refused := func(f func() error) {
+		t.Helper()
+		powerless(t, func() {
+			if err := f(); !errors.Is(err, unix.EPERM) {
+				t.Fatalf("got %v, want that it is not permitted", err)
+			}
+		})
+	}
+	if err := set(x, y, z); err != nil {
+		t.Fatal(err)
+	}
+	refused(func() error { return set(x, y) })
+	refused(func() error { return set(x) })
+	expectShown(t, self, "192.0.2.1/24", "192.0.2.101/32", "192.0.2.103/32", "2001:db8::102/128")
+	if err := set(x); err != nil {
+		t.Fatal(err)
+	}
+	expectShown(t, self, "192.0.2.1/24", "192.0.2.101/32")
+
+	end := a.Move([]conf.Address{x})
+	if err := a.Remove(Set{Owner: "VI_1"}); err != nil {
+		t.Fatal(err)
+	}
+	refused(end)
+	expectShown(t, self, "192.0.2.1/24", "192.0.2.101/32")
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	expectShown(t, self, "192.0.2.1/24")
+}
+
+// An address may come and go in what the kernel dropped: after that all of them are looked at.
+func TestAddressLostUnseen(t *testing.T) {
+	self := bare(t)
+	a := openAddresses(t, self, AddressesOptions{})
+	var m *Monitor
+	self.Do(t, func() {
+		var err error
+		if m, err = OpenMonitor(MonitorOptions{ReceiveBuffer: 2048}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	defer m.Close()
+	lost := make(chan []conf.Address, 10)
+	a.Watch(m, func(_ string, missing []conf.Address) { lost <- missing })
+	var batch strings.Builder // nobody reads yet
+	for k := range 100 {
+		fmt.Fprintf(&batch, "addr add 198.51.100.%d/32 dev eth0\n", k)
+	}
+	ipBatch(t, self, batch.String())
+	x := vip("eth0", "192.0.2.101/32")
+	if _, err := a.Add(Set{Owner: "VI_1", Addresses: []conf.Address{x}}); err != nil {
+		t.Fatal(err)
+	}
+	self.Run(t, "ip", "addr", "del", "192.0.2.101/32", "dev", "eth0")
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- m.Run(ctx) }()
+	select {
+	case got := <-lost:
+		if len(got) != 1 || got[0] != x {
+			t.Errorf("got %v lost, want %v", got, x)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("nobody was told")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }

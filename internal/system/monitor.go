@@ -60,6 +60,7 @@ const (
 	AddressAdded                    // Address is new
 	AddressChanged                  // Address has other flags, scope, protocol or label
 	AddressRemoved                  // Address is gone
+	Resynced                        // the kernel dropped changes, and all was read again: something may have come and gone unseen
 )
 
 // Event is one change.
@@ -429,7 +430,7 @@ func (m *Monitor) resync() ([]Event, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.replace(links, addresses), nil
+	return append(m.replace(links, addresses), Event{Kind: Resynced}), nil
 }
 
 func (m *Monitor) dumpAll() ([]Link, []KernelAddress, error) {

@@ -52,6 +52,7 @@ type Routes struct {
 
 	mu       sync.Mutex
 	owners   map[string]RouteSet
+	left     map[string][]RouteSet     // an owner's former sets of which something could not be removed yet
 	placed   map[string]map[string]int // by route, the indexes of its interfaces when it was added
 	declared []RouteSet                // of the file
 	former   []RouteSet                // of the file, as a former run left it
@@ -70,7 +71,7 @@ func OpenRoutes(options RoutesOptions) (*Routes, error) {
 	}
 	// So that a dump may ask for ours alone: a router may have a million of others. Kernels before 4.20 tell all.
 	_ = unix.SetsockoptInt(nl.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	r := &Routes{log: options.Log, nl: nl, path: options.StateFile, owners: map[string]RouteSet{}, placed: map[string]map[string]int{}, changed: make(chan struct{}, 1)}
+	r := &Routes{log: options.Log, nl: nl, path: options.StateFile, owners: map[string]RouteSet{}, left: map[string][]RouteSet{}, placed: map[string]map[string]int{}, changed: make(chan struct{}, 1)}
 	if r.path == "" {
 		return r, nil
 	}
@@ -203,17 +204,26 @@ func (r *Routes) Set(set RouteSet) (missing []string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
+	former := r.left[set.Owner]
 	if before, ok := r.owners[set.Owner]; ok {
-		errs = append(errs, r.remove(before, set))
+		former = append(former, before)
+	}
+	var left []RouteSet
+	for _, before := range former {
+		if err := r.remove(before, set); err != nil {
+			left, errs = append(left, before), append(errs, err)
+		}
 	}
 	if set.empty() {
 		if err := errors.Join(errs...); err != nil {
-			return nil, err // it still holds what could not be removed: the next try must know
+			return nil, err // all stays as it was: the next try must know
 		}
+		delete(r.left, set.Owner)
 		delete(r.owners, set.Owner)
 		r.poke()
 		return nil, nil
 	}
+	r.left[set.Owner] = left
 	if err := r.relocate(set); err != nil {
 		// As with addresses, a route without an entry is better than a takeover without a route.
 		r.log.Warn("list of routes not written", "instance", set.Owner, "error", err)

@@ -4,6 +4,7 @@ package system
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/system/nstest"
@@ -207,5 +209,35 @@ func TestRoutes(t *testing.T) {
 	}
 	if got := h.Run(t, "ip", "route", "show", "10.9.0.0/16"); !strings.Contains(got, "via 192.0.2.9") {
 		t.Errorf("somebody else's: %s", got)
+	}
+}
+
+// What the kernel did not remove is not forgotten: the next try takes it.
+func TestRoutesThatStay(t *testing.T) {
+	h := bare(t)
+	r := openRoutes(t, h, filepath.Join(t.TempDir(), "routes.json"))
+	one := conf.Route{Type: "blackhole", To: netip.MustParsePrefix("10.1.0.0/16"), Table: 254, Scope: -1}
+	other := conf.Route{Type: "blackhole", To: netip.MustParsePrefix("10.2.0.0/16"), Table: 254, Scope: -1}
+	set := func(routes ...conf.Route) error {
+		_, err := r.Set(RouteSet{Owner: "VI_1", Routes: routes})
+		return err
+	}
+	if err := set(one, other); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		powerless(t, func() {
+			if err := set(one); !errors.Is(err, unix.EPERM) {
+				t.Fatalf("got %v, want that it is not permitted", err)
+			}
+		})
+	}
+	for _, routes := range [][]conf.Route{{one}, {}} {
+		if err := set(routes...); err != nil {
+			t.Fatal(err)
+		}
+		if got := ours(t, h); len(got) != len(routes) {
+			t.Errorf("got %q, want %d", got, len(routes))
+		}
 	}
 }
