@@ -59,6 +59,7 @@ type gated struct {
 	eligible bool
 	why      string
 	priority uint8
+	stuck    bool // it has ended, and its addresses could not be removed
 }
 
 // openGrants opens the quorum extension with the guard shut. It returns nil if the file has no quorum block.
@@ -264,9 +265,28 @@ func (g *grants) reconfigured() {
 	if g.guard == nil {
 		return
 	}
+	if left := g.stuck(); len(left) > 0 {
+		g.log.Error("addresses of instances that are no more could not be removed: the guard stays in front of them until vrrpd is started anew", "instances", strings.Join(left, " "))
+		return
+	}
 	if err := g.guard.Configure(g.all()); err != nil {
 		g.log.Error("the guard still shuts addresses that nobody guards", "error", err)
 	}
+}
+
+// stuck are the instances that have ended and whose addresses could not be removed.
+func (g *grants) stuck() (names []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range g.resources {
+		for name, m := range s.members {
+			if m.stuck {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // join makes the Grants of an instance; nil if it needs none.
@@ -286,10 +306,15 @@ func (m *gated) enter(i *instance.Instance) {
 	m.g.judge(m.resource)
 }
 
+// leave is called when the instance has ended. One whose addresses could not be removed stays: by it the lease of this node is not
+// given back in the log, nor the guard taken away, while they may be up.
 func (m *gated) leave() {
+	left := <-m.instance.PostRevoke("it has ended")
 	m.g.mu.Lock()
 	s := m.g.resources[m.resource]
-	if s.members[m.instance.Name()] == m {
+	if left != nil {
+		m.eligible, m.why, m.stuck = false, left.Error(), true
+	} else if s.members[m.instance.Name()] == m {
 		delete(s.members, m.instance.Name())
 	}
 	m.g.mu.Unlock()
@@ -334,14 +359,12 @@ func (m *gated) GiveUp(reason string) { m.g.Node.GiveUp(m.resource, reason, "") 
 func (m *gated) Eligible(ok bool, reason string, priority uint8) {
 	m.g.mu.Lock()
 	s := m.g.resources[m.resource]
-	joins := ok && !m.eligible && s.granted && m.instance != nil
+	if ok && !m.eligible && s.granted && m.instance != nil {
+		m.instance.PostGrant(s.reason) // under the lock, so that no older revocation overtakes it
+	}
 	m.eligible, m.why, m.priority = ok, reason, priority
-	granted := s.reason
 	m.g.mu.Unlock()
 	m.g.judge(m.resource)
-	if joins {
-		m.instance.PostGrant(granted)
-	}
 }
 
 // Serving implements instance.Grants.
@@ -350,35 +373,29 @@ func (m *gated) Serving(bool) {}
 // Live implements instance.Grants.
 func (m *gated) Live() bool { return m.g.Node.Live(m.resource) }
 
-// instances are those of a resource, which becomes granted or not.
-func (g *grants) instances(resource string, granted bool, reason string) []*instance.Instance {
+// become notes whether a resource is granted and tells its instances, under the lock: what is posted to them is the newest.
+func (g *grants) become(resource string, granted bool, reason string, post func(*instance.Instance)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.resources[resource]
 	if s == nil {
-		return nil
+		return
 	}
 	s.granted, s.reason = granted, reason
-	var all []*instance.Instance
 	for _, m := range s.members {
-		all = append(all, m.instance)
+		post(m.instance)
 	}
-	return all
 }
 
 // Grant implements quorum.Host.
 func (g *grants) Grant(resource, reason string) {
-	for _, i := range g.instances(resource, true, reason) {
-		i.PostGrant(reason)
-	}
+	g.become(resource, true, reason, func(i *instance.Instance) { i.PostGrant(reason) })
 }
 
 // Revoke implements quorum.Host.
 func (g *grants) Revoke(resource, reason string, done func()) {
 	var off []<-chan error
-	for _, i := range g.instances(resource, false, "") {
-		off = append(off, i.PostRevoke(reason))
-	}
+	g.become(resource, false, "", func(i *instance.Instance) { off = append(off, i.PostRevoke(reason)) })
 	go func() { // ends with the instances, whose addresses the kernel may refuse to take off for a while
 		for _, c := range off {
 			if err := <-c; err != nil {

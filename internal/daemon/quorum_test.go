@@ -5,14 +5,18 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/instance"
+	"pgvrrp/internal/quiet"
 )
 
 // quorumOf is a quorum block on the loopback interface with further lines, of which this host is node. The key and the state
@@ -118,4 +122,72 @@ func TestEligibleTogether(t *testing.T) {
 			t.Fatalf("round %d: both instances said %t, the quorum has %t (%s)", round, ok, r.Eligible, r.Ineligible)
 		}
 	}
+}
+
+// refusing is a kernel that won't take an address off.
+type refusing struct{ instance.Network }
+
+func (refusing) SetAddresses([]conf.Address) error { return syscall.ENOBUFS }
+func (refusing) Missing() ([]conf.Address, error)  { return nil, nil }
+func (refusing) StopAnnouncing()                   {}
+func (refusing) SetRoutes([]conf.Route, []conf.Rule) ([]string, error) {
+	return nil, nil
+}
+
+type noHooks struct{}
+
+func (noHooks) Post(instance.HookEvent) {}
+
+// By an instance that has ended and could not remove its addresses the node stays without the resource, says why, and gives no lease
+// back in the log.
+func TestAddressesLeftAtTheEnd(t *testing.T) {
+	text := quorumOf(t, t.TempDir(), "n1", freePort(t), "guard lifetime", "resource vip plain") + vi(1, "192.0.2.1/24", "quorum vip")
+	g := openQuorum(t, text)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	config, _, _ := load(t, text)
+	m := g.join(&config.Instances[0])
+	i, err := instance.New(instance.Options{Config: config.Instances[0], Network: refusing{}, Hooks: noHooks{}, Log: slog.New(slog.DiscardHandler), BootTime: quiet.BootTime, Grants: m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.enter(i)
+	running, end := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- i.Run(running) }()
+	i.Surround(t.Context(), instance.Surroundings{Link: instance.Link{Present: true, Up: true}, Source: netip.MustParseAddr("192.0.2.9"), Verdict: instance.Verdict{Priority: 100}})
+	for late := time.Now().Add(10 * time.Second); !g.Status(ctx).Resources[0].Eligible; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("the instance is not BACKUP")
+		}
+	}
+	end()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	m.leave()
+	if r := g.Status(ctx).Resources[0]; r.Eligible || !strings.Contains(r.Ineligible, "its addresses could not be removed") {
+		t.Errorf("eligible %t: %s", r.Eligible, r.Ineligible)
+	}
+	if got := g.stuck(); len(got) != 1 {
+		t.Errorf("got %v left, want the instance", got)
+	}
+	select {
+	case <-revoked(g):
+		t.Error("a revocation is over although the addresses are there")
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+func revoked(g *grants) <-chan struct{} {
+	off := make(chan struct{})
+	g.Revoke("vip", "its lease is over", func() { close(off) })
+	return off
 }

@@ -90,6 +90,22 @@ func (i *Instance) setAgain(now time.Time) {
 	}
 }
 
+// An instance that ends and whose addresses the kernel won't take off tries so often more, at such intervals.
+const (
+	lastTries = 5
+	lastRetry = 100 * time.Millisecond
+)
+
+// removeLeft tries once more to take off what an ending instance could not: nobody does after it.
+func (i *Instance) removeLeft() {
+	for try := 0; try < lastTries && !i.free(); try++ {
+		time.Sleep(lastRetry)
+		if i.setAddresses(nil); i.free() {
+			i.cleared()
+		}
+	}
+}
+
 // renewals is how often within one kernel lifetime it is restarted: two may be late or fail.
 const renewals = 4
 

@@ -13,12 +13,12 @@ import (
 // instance, but each may post to it.
 //
 // Leaving mastership tells, in this order: Serving(false), Eligible(false) if we may not be granted again, GiveUp unless it
-// was revoked. If the kernel refuses to take the addresses off, Serving(false) and GiveUp come only when they are off, and
-// Eligible(false) at once: the lease of an instance that is not eligible and has not given up should be let run out.
+// was revoked. If the kernel refuses to take the addresses off, Serving(false) comes only when they are off, and the others at
+// once: whoever takes a GiveUp revokes, and knows by that when they are.
 type Grants interface {
 	// Request says that the master seems gone. It is a hint, and may come again and again.
 	Request(reason string)
-	// GiveUp says that we were granted mastership and go: the addresses are off.
+	// GiveUp says that we were granted mastership and go. PostRevoke tells when the addresses are off.
 	GiveUp(reason string)
 	// Eligible says whether we may be granted mastership, why not, and our effective priority: once before anything else, and
 	// when one of them changes. Not eligible are INIT, FAULT, a release that holds, addresses that won't go, a check that a reload
@@ -156,7 +156,6 @@ func (i *Instance) granted(now time.Time, reason string) {
 }
 
 func (i *Instance) revoked(now time.Time, reason string) {
-	i.leaving = "" // nothing is left to be given up
 	i.step(now, vrrp.Event{Kind: vrrp.Revoked, Reason: reason})
 }
 
@@ -169,23 +168,15 @@ func (i *Instance) lapse(now time.Time) bool {
 	return true
 }
 
-// giveUp gives the grant back, once the addresses are off.
+// giveUp gives the grant back.
 func (i *Instance) giveUp(now time.Time, reason string) {
 	i.report(now) // first, so that it isn't granted to us again
-	if i.free() {
-		i.opt.Grants.GiveUp(reason)
-	} else if i.leaving == "" {
-		i.leaving = reason
-	}
+	i.opt.Grants.GiveUp(reason)
 }
 
 // cleared tells everybody who waits for it that the addresses are off.
 func (i *Instance) cleared() {
 	i.serve(false)
-	if i.leaving != "" {
-		i.opt.Grants.GiveUp(i.leaving)
-		i.leaving = ""
-	}
 	for _, done := range i.freed {
 		done <- nil
 	}

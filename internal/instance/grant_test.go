@@ -71,6 +71,7 @@ func beginGated(t *testing.T, c conf.Instance) (*Instance, *grants, context.Canc
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go i.Run(ctx)
+	t.Cleanup(func() { cancel(); <-i.done })
 	i.Surround(ctx, fine)
 	synctest.Wait()
 	return i, g, cancel
@@ -502,14 +503,14 @@ func TestAddressesThatWillNotGo(t *testing.T) {
 			if err := i.Release(t.Context(), time.Second/2); err != nil {
 				t.Fatal(err)
 			}
-			wantAt(t, g, " 0.000", "stop announcing", "addresses []", goodbyes, "not eligible 100: "+reason, "hook BACKUP 100 seq=3")
+			wantAt(t, g, " 0.000", "stop announcing", "addresses []", goodbyes, "not eligible 100: "+reason, "give up: released for 500ms: by an operator", "hook BACKUP 100 seq=3")
 			grant(t, i, "epoch 2")
-			wantAt(t, g, " 0.000")
+			wantAt(t, g, " 0.000", "give up: "+reason)
 			time.Sleep(1500 * time.Millisecond)
 			wantAt(t, g, " 1.000", "addresses []")
 			fail(g, nil)
 			time.Sleep(time.Second)
-			wantAt(t, g, " 2.000", "addresses []", "serving false", "give up: released for 500ms: by an operator", "eligible 100")
+			wantAt(t, g, " 2.000", "addresses []", "serving false", "eligible 100")
 		})
 	})
 	t.Run("revoked", func(t *testing.T) {
@@ -538,10 +539,10 @@ func TestAddressesThatWillNotGo(t *testing.T) {
 			fail(g, stuck)
 			i.PostRevoke("epoch 1 is over")
 			grant(t, i, "epoch 2")
-			wantAt(t, g, " 0.000", "stop announcing", "addresses []", goodbyes, "hook BACKUP 100 seq=3", "not eligible 100: "+reason)
+			wantAt(t, g, " 0.000", "stop announcing", "addresses []", goodbyes, "hook BACKUP 100 seq=3", "not eligible 100: "+reason, "give up: "+reason)
 			fail(g, nil)
 			time.Sleep(time.Second)
-			wantAt(t, g, " 1.000", "addresses []", "serving false", "give up: "+reason, "eligible 100")
+			wantAt(t, g, " 1.000", "addresses []", "serving false", "eligible 100")
 		})
 	})
 	t.Run("given up, then revoked", func(t *testing.T) {
@@ -560,6 +561,20 @@ func TestAddressesThatWillNotGo(t *testing.T) {
 			wantAt(t, g, " 1.000", "addresses []", "serving false") // and no grant is given up that isn't ours
 		})
 	})
+	t.Run("until shortly before the end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			i, g, stop := beginGranted(t, config())
+			fail(g, stuck)
+			stop()
+			synctest.Wait()
+			wantAt(t, g, " 0.000", "stop announcing", "addresses []", goodbyes, "not eligible 100: stopped", "give up: vrrpd stops", "hook STOP 100 seq=3")
+			fail(g, nil)
+			if err := <-i.PostRevoke("epoch 1 is over"); err != nil {
+				t.Error(err)
+			}
+			wantAt(t, g, " 0.100", "addresses []", "serving false")
+		})
+	})
 	t.Run("to the end", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			i, g, stop := beginGranted(t, config())
@@ -568,6 +583,7 @@ func TestAddressesThatWillNotGo(t *testing.T) {
 			synctest.Wait()
 			g.take()
 			stop()
+			synctest.Wait()
 			wantAt(t, g, " 0.000", "stop announcing", "addresses []", "hook STOP 100 seq=4", "not eligible 100: stopped")
 			for _, d := range []<-chan error{done, i.PostRevoke("again")} {
 				if err := <-d; !errors.Is(err, errHeld) {

@@ -153,7 +153,6 @@ type Instance struct {
 	refused   bool         // addresses were not set because the lease has lapsed
 	serving   bool         // what Grants was told last
 	reported  eligibility  // likewise
-	leaving   string       // a GiveUp that waits for the addresses to go; empty: none
 	freed     []chan error // revocations that wait for the same
 	heldUntil time.Time    // when a hold ends and we may be granted mastership again; zero: not held
 
@@ -267,6 +266,7 @@ func (i *Instance) Run(ctx context.Context) error {
 			i.catchUp()
 			i.step(now, vrrp.Event{Kind: vrrp.Shutdown, Reason: "vrrpd stops"})
 			i.report(now)
+			i.removeLeft()
 			i.finish()
 			return nil
 		case <-i.ordered:

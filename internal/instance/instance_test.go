@@ -166,6 +166,7 @@ func begin(t *testing.T, c conf.Instance) (*Instance, *host, context.CancelFunc)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go i.Run(ctx)
+	t.Cleanup(func() { cancel(); <-i.done })
 	i.Surround(ctx, fine)
 	synctest.Wait()
 	return i, h, cancel
