@@ -170,7 +170,7 @@ func TestAgentSurvives(t *testing.T) {
 	})
 	act("the holder's disk takes no WAL", func() { // sessions answer on; it is a pipe that nobody reads which the write waits for
 		h, old, probe := s.l.Host(holder), holder, s.pg.DataDir+"/pg_wal/pgnotify.probe"
-		run(t, h, "sh", "-ec", fmt.Sprintf("test -s %[1]s && rm %[1]s && mkfifo -m 0666 %[1]s", probe))
+		run(t, h, "sh", "-ec", fmt.Sprintf("test -s %[1]s && mkfifo -m 0666 %[1]s.pipe && mv %[1]s.pipe %[1]s", probe)) // the agent may be about to write it anew
 		eventually(t, longPatience, "another node holds", func() (bool, string) {
 			st, err := s.status(old)
 			if err != nil {
