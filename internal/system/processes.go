@@ -183,17 +183,20 @@ func (c *connector) follow(ctx context.Context, h ProcessHandler) (err error) {
 	}
 	late := time.AfterFunc(answerTime, func() { _ = c.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer late.Stop()
-	answered := false
+	answered, behind := false, false
 	for {
-		b, err := c.read()
+		if behind {
+			if err := c.catchUp(h); err != nil {
+				return err
+			}
+			behind = false
+		}
+		b, err := c.read(true)
 		switch {
 		case !answered && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
 			return errNoAnswer
 		case errors.Is(err, unix.ENOBUFS):
-			// The kernel dropped news. What is still queued is older than a look at /proc.
-			if answered {
-				h.Resync()
-			}
+			behind = answered // else the answer may be among what catchUp throws away, and after it everything is looked at
 			continue
 		case err != nil:
 			return err
@@ -210,11 +213,10 @@ func (c *connector) follow(ctx context.Context, h ProcessHandler) (err error) {
 				if e.refused != 0 {
 					return fmt.Errorf("%w: %w", ErrNoProcessEvents, e.refused)
 				}
-				answered = true
+				answered, behind = true, true
 				if !late.Stop() && ctx.Err() == nil {
 					_ = c.file.SetReadDeadline(time.Time{}) // it came at the last moment
 				}
-				h.Resync()
 			case !answered: // what was before is looked for in a moment
 			case e.what == procFork:
 				h.Forked(e.parent, e.pid)
@@ -227,14 +229,28 @@ func (c *connector) follow(ctx context.Context, h ProcessHandler) (err error) {
 	}
 }
 
-func (c *connector) read() (b []byte, err error) {
+// catchUp has everything looked at anew. The kernel drops all news from an overflow on until the queue is empty (NETLINK_S_CONGESTED),
+// so it is emptied first: what is in it is older than that look, anyway.
+func (c *connector) catchUp(h ProcessHandler) (err error) {
+	for err == nil || errors.Is(err, unix.ENOBUFS) {
+		_, err = c.read(false)
+	}
+	if !errors.Is(err, unix.EAGAIN) {
+		return err
+	}
+	h.Resync()
+	return nil
+}
+
+// read reads one datagram of the kernel's; without wait it returns EAGAIN if there is none.
+func (c *connector) read(wait bool) (b []byte, err error) {
 	for {
 		var n int
 		var from unix.Sockaddr
 		var failed error
 		err = c.raw.Read(func(fd uintptr) bool {
 			n, from, failed = unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT)
-			return !errors.Is(failed, unix.EAGAIN) && !errors.Is(failed, unix.EINTR)
+			return !errors.Is(failed, unix.EINTR) && (!wait || !errors.Is(failed, unix.EAGAIN))
 		})
 		switch {
 		case err != nil:

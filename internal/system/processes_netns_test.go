@@ -50,8 +50,8 @@ func (h *heard) Execed(pid int)       { h.note(pid, "exec") }
 func (h *heard) Exited(pid int)       { h.note(pid, "exit") }
 
 // follow is FollowProcesses with a socket that is opened in the network namespace of the process that started this one, if the
-// kernel does not let us enter that of process 1.
-func follow(ctx context.Context, h ProcessHandler) error {
+// kernel does not let us enter that of process 1. buffer is its size in bytes; 0: the usual one.
+func follow(ctx context.Context, h ProcessHandler, buffer int) error {
 	file, err := openConnector()
 	if err != nil {
 		fd := -1
@@ -65,6 +65,15 @@ func follow(ctx context.Context, h ProcessHandler) error {
 		file = os.NewFile(uintptr(fd), "connector")
 	}
 	defer file.Close()
+	if buffer > 0 {
+		raw, err := file.SyscallConn()
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(raw.Control(func(fd uintptr) { err = setReceiveBuffer(int(fd), buffer) }), err); err != nil {
+			return err
+		}
+	}
 	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
 	return (&connector{file: file, buf: make([]byte, 1<<16)}).follow(ctx, h)
 }
@@ -82,7 +91,7 @@ func TestFollowProcesses(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- follow(ctx, h) }()
+	go func() { ended <- follow(ctx, h, 0) }()
 	select {
 	case <-h.resyncs:
 	case err := <-ended:
@@ -141,10 +150,112 @@ func TestFollowProcesses(t *testing.T) {
 	<-ended
 }
 
+// children is a ProcessHandler that knows our children as package track does. It is slow to begin with.
+type children struct {
+	begin chan struct{} // closed when it may hear of the first
+	begun chan struct{} // closed when it waits for that
+	wait  func()
+
+	mu   sync.Mutex
+	pids map[int]bool
+	seen map[int]bool // that have ended
+}
+
+func (c *children) Resync() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.pids) // the test has none when it lets us go on
+}
+
+func (c *children) Forked(parent, child int) {
+	if parent != os.Getpid() {
+		return
+	}
+	c.wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pids[child] = true
+}
+
+func (c *children) Execed(int) {}
+
+func (c *children) Exited(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.pids, pid)
+	c.seen[pid] = true
+}
+
+// TestProcessesLost: after an overflow nothing is left of what has ended meanwhile.
+func TestProcessesLost(t *testing.T) {
+	nstest.Require(t)
+	c := &children{begin: make(chan struct{}), begun: make(chan struct{}), pids: map[int]bool{}, seen: map[int]bool{}}
+	c.wait = sync.OnceFunc(func() { close(c.begun); <-c.begin })
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- follow(ctx, c, 8<<10) }() // some twenty news
+	run := func() int {
+		cmd := exec.Command("/bin/true")
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd.Process.Pid
+	}
+	for begun := false; !begun; {
+		run()
+		select {
+		case <-c.begun:
+			begun = true
+		case err := <-ended:
+			if !firstPIDs() && errors.Is(err, ErrNoProcessEvents) {
+				return
+			}
+			t.Fatal(err)
+		default:
+		}
+	}
+	// There is room for news of their beginnings, and none for those of their ends.
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var many []*exec.Cmd
+	for range 50 {
+		cmd := exec.Command("/bin/cat")
+		cmd.Stdin = in
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		many = append(many, cmd)
+	}
+	out.Close()
+	for _, cmd := range many {
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(c.begin)
+	// It has worked off what was queued when it hears of one that ended later.
+	heard := false
+	for end := time.Now().Add(5 * time.Second); !heard && time.Now().Before(end); {
+		pid := run()
+		c.mu.Lock()
+		heard = c.seen[pid]
+		c.mu.Unlock()
+	}
+	stop()
+	<-ended
+	if !heard || len(c.pids) > 0 {
+		t.Errorf("news come again: %v; children that have ended long since: %v", heard, c.pids)
+	}
+}
+
 // TestNoProcessEvents: in namespaces of their own processes are not followed, and the error says why.
 func TestNoProcessEvents(t *testing.T) {
 	if os.Getenv("PGVRRP_FOLLOW") != "" {
-		err := follow(t.Context(), &heard{resyncs: make(chan struct{}, 16)})
+		err := follow(t.Context(), &heard{resyncs: make(chan struct{}, 16)}, 0)
 		if !errors.Is(err, ErrNoProcessEvents) && !errors.Is(err, os.ErrPermission) {
 			t.Errorf("got %v, want %v", err, ErrNoProcessEvents)
 		}
