@@ -30,7 +30,7 @@ type ProcessHost struct {
 	Read func(pid int) (name string, argv []string, err error)
 }
 
-// followAgain is how soon it is tried again to follow the processes when that failed.
+// followAgain is how soon it is tried again to follow the processes, or to look through them, when that failed.
 const followAgain = 5 * time.Second
 
 // Processes counts the instances of the vrrp_track_processes of a configuration.
@@ -43,7 +43,8 @@ type Processes struct {
 	mu        sync.Mutex
 	all       []*instances
 	following bool
-	trouble   string // why nothing is known; "" if all is well
+	trouble   string    // why nothing is known; "" if all is well
+	lookAt    time.Time // when to look again, as the last look failed; zero: it did not
 }
 
 // instances is one vrrp_track_process. Its methods are pure.
@@ -158,7 +159,11 @@ func (p *Processes) Run(ctx context.Context) {
 			<-ended
 			stop, ended = nil, nil
 		}
+		again := p.lookAgain(now)
 		next := p.settle(now)
+		if !again.IsZero() && (next.IsZero() || again.Before(next)) {
+			next = again
+		}
 		if wanted && stop == nil && (next.IsZero() || notBefore.Before(next)) {
 			next = notBefore
 		}
@@ -197,7 +202,7 @@ func (p *Processes) follow(ctx context.Context) (stop context.CancelFunc, ended 
 // lost notes that the processes are not followed any more.
 func (p *Processes) lost(ctx context.Context, err error) {
 	p.mu.Lock()
-	p.following = false
+	p.following, p.lookAt = false, time.Time{}
 	for _, t := range p.all {
 		t.known, t.due = false, time.Time{}
 	}
@@ -307,10 +312,10 @@ func (t *instances) matches(name string, argv []string) bool {
 func (p *Processes) look() {
 	pids, err := p.host.List()
 	if err != nil {
-		p.trouble = err.Error()
+		p.trouble, p.lookAt = err.Error(), time.Now().Add(followAgain)
 		return
 	}
-	p.trouble = ""
+	p.trouble, p.lookAt = "", time.Time{}
 	found := make([]map[int]bool, len(p.all))
 	for k := range found {
 		found[k] = map[int]bool{}
@@ -334,6 +339,21 @@ func (p *Processes) look() {
 			p.tell(t)
 		}
 	}
+}
+
+// lookAgain looks once more if that failed and it is time to, and returns when it is; zero: it did not fail.
+func (p *Processes) lookAgain(now time.Time) time.Time {
+	p.mu.Lock()
+	was := p.trouble
+	if !p.lookAt.IsZero() && !now.Before(p.lookAt) {
+		p.look()
+	}
+	at, news := p.lookAt, p.trouble != was
+	p.mu.Unlock()
+	if news {
+		p.changed()
+	}
+	return at
 }
 
 // Resync implements ProcessHandler.

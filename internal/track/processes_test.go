@@ -56,6 +56,7 @@ type procs struct {
 	mu     sync.Mutex
 	names  map[int]string
 	fail   error
+	blind  error // of List
 	events chan func(ProcessHandler)
 }
 
@@ -84,7 +85,7 @@ func (p *procs) host() ProcessHost {
 		List: func() ([]int, error) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			return slices.Collect(maps.Keys(p.names)), nil
+			return slices.Collect(maps.Keys(p.names)), p.blind
 		},
 		Read: func(pid int) (string, []string, error) {
 			p.mu.Lock()
@@ -209,6 +210,24 @@ func TestProcesses(t *testing.T) {
 		p.mu.Unlock()
 		time.Sleep(followAgain)
 		want("web", "OK 1 of web run, 1 wanted")
+
+		// So does who follows but cannot look: what was lost meanwhile is found when that works again.
+		blind := func(err error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.blind = err
+		}
+		blind(errors.New("too many open files"))
+		event(func(h ProcessHandler) { h.Resync() })
+		want("web", "UNABLE too many open files")
+		p.set(30, "")
+		told.Store(0)
+		time.Sleep(followAgain)
+		want("web", "UNABLE too many open files")
+		news(0)
+		blind(nil)
+		time.Sleep(followAgain)
+		want("web", "FAILED 0 of web run, 1 wanted")
 
 		c.Replace(nil)
 		synctest.Wait()
