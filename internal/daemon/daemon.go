@@ -496,7 +496,9 @@ func (d *Daemon) run(ctx context.Context) error {
 					d.log.Debug("memory not trimmed", "error", err)
 				}
 			}
-			d.premises.look()
+			if d.premises.look() {
+				d.refresh(base)
+			}
 			if d.grants != nil {
 				d.grants.look()
 			}

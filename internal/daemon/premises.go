@@ -226,19 +226,24 @@ func (p *premises) guarded() bool {
 	return !p.rules.Empty()
 }
 
-// look sees whether the filter still stands.
-func (p *premises) look() {
+// look sees whether the filter still stands, and reports whether that has changed.
+func (p *premises) look() (changed bool) {
 	again, err := p.filter.Look()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case err != nil && p.unclosed != err.Error():
+	was := p.unclosed
+	p.unclosed = ""
+	if err != nil {
 		p.unclosed = err.Error()
+	}
+	changed = p.unclosed != was
+	switch {
+	case err != nil && changed:
 		p.log.Error("packet filter not in force", "error", err)
 	case err == nil && again:
-		p.unclosed = ""
 		p.log.Warn("another program removed our packet filter, putting it back")
 	}
+	return changed
 }
 
 // ensure makes a VMAC be there with all that it needs of its parent, or says why not.

@@ -3,12 +3,22 @@
 package daemon
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/control"
 	"pgvrrp/internal/system"
 	"pgvrrp/internal/system/nstest"
 )
@@ -74,4 +84,104 @@ func TestVMACsShareSettings(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A look at the packet filter that fails counts until one succeeds, and no longer.
+func TestFilterNotSeenForAWhile(t *testing.T) {
+	nstest.Require(t)
+	config, _, _ := load(t, vi(1, "192.0.2.1/24", "no_accept"))
+	p, err := openPremises(slog.New(slog.DiscardHandler), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.furnish(config)
+	defer func() {
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	look := func(changed bool, want string) {
+		t.Helper()
+		if got := p.look(); got != changed {
+			t.Errorf("changed: got %v, want %v", got, changed)
+		}
+		if got := p.trouble(&config.Instances[0], nil); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("got trouble %q, want %q", got, want)
+		}
+	}
+	look(false, "")
+	// Without the right to ask there is no answer.
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	if err := unix.Capget(&header, &all[0]); err != nil {
+		t.Fatal(err)
+	}
+	fewer := all
+	fewer[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	if err := unix.Capset(&header, &fewer[0]); err != nil {
+		t.Fatal(err)
+	}
+	look(true, "no_accept is not in force: look for table")
+	look(false, "no_accept is not in force: look for table")
+	if err := unix.Capset(&header, &all[0]); err != nil {
+		t.Fatal(err) // the thread ends with the test
+	}
+	runtime.UnlockOSThread()
+	look(true, "")
+	look(false, "")
+}
+
+// A master whose packet filter is gone and can't be made again steps back, and is master again once it can.
+func TestMasterWithoutItsFilter(t *testing.T) {
+	nstest.Require(t, "nft")
+	self, dir := nstest.Self(t), t.TempDir()
+	nstest.Veth(t, self, "filter0", nstest.New(t), "eth0")
+	self.WaitUp(t, "filter0")
+	self.Run(t, "ip", "addr", "add", "192.0.2.11/24", "dev", "filter0")
+	config, _, file := load(t, strings.Replace(vi(1, "192.0.2.1/24", "no_accept\nversion 3\nadvert_int 0.1"), "eth0", "filter0", 1))
+	d, err := open(Options{File: file, Socket: filepath.Join(dir, "socket"), RunDir: dir, Log: slog.New(slog.DiscardHandler)}, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- d.run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		d.close()
+	}()
+	becomes := func(want, reason string) {
+		t.Helper()
+		late := time.After(10 * time.Second)
+		for {
+			s := d.Status(ctx)
+			if len(s.Instances) > 0 && s.Instances[0].State == want && strings.Contains(s.Instances[0].Reason, reason) {
+				return
+			}
+			select {
+			case <-late:
+				t.Fatalf("want %s %q, got %+v", want, reason, s.Instances)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	becomes(control.StateMaster, "")
+	// The kernel takes no more than 1024 chains for a hook.
+	full := "table inet full {\n"
+	for k := range 1024 {
+		full += fmt.Sprintf("chain c%d { type filter hook input priority 0; }\n", k)
+	}
+	rules := filepath.Join(dir, "full.nft")
+	if err := os.WriteFile(rules, []byte(full+"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// It's all done again if ours came back in between.
+	self.Run(t, "sh", "-c", "until nft flush ruleset && nft -f "+rules+" 2>/dev/null; do :; done")
+	becomes(control.StateFault, "no_accept is not in force")
+	self.Run(t, "nft", "flush", "ruleset")
+	becomes(control.StateMaster, "")
 }
