@@ -101,35 +101,47 @@ func (e *ear) change(vrid uint8, f func([]*instance.Instance) []*instance.Instan
 	e.table[vrid].Store(&list)
 }
 
+func (e *ear) add(vrid uint8, i *instance.Instance) {
+	e.change(vrid, func(list []*instance.Instance) []*instance.Instance { return append(list, i) })
+}
+
 // listen has i hear the adverts for its VRID. The socket is opened for the first listener of a place.
 func (w *wire) listen(c *conf.Instance, i *instance.Instance) error {
 	p := placeOf(c)
-	w.mu.Lock()
-	e := w.ears[p]
-	w.mu.Unlock()
-	if e == nil { // only the main task opens, so nobody can be faster; and nobody waits for the lock while the kernel works
-		config := system.ReceiverConfig{Interface: p.iface, IPv6: p.ipv6, Group: p.group}
-		if p.iface != c.Interface {
-			config.JoinOn = c.Interface
-		}
-		r, err := system.OpenReceiver(config)
-		if err != nil {
-			return err
-		}
-		e = &ear{receiver: r, stop: make(chan struct{}), done: make(chan struct{})}
-		w.mu.Lock()
-		w.ears[p] = e
-		if w.unknown[p.iface] == nil {
-			w.unknown[p.iface] = &strays{rejected: map[string]uint64{}, complained: map[string]time.Time{}, logVRIDs: &w.logVRIDs}
-		}
-		s := w.unknown[p.iface]
-		w.mu.Unlock()
-		go e.run(w.log.With("interface", p.iface), s, w.changed)
+	if w.join(p, c.VRID, i) {
+		return nil
 	}
+	// Only the main task opens, so nobody can be faster; and nobody waits for the lock while the kernel works.
+	config := system.ReceiverConfig{Interface: p.iface, IPv6: p.ipv6, Group: p.group}
+	if p.iface != c.Interface {
+		config.JoinOn = c.Interface
+	}
+	r, err := system.OpenReceiver(config)
+	if err != nil {
+		return err
+	}
+	e := &ear{receiver: r, stop: make(chan struct{}), done: make(chan struct{})}
+	e.add(c.VRID, i)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.change(c.VRID, func(list []*instance.Instance) []*instance.Instance { return append(list, i) })
+	w.ears[p] = e
+	if w.unknown[p.iface] == nil {
+		w.unknown[p.iface] = &strays{rejected: map[string]uint64{}, complained: map[string]time.Time{}, logVRIDs: &w.logVRIDs}
+	}
+	go e.run(w.log.With("interface", p.iface), w.unknown[p.iface], w.changed)
 	return nil
+}
+
+// join has i hear what the ear of a place does, if there is one. forget may close it at any time, so it is found and joined under one
+// lock.
+func (w *wire) join(p place, vrid uint8, i *instance.Instance) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := w.ears[p]
+	if e != nil {
+		e.add(vrid, i)
+	}
+	return e != nil
 }
 
 // forget undoes listen. The socket is closed after its last listener.
