@@ -86,6 +86,30 @@ func TestVMACsShareSettings(t *testing.T) {
 	}
 }
 
+// without runs fn on a thread that lacks a capability.
+func without(t *testing.T, capability int, fn func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	if err := unix.Capget(&header, &all[0]); err != nil {
+		t.Error(err)
+		return
+	}
+	fewer := all
+	fewer[0].Effective &^= 1 << capability
+	if err := unix.Capset(&header, &fewer[0]); err != nil {
+		t.Error(err)
+		return
+	}
+	fn()
+	if err := unix.Capset(&header, &all[0]); err != nil {
+		t.Error(err)
+		return // the thread ends with its goroutine
+	}
+	runtime.UnlockOSThread()
+}
+
 // A look at the packet filter that fails counts until one succeeds, and no longer.
 func TestFilterNotSeenForAWhile(t *testing.T) {
 	nstest.Require(t)
@@ -110,24 +134,10 @@ func TestFilterNotSeenForAWhile(t *testing.T) {
 		}
 	}
 	look(false, "")
-	// Without the right to ask there is no answer.
-	runtime.LockOSThread()
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var all [2]unix.CapUserData
-	if err := unix.Capget(&header, &all[0]); err != nil {
-		t.Fatal(err)
-	}
-	fewer := all
-	fewer[0].Effective &^= 1 << unix.CAP_NET_ADMIN
-	if err := unix.Capset(&header, &fewer[0]); err != nil {
-		t.Fatal(err)
-	}
-	look(true, "no_accept is not in force: look for table")
-	look(false, "no_accept is not in force: look for table")
-	if err := unix.Capset(&header, &all[0]); err != nil {
-		t.Fatal(err) // the thread ends with the test
-	}
-	runtime.UnlockOSThread()
+	without(t, unix.CAP_NET_ADMIN, func() { // so that there is no answer
+		look(true, "no_accept is not in force: look for table")
+		look(false, "no_accept is not in force: look for table")
+	})
 	look(true, "")
 	look(false, "")
 }

@@ -72,6 +72,7 @@ type ear struct {
 	users    int
 	stop     chan struct{}
 	done     chan struct{}
+	opening  sync.Mutex             // held while the socket is opened anew and trouble says how that went
 	trouble  atomic.Pointer[string] // why nothing can be heard; nil: all is well
 }
 
@@ -194,15 +195,8 @@ func (w *wire) follow(m *system.Monitor) {
 		return ok && link.Index != index
 	}
 	for p, e := range ears {
-		if !moved(p.iface, e.receiver.Index()) {
-			continue
-		}
-		if err := e.receiver.Reopen(); err != nil {
-			text := err.Error()
-			e.trouble.Store(&text)
-		} else {
-			e.trouble.Store(nil)
-		}
+		// Its error is told by trouble.
+		_ = e.reopen(func() bool { return moved(p.iface, e.receiver.Index()) })
 	}
 	for p, s := range senders {
 		if !moved(p.iface, s.Index()) {
@@ -302,13 +296,29 @@ func (e *ear) recover(log *slog.Logger, err error, changed func()) bool {
 			return false
 		case <-time.After(hearAgain):
 		}
-		if err := e.receiver.Reopen(); err == nil {
-			e.trouble.Store(nil)
+		if err := e.reopen(func() bool { return true }); err == nil {
 			changed()
 			log.Info("adverts can be heard again")
 			return true
 		}
 	}
+}
+
+// reopen opens the socket anew if that is still wanted, and notes why it could not. follow and recover may both be at it: the failure of
+// one must not stand after the success of the other, for then nobody would try again.
+func (e *ear) reopen(wanted func() bool) error {
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	if !wanted() {
+		return nil
+	}
+	if err := e.receiver.Reopen(); err != nil {
+		text := err.Error()
+		e.trouble.Store(&text)
+		return err
+	}
+	e.trouble.Store(nil)
+	return nil
 }
 
 // trouble says why adverts of c cannot be heard; "" if they can.
