@@ -27,6 +27,7 @@ type premises struct {
 
 	mu       sync.Mutex // guards what follows
 	unclosed string     // why the packet filter is not in force; "" if it is, or is not wanted
+	unseen   bool       // the last look at it failed
 	vmacs    map[string]system.Macvlan
 	rules    system.FilterRules
 	wanted   map[string][]system.Macvlan // by instance
@@ -232,7 +233,11 @@ func (p *premises) look() (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was := p.unclosed
-	p.unclosed = ""
+	if err != nil && !p.unseen {
+		p.unseen = true
+		return false // one query that failed is no reason to give way: the next look says
+	}
+	p.unclosed, p.unseen = "", err != nil
 	if err != nil {
 		p.unclosed = err.Error()
 	}

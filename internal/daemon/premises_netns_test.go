@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -86,30 +85,6 @@ func TestVMACsShareSettings(t *testing.T) {
 	}
 }
 
-// without runs fn on a thread that lacks a capability.
-func without(t *testing.T, capability int, fn func()) {
-	t.Helper()
-	runtime.LockOSThread()
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var all [2]unix.CapUserData
-	if err := unix.Capget(&header, &all[0]); err != nil {
-		t.Error(err)
-		return
-	}
-	fewer := all
-	fewer[0].Effective &^= 1 << capability
-	if err := unix.Capset(&header, &fewer[0]); err != nil {
-		t.Error(err)
-		return
-	}
-	fn()
-	if err := unix.Capset(&header, &all[0]); err != nil {
-		t.Error(err)
-		return // the thread ends with its goroutine
-	}
-	runtime.UnlockOSThread()
-}
-
 // A look at the packet filter that fails counts until one succeeds, and no longer.
 func TestFilterNotSeenForAWhile(t *testing.T) {
 	nstest.Require(t)
@@ -134,7 +109,8 @@ func TestFilterNotSeenForAWhile(t *testing.T) {
 		}
 	}
 	look(false, "")
-	without(t, unix.CAP_NET_ADMIN, func() { // so that there is no answer
+	nstest.Without(t, unix.CAP_NET_ADMIN, func() { // so that there is no answer
+		look(false, "") // once is no reason to give way
 		look(true, "no_accept is not in force: look for table")
 		look(false, "no_accept is not in force: look for table")
 	})

@@ -86,7 +86,7 @@ func reopenedByTwo(t *testing.T) {
 	go func() { recovered <- e.recover(log, errors.New("for a test"), func() {}) }()
 	var follower sync.WaitGroup
 	follower.Go(func() {
-		without(t, unix.CAP_NET_RAW, func() {
+		nstest.Without(t, unix.CAP_NET_RAW, func() {
 			for len(recovered) == 0 {
 				w.follow(m)
 			}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pgvrrp/internal/conf"
+	"pgvrrp/internal/system/nstest"
 )
 
 // A reload that gives an address to another instance must not take it off the interface for a moment, whichever of the two is
@@ -101,29 +101,6 @@ func TestAddressesMove(t *testing.T) {
 	wantRemoved("192.0.2.101/32")
 }
 
-// powerless runs f as somebody whom the kernel lets change nothing.
-func powerless(t *testing.T, f func()) {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var all [2]unix.CapUserData
-	if err := unix.Capget(&header, &all[0]); err != nil {
-		t.Fatal(err)
-	}
-	less := all
-	less[0].Effective &^= 1 << unix.CAP_NET_ADMIN
-	if err := unix.Capset(&header, &less[0]); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Capset(&header, &all[0]); err != nil {
-			t.Fatal(err)
-		}
-	}()
-	f()
-}
-
 // What the kernel did not take off is not forgotten: the next try takes it.
 func TestAddressesThatStay(t *testing.T) {
 	self := bare(t)
@@ -135,7 +112,7 @@ func TestAddressesThatStay(t *testing.T) {
 	}
 	refused := func(f func() error) {
 		t.Helper()
-		powerless(t, func() {
+		nstest.Without(t, unix.CAP_NET_ADMIN, func() {
 			if err := f(); !errors.Is(err, unix.EPERM) {
 				t.Fatalf("got %v, want that it is not permitted", err)
 			}

@@ -226,7 +226,7 @@ func TestRoutesThatStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		powerless(t, func() {
+		nstest.Without(t, unix.CAP_NET_ADMIN, func() {
 			if err := set(one); !errors.Is(err, unix.EPERM) {
 				t.Fatalf("got %v, want that it is not permitted", err)
 			}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // inside marks the re-executed test binary, which runs in a network namespace of its own.
@@ -254,4 +255,28 @@ func LAN(t testing.TB, name string, hosts ...*Host) *Host {
 		})
 	}
 	return sw
+}
+
+// Without runs fn on a thread that lacks a capability.
+func Without(t testing.TB, capability int, fn func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	if err := unix.Capget(&header, &all[0]); err != nil {
+		t.Error(err)
+		return
+	}
+	fewer := all
+	fewer[0].Effective &^= 1 << capability
+	if err := unix.Capset(&header, &fewer[0]); err != nil {
+		t.Error(err)
+		return
+	}
+	fn()
+	if err := unix.Capset(&header, &all[0]); err != nil {
+		t.Error(err)
+		return // the thread ends with its goroutine
+	}
+	runtime.UnlockOSThread()
 }
