@@ -99,7 +99,7 @@ const (
 // removeLeft tries once more to take off what an ending instance could not: nobody does after it.
 func (i *Instance) removeLeft() {
 	for try := 0; try < lastTries && !i.free(); try++ {
-		time.Sleep(lastRetry)
+		<-time.After(lastRetry) // the loop is over: there is nothing else to wait for
 		if i.setAddresses(nil); i.free() {
 			i.cleared()
 		}
