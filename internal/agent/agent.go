@@ -126,6 +126,7 @@ type Agent struct {
 	hungSince  time.Duration // the server lives and does not answer since then; 0: it answers
 	turned     time.Duration // the last turn of the loop
 	unseenFrom time.Duration // since when nobody could look at the server, while we ran
+	ailing     string        // why the disk of the WAL takes no writes; "": it does
 	said       []saying
 	saidNext   int
 	waiters    []*waiter
@@ -265,6 +266,9 @@ func (a *Agent) session(ctx context.Context) error {
 
 	tasks, ctx := errgroup.WithContext(ctx)
 	a.ctx = ctx
+	if a.ailing != "" {
+		a.step(core.Wish{Kind: core.Disk, Why: a.ailing}) // the machine before knew
+	}
 	tasks.Go(func() error { return a.queue.run(ctx) })
 	tasks.Go(func() error { return a.watch(ctx) })
 	tasks.Go(func() error { return a.attach(ctx) })
@@ -793,6 +797,14 @@ func (a *Agent) disk(ctx context.Context) error {
 		r := &a.resource
 		return r.Mine && !r.Paused && r.Phase == core.Active.String() && len(r.Rule.S) > 0
 	}
+	tell := func(err error) {
+		a.post(func() {
+			if a.ailing = ""; err != nil {
+				a.ailing = fmt.Sprintf("the disk of the WAL on %s takes no writes: %v", a.known.Self, err)
+			}
+			a.step(core.Wish{Kind: core.Disk, Why: a.ailing})
+		})
+	}
 	tick := time.NewTicker(diskEvery)
 	defer tick.Stop()
 	for fails := 0; ; {
@@ -801,8 +813,8 @@ func (a *Agent) disk(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		asked := false
-		if err := a.ask(ctx, func() { asked = serves() }); err != nil || !asked && fails < diskFails {
+		asked, known := false, false
+		if err := a.ask(ctx, func() { asked, known = serves(), a.ailing != "" }); err != nil || !asked && !known {
 			fails = 0
 			continue
 		}
@@ -812,20 +824,18 @@ func (a *Agent) disk(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil && fails >= diskFails:
+		case err == nil && known:
 			a.o.Log.Info("the disk of the WAL takes writes again")
-			a.post(func() { a.step(core.Wish{Kind: core.Disk}) })
+			tell(nil)
 			fails = 0
 		case err == nil:
 			fails = 0
-		case fails >= diskFails: // it is known
+		case known:
 		default:
 			fails++
 			a.o.Log.Warn("the disk of the WAL does not answer", "times", fails, "reason", err)
 			if fails == diskFails {
-				a.post(func() {
-					a.step(core.Wish{Kind: core.Disk, Why: fmt.Sprintf("the disk of the WAL on %s takes no writes: %v", a.known.Self, err)})
-				})
+				tell(err)
 			}
 		}
 	}

@@ -330,6 +330,16 @@ func (b *bench) mine(epoch uint64, phase string, version uint64, d time.Duration
 
 func (b *bench) say(r control.Resource) { b.vrrpd.events <- control.AgentEvent{Resource: &r} }
 
+// pass lets time go while the agents of these nodes are heard.
+func (b *bench) pass(d time.Duration, nodes ...string) {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(core.TellEvery) {
+		for _, n := range nodes {
+			b.vrrpd.events <- control.AgentEvent{Message: &control.AgentMessage{From: n, Text: `{"kind":"state","state":{"role":"standby"}}`}}
+		}
+	}
+	synctest.Wait()
+}
+
 func (b *bench) want(what string, want ...string) {
 	b.t.Helper()
 	if d := cmp.Diff(want, b.take()); d != "" {
@@ -962,22 +972,23 @@ func TestDiskThatTakesNoWrites(t *testing.T) {
 	gives := func(t *testing.T, fails int, spares ...string) (given bool) {
 		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
-			b := newBench(t, nil)
+			b := newBench(t, func(b *bench) {
+				for _, n := range spares {
+					b.server.s.Standbys = append(b.server.s.Standbys, core.Standby{Name: n, Streaming: true, Sent: 1000, Flush: 1000})
+				}
+			})
 			defer b.stop()
 			synctest.Wait()
 			b.say(b.mine(3, "active", 1, time.Hour, spares...))
-			time.Sleep(time.Second)
-			synctest.Wait()
+			b.pass(time.Second, spares...)
 			b.server.mu.Lock()
 			b.server.disk = errors.New("no answer")
 			b.server.mu.Unlock()
-			time.Sleep(time.Duration(fails) * diskEvery)
-			synctest.Wait()
+			b.pass(time.Duration(fails)*diskEvery, spares...)
 			b.server.mu.Lock()
 			b.server.disk = nil
 			b.server.mu.Unlock()
-			time.Sleep(10 * diskEvery)
-			synctest.Wait()
+			b.pass(10*diskEvery, spares...)
 			given = slices.ContainsFunc(b.take(), func(l string) bool {
 				return strings.HasPrefix(l, "give back 3") && strings.Contains(l, "takes no writes")
 			})
@@ -993,6 +1004,43 @@ func TestDiskThatTakesNoWrites(t *testing.T) {
 	if gives(t, 10*diskFails) {
 		t.Error("given back, and nobody else has everything")
 	}
+}
+
+// TestDeadDiskIsRememberedWhenTheNodesChange: the machine that begins anew knows it, and knows when it is over.
+func TestDeadDiskIsRememberedWhenTheNodesChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		disk := func(err error) {
+			b.server.mu.Lock()
+			defer b.server.mu.Unlock()
+			b.server.disk = err
+		}
+		want := func(what, want string) {
+			t.Helper()
+			time.Sleep(5 * diskEvery)
+			synctest.Wait()
+			b.vrrpd.mu.Lock()
+			defer b.vrrpd.mu.Unlock()
+			if v := b.vrrpd.verdict; v[len(v)-1] != want {
+				t.Errorf("%s: got %q, want %q", what, v, want)
+			}
+		}
+		const dead = "false the disk of the WAL on n1 takes no writes: no answer"
+		synctest.Wait()
+		b.say(b.mine(3, "active", 1, time.Hour, "n2"))
+		time.Sleep(time.Second)
+		disk(errors.New("no answer"))
+		want("dead", dead)
+		b.vrrpd.mu.Lock()
+		b.vrrpd.nodes = []string{"n1", "n2"}
+		b.vrrpd.mu.Unlock()
+		time.Sleep(2 * nodesEvery)
+		b.say(control.Resource{Name: "pg", SystemID: 7, Epoch: 4, Phase: "electing", Rule: control.Rule{Holder: "n1", S: []string{"n2"}, Version: 1}})
+		want("dead, and the nodes are others", dead)
+		disk(nil)
+		want("it takes writes again", "true ")
+	})
 }
 
 // TestServerThatCannotBeLookedAt: a holder whose files can't be read gives its epoch back; that this process was stopped is no reason.

@@ -52,13 +52,14 @@ func (a *Agent) wish(w Wish) {
 		a.away = away{Away: Away{On: true, Shut: w.Kind == Shutdown}, told: a.away.told, since: a.now}
 	case GiveBack:
 		a.unseen = w.Why
-		if a.live() || a.giving.epoch == a.view.Epoch {
-			a.giveBack(w.Why)
+		if a.live() {
+			a.release("", w.Why)
+		}
+		if g := &a.giving; g.epoch != 0 && g.epoch == a.view.Epoch { // whatever is left to do for it: the server may never be seen again
+			a.ask(Action{Kind: Release, Epoch: g.epoch, Text: g.reason})
 		}
 	case Disk:
-		if a.disk = w.Why; w.Why != "" && a.live() {
-			a.giveBack(w.Why)
-		}
+		a.disk = w.Why
 	case MaintenanceOff:
 		if a.away.On {
 			a.away = away{back: true}

@@ -412,6 +412,8 @@ func (a *Agent) finished(act Action, d Done) {
 		}
 	case Reserve, PromoteTo:
 		a.promoted(act, d)
+	case Unreserve:
+		a.giving.clean = false
 	case WriteSSN:
 		if a.ssnErr = ""; !ok {
 			a.ssnErr = brief(d.Err)
@@ -497,6 +499,8 @@ func (a *Agent) plan() {
 	a.cancelRebuild()
 	a.answerLeaves()
 	a.overdue()
+	a.ailing()
+	a.handBack()
 	if a.busy.ID != 0 || a.hold != 0 || !a.seen || v.Epoch == 0 || !a.known {
 		return
 	}

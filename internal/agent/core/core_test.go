@@ -1672,6 +1672,64 @@ func TestADiskThatTakesNoWrites(t *testing.T) {
 	}
 }
 
+// TestADeadDiskIsGivenBackLater: the verdict stays, whatever kept the epoch from being given back when it came.
+func TestADeadDiskIsGivenBackLater(t *testing.T) {
+	dead := Wish{Kind: Disk, Why: "no answer"}
+	wantBack := func(t *testing.T, r *rig) {
+		t.Helper()
+		if x := r.want(Release); x.Epoch != 5 || x.Text != "no answer" {
+			t.Errorf("got %v", x)
+		}
+	}
+	t.Run("vrrpd said nothing for a moment", func(t *testing.T) {
+		r := holder(t, "n2", "n3")
+		r.now += 2 * time.Hour
+		r.give(dead)
+		r.wantNot(Release)
+		r.show()
+		wantBack(t, r)
+	})
+	t.Run("the queue waits for the same disk, and vrrpd does not answer", func(t *testing.T) {
+		r := holder(t, "n2", "n3")
+		r.srv.Pos.LSN, r.srv.Standbys = 300, []Standby{streams("n2", 300, 1), streams("n3", 300, 2)}
+		r.pass(1100 * time.Millisecond)
+		r.want(PersistMark)
+		r.give(dead)
+		for range 3 {
+			wantBack(t, r)
+			r.end(Release, Result{}, errors.New("timeout"))
+			r.wantNot(Release)
+			r.pass(2 * r.a.t.Retry)
+		}
+		r.view.Phase, r.view.Holder, r.view.Mine, r.view.Live = Released, "", false, false
+		r.show()
+		r.end(Release, Result{}, errors.New("timeout"))
+		r.pass(time.Second)
+		r.wantNot(Release)
+	})
+	t.Run("paused", func(t *testing.T) {
+		r := holder(t, "n2", "n3")
+		r.view.Paused = true
+		r.show()
+		r.give(dead)
+		r.wantNot(Release)
+		r.view.Paused = false
+		r.show()
+		wantBack(t, r)
+	})
+	t.Run("nobody else has everything", func(t *testing.T) {
+		r := holder(t)
+		r.give(dead)
+		r.wantNot(Release)
+		r.view.Rule = Rule{Holder: "n1", S: []string{"n2"}, Version: 11, Gone: []string{"n2"}}
+		r.show()
+		r.wantNot(Release)
+		r.view.Rule.Gone = nil
+		r.show()
+		wantBack(t, r)
+	})
+}
+
 // TestASettingThatCannotBeLoosened: whoever looks must be told that commits wait.
 func TestASettingThatCannotBeLoosened(t *testing.T) {
 	r := holder(t, "n2", "n3")

@@ -168,7 +168,7 @@ const (
 	MaintenanceOff                 //
 	Shutdown                       // leave the synchronous set, then stop the server; nothing is started again
 	GiveBack                       // the epoch, as the server can't be looked at, for Why; nobody's wish but the agent's
-	Disk                           // takes no writes, for Why: the epoch is given back, and none is taken until it does again, with Why ""; the agent's, too
+	Disk                           // takes no writes, for Why: the epoch is given back once that is of use, and none is taken until it does again, with Why ""; the agent's, too
 )
 
 // Wish is an operator's.

@@ -209,13 +209,20 @@ func (a *Agent) giveUp() bool {
 		return true
 	}
 	g.stop = false
-	if g.clean && !a.srv.NoData {
-		g.clean = false
+	if g.clean = g.clean && !a.srv.NoData; g.clean {
 		a.do(Action{Kind: Unreserve})
 		return true
 	}
-	a.ask(Action{Kind: Release, Epoch: g.epoch, Node: g.prefer, Text: g.reason})
+	a.handBack()
 	return false
+}
+
+// handBack has vrrpd take an epoch on its way back, again and again, once nothing is left to do for it here. What the queue is at may wait for the disk.
+func (a *Agent) handBack() {
+	g, v := &a.giving, &a.view
+	if g.epoch != 0 && g.epoch == v.Epoch && v.Mine && v.Phase != Released && !g.stop && !g.clean {
+		a.ask(Action{Kind: Release, Epoch: g.epoch, Node: g.prefer, Text: g.reason})
+	}
 }
 
 func (a *Agent) syncNum() int {

@@ -193,15 +193,14 @@ func (a *Agent) overdue() {
 	due := a.darkAt + a.t.Restart
 	a.at(due)
 	if a.now >= due {
-		a.giveBack(fmt.Sprintf("PostgreSQL on %s crashed and has not answered for %v", a.o.Node, (a.now - a.darkAt).Round(time.Second)))
+		a.release("", fmt.Sprintf("PostgreSQL on %s crashed and has not answered for %v", a.o.Node, (a.now-a.darkAt).Round(time.Second)))
 	}
 }
 
-// giveBack is release for when the queue may wait for the server for long.
-func (a *Agent) giveBack(reason string) {
-	a.release("", reason)
-	if g := &a.giving; g.epoch == a.view.Epoch {
-		a.ask(Action{Kind: Release, Epoch: g.epoch, Text: g.reason})
+// ailing gives the epoch back of a server whose disk takes no writes, as soon as somebody else has everything and may take over.
+func (a *Agent) ailing() {
+	if a.disk != "" && a.acks() && !a.view.Paused && len(a.rule.there()) > 0 {
+		a.release("", a.disk)
 	}
 }
 
