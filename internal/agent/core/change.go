@@ -76,7 +76,8 @@ func (a *Agent) leave() bool {
 	if !w.On {
 		return false
 	}
-	if a.heldByOther() && v.Phase == Active && w.told != v.Epoch && a.streaming() {
+	// A holder whose agent was restarted has forgotten, and may have taken this node into the rule again.
+	if a.heldByOther() && v.Phase == Active && (w.told != v.Epoch || slices.Contains(a.rule.S, a.o.Node)) && a.streaming() {
 		a.ask(Action{Kind: Leave, Node: v.Holder, Epoch: v.Epoch, On: true})
 		if w.Shut && a.now < w.since+3*a.t.Switch {
 			a.at(w.since + 3*a.t.Switch)
@@ -106,8 +107,9 @@ func (a *Agent) leftBy(act Action, d Done) {
 	case d.Err != nil:
 	case act.Text != "":
 		a.read.let = act.Epoch
-	case act.On:
+	case act.On && a.away.On: // else it is over, and the next one is told anew
 		a.away.told = act.Epoch
+	case act.On:
 	default:
 		a.away.back = false
 	}

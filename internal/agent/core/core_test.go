@@ -594,6 +594,57 @@ func TestLeave(t *testing.T) {
 	}
 }
 
+// TestMaintenanceIsToldAgain: what a holder was told once counts no longer when its rule names this node again, or when the word was for a maintenance that
+// is over.
+func TestMaintenanceIsToldAgain(t *testing.T) {
+	on := func(t *testing.T) *rig {
+		r := newRig(t, Marks{Promise: 5})
+		r.srv.Conninfo, r.srv.Upstream = "n2", "n2"
+		r.view = View{Epoch: 5, Phase: Active, Holder: "n2", Rule: Rule{Holder: "n2", S: []string{"n1"}, Version: 3}}
+		r.look()
+		r.show()
+		r.end(Leave, Result{}, nil) // it was never away
+		r.give(Wish{Kind: MaintenanceOn})
+		if x := r.want(Leave); !x.On || x.Node != "n2" {
+			t.Errorf("got %v %t, want the holder to be told", x, x.On)
+		}
+		return r
+	}
+	rule := func(r *rig, s ...string) {
+		r.view.Rule.S, r.view.Rule.Version = s, r.view.Rule.Version+1
+		r.show()
+	}
+	t.Run("the holder has forgotten", func(t *testing.T) {
+		r := on(t)
+		rule(r)
+		r.end(Leave, Result{}, nil)
+		r.pass(time.Second)
+		r.wantNot(Leave)
+		rule(r, "n1")
+		if x := r.want(Leave); !x.On {
+			t.Errorf("got %v, want that it is in maintenance", x)
+		}
+		rule(r)
+		r.end(Leave, Result{}, nil)
+		r.pass(time.Second)
+		r.wantNot(Leave)
+	})
+	t.Run("on, off and on", func(t *testing.T) {
+		r := on(t)
+		r.give(Wish{Kind: MaintenanceOff})
+		rule(r)
+		r.end(Leave, Result{}, nil)
+		if x := r.want(Leave); x.On {
+			t.Errorf("got %v, want that it is back", x)
+		}
+		r.end(Leave, Result{}, nil)
+		r.give(Wish{Kind: MaintenanceOn})
+		if x := r.want(Leave); !x.On {
+			t.Errorf("got %v, want that it is in maintenance", x)
+		}
+	})
+}
+
 // TestASpareTakesTheLostOnesPlace: with min_copies the lost one stays in the rule, and the spare must be able to come in.
 func TestASpareTakesTheLostOnesPlace(t *testing.T) {
 	r := holder(t, "n2")
