@@ -451,8 +451,31 @@ func TestReconnect(t *testing.T) {
 		b.want("again", "hello n1 resource pg system 7 version 15 port 5432")
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if !slices.Equal(v.verdict, []string{"true "}) {
-			t.Errorf("verdicts: got %q, want one", v.verdict)
+		if !slices.Equal(slices.Compact(v.verdict), []string{"true "}) {
+			t.Errorf("verdicts: got %q, want the same again and again", v.verdict)
+		}
+	})
+}
+
+// TestVerdictIsToldAgain: vrrpd that stood still may take an old one for the newest.
+func TestVerdictIsToldAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		defer b.stop()
+		synctest.Wait()
+		b.say(b.mine(0, "", 0, 0))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		v := b.vrrpd
+		v.mu.Lock()
+		v.verdict = []string{"false an old one"}
+		v.mu.Unlock()
+		time.Sleep(core.TellEvery)
+		synctest.Wait()
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if want := []string{"false an old one", "true "}; !slices.Equal(v.verdict, want) {
+			t.Errorf("got %q, want %q", v.verdict, want)
 		}
 	})
 }

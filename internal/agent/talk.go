@@ -125,11 +125,8 @@ func (a *Agent) gossip(now time.Duration) {
 	}
 	a.told, a.tellAt = a.state(), now+core.TellEvery
 	state := a.told
-	peers := a.known.peers()
-	if len(peers) == 0 {
-		a.tellVerdict() // vrrpd takes an agent that says nothing for gone
-	}
-	for _, p := range peers {
+	a.tellVerdict() // again: vrrpd takes an agent that says nothing for gone, and verdicts that waited while it stood still may have overtaken each other
+	for _, p := range a.known.peers() {
 		a.send(p, message{Kind: kindState, State: &state, Want: a.fresh})
 	}
 	a.fresh = false
