@@ -884,7 +884,13 @@ func TestQueue(t *testing.T) {
 		q := newQueue(func(ctx context.Context, a core.Action) core.Done {
 			_, err := f.Do(ctx, a)
 			return core.Done{ID: a.ID, Err: err}
-		}, func(d core.Done) { r.add("done %d %v", d.ID, d.Err) })
+		}, func(d core.Done) {
+			whole := ""
+			if d.Result.Whole {
+				whole = ", nothing has changed"
+			}
+			r.add("done %d %v%s", d.ID, d.Err, whole)
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() { _ = q.run(ctx) }() // it returns nil
@@ -918,6 +924,14 @@ func TestQueue(t *testing.T) {
 		want("in this epoch", []string(nil)...)
 		q.overtake(4)
 		want("ends with the next", "broken off follow", "done 7 context canceled")
+		q.push(core.Action{ID: 8, Kind: core.Follow, Epoch: 4})
+		q.push(core.Action{ID: 9, Kind: core.Clone})
+		q.stop(9)
+		want("a copy that waits for its turn is stopped", "begin follow")
+		close(f.block[core.Follow])
+		want("and does not begin", "end follow", "done 8 <nil>", "done 9 "+errOver.Error()+", nothing has changed")
+		q.push(core.Action{Kind: core.Stop})
+		want("what has no id is not meant", "begin stop", "end stop", "done 0 <nil>")
 		if q.now().ID != 0 {
 			t.Errorf("at work: got %+v, want nothing", q.now())
 		}

@@ -17,7 +17,8 @@ type queue struct {
 	mu      sync.Mutex
 	running core.Action // ID 0: none
 	cancel  context.CancelCauseFunc
-	holds   int // that wait for their turn
+	holds   int    // that wait for their turn
+	over    uint64 // the last that was to end: it may not have begun
 }
 
 var (
@@ -50,10 +51,11 @@ func (q *queue) push(a core.Action) {
 	q.in <- a
 }
 
-// stop ends the action with that id, if it runs now.
+// stop ends the action with that id, or has it not begin.
 func (q *queue) stop(id uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.over = id
 	if q.running.ID == id && id != 0 {
 		q.cancel(errOver)
 	}
@@ -84,13 +86,18 @@ func (q *queue) run(ctx context.Context) error {
 			actx, cancel := context.WithCancelCause(ctx)
 			q.mu.Lock()
 			q.running, q.cancel = a, cancel
-			drop := q.holds > 0 && loosens(a.Kind)
+			held, over := q.holds > 0 && loosens(a.Kind), a.ID != 0 && a.ID == q.over
 			if a.Kind == core.Hold {
 				q.holds--
 			}
 			q.mu.Unlock()
-			d := core.Done{ID: a.ID, Err: errHeld}
-			if !drop {
+			d := core.Done{ID: a.ID}
+			switch {
+			case held:
+				d.Err = errHeld
+			case over:
+				d.Err, d.Result.Whole = errOver, true
+			default:
 				d = q.do(actx, a)
 			}
 			q.mu.Lock()
