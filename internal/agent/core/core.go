@@ -103,6 +103,7 @@ type Agent struct {
 	wake    time.Duration
 
 	fenced   fence
+	pledging fence // what the report under way tells of; a server that is down has no postmaster
 	reported fence
 	grant    grant
 	ruling   ruling
@@ -212,7 +213,7 @@ func (a *Agent) Step(now time.Duration, ev Event) []Action {
 			p.heard = now
 		}
 	case Attached:
-		a.reported = fence{}
+		a.reported, a.slot(ReportPledge).act = fence{}, Action{} // it may have been given before
 		a.verdict = Action{}
 		for k := range a.peers { // nobody could be heard without it
 			a.peers[k].heard = now
@@ -452,10 +453,8 @@ func (a *Agent) finished(act Action, d Done) {
 func (a *Agent) called(act Action, d Done) {
 	switch act.Kind {
 	case ReportPledge:
-		if d.Err == nil && act.Epoch == a.fenced.epoch {
-			a.reported = a.fenced
-		} else if d.Err == nil && act.Epoch == a.promise {
-			a.reported = fence{epoch: act.Epoch, postmaster: a.srv.Postmaster}
+		if d.Err == nil {
+			a.reported = a.pledging
 		}
 	case SetRule:
 		a.ruled(act, d)

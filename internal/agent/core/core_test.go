@@ -197,6 +197,69 @@ func TestPledgeOfStandby(t *testing.T) {
 	r.want(Fence)
 }
 
+// TestLateAnswerToAPledge: it is for what was told, and not for what the server is by then.
+func TestLateAnswerToAPledge(t *testing.T) {
+	start := func(t *testing.T) *rig {
+		r := newRig(t, Marks{Promise: 5, Mark: Position{1, 120}})
+		r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n1", S: []string{"n2"}, Version: 3}}
+		return r
+	}
+	fenced := func(r *rig, lsn uint64) {
+		r.end(Fence, Result{SystemID: 7, Pos: Position{1, lsn}}, nil)
+		if r.under(PersistMark) != nil {
+			r.end(PersistMark, Result{}, nil)
+		}
+	}
+	want := func(t *testing.T, r *rig, lsn uint64) {
+		t.Helper()
+		if x := r.want(ReportPledge); x.Epoch != 5 || x.Pos != (Position{1, lsn}) {
+			t.Errorf("got %v, want LSN %d", x, lsn)
+		}
+	}
+	t.Run("the server was restarted", func(t *testing.T) {
+		r := start(t)
+		r.look()
+		r.show()
+		fenced(r, 120)
+		want(t, r, 120)
+		r.srv.Postmaster = 2
+		r.look()
+		fenced(r, 130)
+		r.end(ReportPledge, Result{}, nil)
+		want(t, r, 130)
+		r.end(ReportPledge, Result{}, nil)
+		r.pass(100 * time.Millisecond)
+		r.wantNot(ReportPledge)
+	})
+	t.Run("the server was started", func(t *testing.T) {
+		r := start(t)
+		r.srv = Server{Clean: true, SystemID: 7, Pos: Position{1, 120}}
+		r.look()
+		r.show()
+		want(t, r, 120)
+		r.srv = Server{Running: true, Answering: true, Postmaster: 2, InRecovery: true, SystemID: 7, Pos: Position{1, 120}, SSN: SSN{Hold: true}.String()}
+		r.end(StartStandby, Result{}, nil)
+		r.end(ReportPledge, Result{}, nil)
+		fenced(r, 130)
+		want(t, r, 130)
+	})
+	t.Run("vrrpd has forgotten it", func(t *testing.T) {
+		r := start(t)
+		r.look()
+		r.show()
+		fenced(r, 120)
+		want(t, r, 120)
+		before := r.todo
+		r.todo = nil
+		r.give(Attached{})
+		want(t, r, 120)
+		r.give(Done{ID: before[0].ID})
+		r.end(ReportPledge, Result{}, errors.New("timeout"))
+		r.pass(100 * time.Millisecond)
+		want(t, r, 120)
+	})
+}
+
 func TestOldCopyIsNotRecruited(t *testing.T) {
 	r := newRig(t, Marks{Promise: 5, Mark: Position{1, 500}})
 	r.view = View{Epoch: 5, Phase: Electing, Rule: Rule{Holder: "n1", Version: 3}}

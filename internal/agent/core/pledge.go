@@ -86,7 +86,9 @@ func (a *Agent) reportStopped() bool {
 		a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
 		return true
 	}
-	a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: a.srv.SystemID, Pos: a.srv.Pos})
+	if a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: a.srv.SystemID, Pos: a.srv.Pos}) {
+		a.pledging = fence{epoch: v.Epoch}
+	}
 	return false
 }
 
@@ -288,7 +290,7 @@ func (a *Agent) pledge() {
 	if a.marker != NoMarker || a.broken != "" {
 		return
 	}
-	if a.reported.epoch == v.Epoch && a.reported.postmaster == a.srv.Postmaster {
+	if r := &a.reported; r.epoch == v.Epoch && r.postmaster == a.srv.Postmaster && *r == a.fenced {
 		return
 	}
 	switch f := &a.fenced; {
@@ -306,7 +308,9 @@ func (a *Agent) pledge() {
 		a.do(Action{Kind: PersistMark, Pos: end})
 		return
 	}
-	a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: sysid, Pos: pos})
+	if a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: sysid, Pos: pos}) {
+		a.pledging = a.fenced
+	}
 }
 
 // old reports whether a server whose WAL ends at pos has had more: it must not be granted anything, nor taken for what it was.
