@@ -109,6 +109,7 @@ type Agent struct {
 	core       *core.Agent
 	timer      *time.Timer
 	known      keptFamily
+	unkept     bool // known is not on disk
 	resource   control.Resource
 	connected  bool
 	refused    string // why vrrpd does not take us
@@ -243,10 +244,12 @@ func (a *Agent) remember(k keptFamily) error {
 		return err
 	}
 	a.known = k
-	if string(old) == string(now) {
+	if a.unkept = a.unkept || string(old) != string(now); !a.unkept {
 		return nil
 	}
-	return a.o.Keeper.Keep(familyName, k)
+	err = a.o.Keeper.Keep(familyName, k)
+	a.unkept = err != nil
+	return err
 }
 
 // session runs until ctx ends or the nodes are others.

@@ -675,6 +675,40 @@ func TestStopOfWhatIsNotInitialized(t *testing.T) {
 	})
 }
 
+// TestNodesAreKeptOnceTheDiskTakesThem: they are in force at once, and tried again until they are on disk.
+func TestNodesAreKeptOnceTheDiskTakesThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(b *bench) { b.vrrpd.nodes = []string{"n1", "n2"} })
+		defer b.stop()
+		fail := func(err error) {
+			b.keeper.mu.Lock()
+			defer b.keeper.mu.Unlock()
+			b.keeper.fail = err
+		}
+		synctest.Wait()
+		b.say(b.mine(0, "", 0, 0))
+		synctest.Wait()
+		b.take()
+		fail(errors.New("disk full"))
+		b.vrrpd.mu.Lock()
+		b.vrrpd.nodes = []string{"n1", "n2", "n3"}
+		b.vrrpd.mu.Unlock()
+		time.Sleep(nodesEvery)
+		synctest.Wait()
+		if s, err := b.Status(t.Context()); err != nil || len(s.Nodes) != 3 {
+			t.Errorf("got %+v, %v, want three nodes", s.Nodes, err)
+		}
+		if got := b.keeper.kept(familyName); strings.Contains(got, "n3") {
+			t.Errorf("got %s on a full disk", got)
+		}
+		fail(nil)
+		b.take()
+		time.Sleep(3 * nodesEvery)
+		synctest.Wait()
+		b.want("room again", `keep nodes {"self":"n1","nodes":{"n1":["10.78.0.1"],"n2":["10.78.0.2"],"n3":["10.78.0.3"]}}`)
+	})
+}
+
 // TestWithoutVrrpd: a primary whose vrrpd never says a word is put on hold.
 func TestWithoutVrrpd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
