@@ -344,9 +344,19 @@ func (s *Store) flock(ctx context.Context, name string, while func() error) (unl
 	}
 }
 
+// errTaken is tryLock's that somebody else has the lock.
+var errTaken = errors.New("somebody else has the lock")
+
+// tryLock is flock for who does not wait.
+func (s *Store) tryLock(name string) (unlock func(), err error) {
+	return s.flock(context.Background(), name, func() error { return errTaken })
+}
+
+func (s *Store) dataLock() string { return "data-" + s.data + ".lock" }
+
 // Lock takes the data directory for one pgnotify; what is told to those who wait.
 func (s *Store) Lock(ctx context.Context, what string, while func() error) (unlock func(), err error) {
-	release, err := s.flock(ctx, "data-"+s.data+".lock", while)
+	release, err := s.flock(ctx, s.dataLock(), while)
 	if err != nil {
 		if holder := s.activity(activityWork); holder != "" {
 			return nil, fmt.Errorf("%w (at work: %s)", err, holder)
@@ -752,7 +762,18 @@ func OwnersPlace(stateDir, dataDir string) (string, error) {
 // Only the owner of the data may call it: what it writes must be his.
 func FinishSwap(stateDir, dataDir string) error {
 	b, err := brokenOff(stateDir, dataDir)
-	if err != nil || b.store == nil || b.data == b.copied { // what was there before is there still, or both are gone
+	if err != nil || !b.unfinished() {
+		return err
+	}
+	unlock, err := b.store.tryLock(b.store.dataLock())
+	if errors.Is(err, errTaken) {
+		return nil // it is being swapped at this moment
+	}
+	if err == nil {
+		defer unlock()
+		b, err = brokenOff(stateDir, dataDir) // what was seen before may have been a swap at work
+	}
+	if err != nil || !b.unfinished() {
 		return err
 	}
 	if b.copied {
@@ -795,6 +816,9 @@ type broken struct {
 	data, copied bool // are there
 }
 
+// unfinished: neither is what was there before there still, nor are both gone.
+func (b broken) unfinished() bool { return b.store != nil && b.data != b.copied }
+
 // brokenOff looks for a swap that was broken off; without one there is no store in the answer.
 func brokenOff(stateDir, dataDir string) (b broken, err error) {
 	s, err := OpenStore(stateDir, dataDir)
@@ -803,9 +827,6 @@ func brokenOff(stateDir, dataDir string) (b broken, err error) {
 	}
 	if err != nil {
 		return b, err
-	}
-	if s.activity(activityWork) != "" {
-		return b, nil // it is being swapped at this moment
 	}
 	c, err := s.cloning()
 	if err != nil || !c.Whole || !isBeside(dataDir, c.Dir) {

@@ -396,6 +396,31 @@ func TestFinishSwap(t *testing.T) {
 	}
 }
 
+// A swap that somebody is at is not finished by another, also when he could not say what he does, or says so only now.
+func TestFinishSwapLeavesOneAtWork(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	s, err := OpenStore(t.TempDir(), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := s.tryLock(s.dataLock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Swapping(data+".new", "cloned from n1"), os.WriteFile(data+".new", []byte("new"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{data + ".new", data} { // the copy is left where it is until the lock is free
+		if err := FinishSwap(s.dir, data); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(at); err != nil {
+			t.Error(err)
+		}
+		unlock()
+	}
+}
+
 func TestRemoveBeside(t *testing.T) {
 	dir := t.TempDir()
 	e := Engine{Settings: Settings{DataDir: filepath.Join(dir, "data")}}
