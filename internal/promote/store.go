@@ -647,10 +647,8 @@ func (s *Store) Append(e Entry) error {
 	if err != nil {
 		return fmt.Errorf("write history: %w", err)
 	}
-	if info, err := os.Stat(s.path(historyFile)); err == nil && info.Size() > historyLimit {
-		if err := os.Rename(s.path(historyFile), s.path(historyFile+".1")); err != nil {
-			return fmt.Errorf("turn over history: %w", err)
-		}
+	if err := s.turnOver(); err != nil {
+		return fmt.Errorf("turn over history: %w", err)
 	}
 	f, err := os.OpenFile(s.path(historyFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -661,6 +659,29 @@ func (s *Store) Append(e Entry) error {
 		return fmt.Errorf("write history: %w", err)
 	}
 	return nil
+}
+
+// turnOver puts a history that is long enough aside. One process at a time: a second would put the new file in the place of what the first put aside.
+func (s *Store) turnOver() error {
+	long := func() bool {
+		info, err := os.Stat(s.path(historyFile))
+		return err == nil && info.Size() > historyLimit
+	}
+	if !long() {
+		return nil
+	}
+	unlock, err := s.tryLock(historyFile + ".lock")
+	if errors.Is(err, errTaken) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !long() {
+		return nil
+	}
+	return os.Rename(s.path(historyFile), s.path(historyFile+".1"))
 }
 
 // History returns the last n decisions, oldest first. A line that a crash cut short is left out.

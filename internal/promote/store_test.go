@@ -522,6 +522,50 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// Who finds the history long while another turns it over leaves that to him, and nobody's half is lost when many come at once.
+func TestHistoryIsTurnedOverOnce(t *testing.T) {
+	s := newStore(t)
+	long := strings.Repeat("x", 900)
+	entries := 0
+	add := func() {
+		entries++
+		if err := s.Append(Entry{Command: "notify", Outcome: Done, Reason: long}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := func(name string) int64 {
+		info, err := os.Stat(s.path(name))
+		if err != nil {
+			return 0
+		}
+		return info.Size()
+	}
+	for size(historyFile) <= historyLimit {
+		add()
+	}
+	unlock, err := s.tryLock(historyFile + ".lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	add()
+	if size(historyFile+".1") != 0 {
+		t.Error("turned over while somebody else is at it")
+	}
+	unlock()
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if err := s.Append(Entry{Command: "notify", Outcome: Done, Reason: long}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if all, err := s.History(entries + 100); err != nil || len(all) != entries+50 || size(historyFile+".1") <= historyLimit {
+		t.Errorf("got %d entries, %v, want %d, and %d bytes were put aside", len(all), err, entries+50, size(historyFile+".1"))
+	}
+}
+
 func TestThisProcess(t *testing.T) {
 	p, err := ThisProcess()
 	if err != nil {
