@@ -26,6 +26,8 @@ type Event struct {
 	ByHand   bool   // asked for by an operator: there is no newest state and no settle time
 }
 
+func (ev Event) words() string { return strings.TrimSpace(ev.State + " " + ev.Name) }
+
 // Role is what the local server is at this moment.
 type Role string
 
@@ -201,7 +203,7 @@ func do(again bool, steps ...Step) Plan { return Plan{Steps: steps, Again: again
 // Decide is the state table of hook mode. It looks at nothing but its arguments.
 func Decide(f Facts, ev Event) Plan {
 	if f.Overtaken != "" {
-		return refuse(WaitNone, "%s %s was overtaken: %s", ev.State, ev.Name, f.Overtaken)
+		return refuse(WaitNone, "%s was overtaken: %s", ev.words(), f.Overtaken)
 	}
 	switch ev.State {
 	case Master:

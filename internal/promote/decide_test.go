@@ -162,8 +162,8 @@ func TestDecide(t *testing.T) {
 		{"MASTER, diverged", with(phase(PhaseDiverged)), Master, "refused: the data of n1 has diverged"},
 		{"FAULT, half rewound", with(role(RoleDown), phase(PhaseRewinding)), Fault, "nothing"},
 		// Condition 1.
-		{"MASTER, overtaken", with(func(f *Facts) { f.Overtaken = "BACKUP came" }), Master, "refused: MASTER  was overtaken: BACKUP came"},
-		{"BACKUP, overtaken", with(role(RolePrimary), func(f *Facts) { f.Overtaken = "MASTER came" }), Backup, "refused: BACKUP  was overtaken"},
+		{"MASTER, overtaken", with(func(f *Facts) { f.Overtaken = "BACKUP came" }), Master, "refused: MASTER was overtaken: BACKUP came"},
+		{"BACKUP, overtaken", with(role(RolePrimary), func(f *Facts) { f.Overtaken = "MASTER came" }), Backup, "refused: BACKUP was overtaken"},
 		// Condition 2.
 		{"MASTER, not settled", with(func(f *Facts) { f.Settled = false }), Master, "refused (handover): the settle time"},
 		// Condition 3.

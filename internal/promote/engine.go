@@ -128,7 +128,7 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 	}
 	rec, err := e.Store.Deliver(ctx, ev, me)
 	if err != nil {
-		e.unnoted(ctx, &out, err)
+		e.stepDown(ctx, &out, err)
 		return finish()
 	}
 	out.Seq = rec.Seq
@@ -140,22 +140,35 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 		d.ask(ctx) // the questions run while we wait for the lock and for the settle time
 	}
 	if ev.State != Deleted {
-		lctx, stop := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errors.New("another pgnotify did not finish in time"))
-		unlock, err := e.Store.Lock(lctx, fmt.Sprintf("%s %s", ev.State, ev.Name), func() error { return e.unusable(ev) })
-		expired := lctx.Err() != nil
-		stop()
-		if err != nil {
-			if expired { // somebody else is at work
+		unlock, err := e.lock(ctx, ev)
+		if err != nil && e.stepDown(ctx, &out, err) && errors.Is(err, errLate) {
+			if unlock, err = e.lock(ctx, ev); err != nil { // whoever was at work has no primary to work with any more
 				out.fail(ctx, err)
-			} else {
-				e.unnoted(ctx, &out, err)
+			}
+		}
+		if err != nil {
+			if ev.State == Backup && errors.Is(err, errLate) {
+				if err := e.Detach(e.behind("follow", ev)...); err != nil {
+					e.Log.Error("the VIP will not be followed", "reason", err)
+				}
 			}
 			return finish()
 		}
 		defer unlock()
+		out.Result, out.Err = "", nil
 	}
 	d.run(ctx, &out)
 	return finish()
+}
+
+// errLate is why a lock was not waited for any longer.
+var errLate = errors.New("another pgnotify did not finish in time")
+
+// lock takes the data directory for an event.
+func (e *Engine) lock(ctx context.Context, ev Event) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errLate)
+	defer cancel()
+	return e.Store.Lock(ctx, ev.words(), func() error { return e.unusable(ev) })
 }
 
 // retryPause is how long work behind a MASTER that came to nothing waits before each try.
@@ -221,27 +234,31 @@ func (e *Engine) Retry(ctx context.Context, instance string) Outcome {
 	}
 }
 
-// unnoted ends an event that could not be noted or have the data to itself, say for want of space. Who is to step down does so nevertheless: a primary
-// is stopped, and no more.
-func (e *Engine) unnoted(ctx context.Context, out *Outcome, why error) {
+// stepDown ends an event that could not be noted or have the data to itself, for want of space or because another pgnotify is at work. Who is to step
+// down does so nevertheless: a primary is stopped, and no more.
+func (e *Engine) stepDown(ctx context.Context, out *Outcome, why error) (stopped bool) {
 	out.fail(ctx, why)
 	switch out.Event.State {
 	case Backup, Fault, Stop:
 	default:
-		return
+		return false
+	}
+	if out.Result != Failed {
+		return false
 	}
 	e.Store.endRetry() // it goes by what is noted
 	l := e.local(ctx)
-	if out.Result != Failed || !l.leads() {
-		return
+	if !l.leads() {
+		return false
 	}
 	words := fmt.Sprintf("stop %s fast: it is %s", e.Settings.Node, describe(l))
-	e.Log.Error("the event can't be noted; stepping down without", "step", words, "reason", why)
+	e.Log.Error("stepping down without more ado", "step", words, "reason", why)
 	if err := e.stop(ctx); err != nil {
 		out.Err = fmt.Errorf("%w; %s: %w", why, words, err)
-		return
+		return false
 	}
 	out.Steps = append(out.Steps, words)
+	return true
 }
 
 // unusable ends a MASTER's waiting for the lock when the data is being rewound: the lock will not be free in time.
@@ -269,7 +286,7 @@ func (o *Outcome) fail(ctx context.Context, err error) {
 	var refused *RefusedError
 	switch {
 	case errors.As(err, &over), errors.As(context.Cause(ctx), &over):
-		o.Result, o.Err = Overtaken, fmt.Errorf("%s %s was overtaken: %w", o.Event.State, o.Event.Name, over)
+		o.Result, o.Err = Overtaken, fmt.Errorf("%s was overtaken: %w", o.Event.words(), over)
 	case errors.As(err, &refused):
 		o.Result, o.Err = Refused, err
 	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled):
@@ -310,6 +327,7 @@ type drive struct {
 	engine  *Engine
 	ev      Event
 	rec     Record // zero for a command by hand
+	told    Mark   // what the virtual routers were told when a command by hand began; nil: nothing overtakes it
 	settled time.Time
 
 	first chan survey // the questions asked at the start
@@ -477,13 +495,22 @@ func (d *drive) overtaken(ctx context.Context) string {
 	if err := context.Cause(ctx); err != nil {
 		return err.Error()
 	}
-	if d.ev.ByHand {
-		return ""
-	}
-	if err := d.engine.Store.StillNewest(d.rec); err != nil {
+	if err := d.stillNewest(); err != nil {
 		return err.Error()
 	}
 	return ""
+}
+
+// stillNewest is nil while nothing newer was delivered. A command by hand needs no state, but gives way to one that comes meanwhile: its hook waits, perhaps
+// not long enough, and would find a primary where there must be none.
+func (d *drive) stillNewest() error {
+	switch {
+	case !d.ev.ByHand:
+		return d.engine.Store.StillNewest(d.rec)
+	case d.told != nil:
+		return d.engine.Store.NoneSince(d.told, d.ev.State)
+	}
+	return nil
 }
 
 func (e *Engine) facts() Facts {
@@ -735,13 +762,10 @@ func (e *Engine) made(tli postgres.Timeline) bool {
 // newest is the first condition, at// newest is the first condition, at the last moment: our own state file, then vrrpd, then the file again because asking
 // took time.
 func (d *drive) newest(ctx context.Context) error {
-	if d.ev.ByHand {
-		return nil
-	}
-	if err := d.engine.Store.StillNewest(d.rec); err != nil {
+	if err := d.stillNewest(); err != nil {
 		return err
 	}
-	if d.engine.Vrrpd != nil {
+	if d.engine.Vrrpd != nil && !d.ev.ByHand {
 		actx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		if err := d.engine.Vrrpd(actx, d.ev); err != nil {

@@ -463,6 +463,128 @@ func TestSteppingDownWithoutState(t *testing.T) {
 	})
 }
 
+// Another pgnotify that is at work for too long, whatever it does, keeps nobody from stepping down either.
+func TestSteppingDownBesideAnotherAtWork(t *testing.T) {
+	for state, did := range map[string]string{
+		Backup: "stop fast, upstream 10.0.0.100, start-standby", Fault: "stop fast", Stop: "stop fast",
+	} {
+		for _, ends := range []bool{true, false} { // the other one, without a server to work with
+			t.Run(fmt.Sprintf("%s, ends %t", state, ends), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b := newBench(t)
+					b.server.primary = true
+					unlock, err := b.Store.Lock(t.Context(), "the test", nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer unlock()
+					if ends {
+						b.server.on["stop fast"] = unlock
+					}
+					start := time.Now()
+					o := b.hook(t.Context(), state)
+					took := time.Since(start).Round(time.Second)
+					if ends {
+						wantResult(t, o, Done, "")
+						wantDid(t, b, did)
+					} else {
+						wantResult(t, o, Failed, "another pgnotify did not finish in time (at work: the test")
+						wantDid(t, b, "stop fast")
+					}
+					if want := map[bool]time.Duration{true: time.Minute, false: 2 * time.Minute}[ends]; took != want {
+						t.Errorf("took %s, want %s", took, want)
+					}
+					follows := strings.Join(b.detached, "; ") == "behind --instance VI_PG follow"
+					if follows != (state == Backup) {
+						t.Errorf("behind the hook: %q", b.detached)
+					}
+				})
+			})
+		}
+	}
+	t.Run("a standby is left alone, and followed later", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			unlock, err := b.Store.Lock(t.Context(), "the test", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unlock()
+			wantResult(t, b.hook(t.Context(), Backup), Failed, "did not finish in time")
+			wantDid(t, b, "")
+			if got := strings.Join(b.detached, "; "); got != "behind --instance VI_PG follow" {
+				t.Errorf("behind the hook: %q", got)
+			}
+		})
+	})
+}
+
+// A command by hand that makes a primary needs no state for it, and gives way to one that comes while it is at work.
+func TestByHandGivesWay(t *testing.T) {
+	t.Run("promote", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.hook(t.Context(), Backup)
+			b.server.running = false
+			b.server.slow["start-standby"] = 50 * time.Second
+			done := make(chan Outcome, 1)
+			go func() { done <- b.Promote(t.Context()) }()
+			time.Sleep(time.Second)
+			start := time.Now()
+			if o := b.hook(t.Context(), Fault); o.Err != nil {
+				t.Error(o.Err)
+			}
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("the hook waited %s", took)
+			}
+			wantResult(t, <-done, Overtaken, "MASTER was overtaken: FAULT came at")
+			wantDid(t, b, "start-standby")
+			delete(b.server.slow, "start-standby")
+			wantResult(t, b.Promote(t.Context()), Done, "") // what came before is the operator's to judge
+		})
+	})
+	t.Run("CHECKPOINT of a switchover", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.server.primary = true
+			b.network.set("10.0.0.2", remote(true, at(1, 100)))
+			b.Server = withStandbys{b.server, "n2"}
+			b.server.slow["checkpoint"] = time.Hour
+			done := make(chan Outcome, 1)
+			go func() {
+				_, o := b.Switchover(t.Context(), "", fakeVIP{may: errFake}, time.Minute)
+				done <- o
+			}()
+			time.Sleep(time.Second)
+			start := time.Now()
+			wantResult(t, b.hook(t.Context(), Backup), Done, "")
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("the hook waited %s", took)
+			}
+			wantResult(t, <-done, Overtaken, "BACKUP came at")
+			wantDid(t, b, "checkpoint, stop fast, upstream 10.0.0.100, start-standby")
+		})
+	})
+	// vrrpd gave the VIP away, but its answer was lost: the hook for BACKUP waits by then.
+	t.Run("the way back of a switchover", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.server.primary = true
+			b.network.set("10.0.0.2", remote(true, at(1, 100)))
+			b.Server = withStandbys{b.server, "n2"}
+			hook := make(chan Outcome, 1)
+			_, o := b.Switchover(t.Context(), "", fakeVIP{release: func() error {
+				go func() { hook <- b.hook(t.Context(), Backup) }()
+				time.Sleep(10 * time.Millisecond)
+				return errFake
+			}}, time.Minute)
+			wantResult(t, o, Failed, "as the test wants; and n1 is not the primary again: MASTER was overtaken: BACKUP came at")
+			wantResult(t, <-hook, Done, "")
+			wantDid(t, b, "checkpoint, stop fast, upstream 10.0.0.100, start-standby")
+		})
+	})
+}
+
 // breakFile puts a directory in a file's place.
 func breakFile(t *testing.T, path string) {
 	t.Helper()

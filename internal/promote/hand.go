@@ -34,10 +34,19 @@ func (e *Engine) spares(ctx context.Context, out *Outcome, plan func(ctx context
 }
 
 // hand runs one command of an operator with the data directory to itself and writes it into the history. plan is what it would do as things are now.
-func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(ctx context.Context) Plan, run func(ctx context.Context, out *Outcome)) Outcome {
+// One that makes a primary is broken off when a virtual router is told to be none.
+func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(ctx context.Context) Plan, run func(ctx context.Context, d *drive, out *Outcome)) Outcome {
 	start := time.Now()
 	out := Outcome{Event: ev}
-	err := func() error {
+	d := drive{engine: e, ev: ev}
+	var err error
+	if ev.State == Master {
+		d.told, err = e.Store.Mark()
+		var end context.CancelFunc
+		ctx, end = watch(ctx, 50*time.Millisecond, d.stillNewest)
+		defer end()
+	}
+	work := func() error {
 		if e.spares(ctx, &out, plan) {
 			return nil
 		}
@@ -47,16 +56,19 @@ func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(c
 			return err
 		}
 		defer release()
-		lctx, cancel := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errors.New("another pgnotify did not finish in time"))
+		lctx, cancel := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errLate)
 		defer cancel()
 		unlock, err := e.Store.Lock(lctx, command+" by hand", nil)
 		if err != nil {
 			return err
 		}
 		defer unlock()
-		run(ctx, &out)
+		run(ctx, &d, &out)
 		return nil
-	}()
+	}
+	if err == nil {
+		err = work()
+	}
 	if err != nil {
 		out.fail(ctx, err)
 	}
@@ -72,10 +84,7 @@ func (e *Engine) Promote(ctx context.Context) Outcome {
 		_, p := e.Preview(ctx, ev)
 		return p
 	}
-	return e.hand(ctx, "promote", ev, plan, func(ctx context.Context, out *Outcome) {
-		d := drive{engine: e, ev: ev}
-		d.run(ctx, out)
-	})
+	return e.hand(ctx, "promote", ev, plan, func(ctx context.Context, d *drive, out *Outcome) { d.run(ctx, out) })
 }
 
 // DemotePlan is what Demote would do.
@@ -93,12 +102,11 @@ func DemotePlan(f Facts) Plan {
 func (e *Engine) Demote(ctx context.Context) Outcome {
 	ev := Event{State: Backup, ByHand: true}
 	plan := func(ctx context.Context) Plan { return DemotePlan(e.LookAtServer(ctx)) }
-	return e.hand(ctx, "demote", ev, plan, func(ctx context.Context, out *Outcome) {
+	return e.hand(ctx, "demote", ev, plan, func(ctx context.Context, d *drive, out *Outcome) {
 		if p := plan(ctx); len(p.Steps) == 0 {
 			out.end(p)
 			return
 		}
-		d := drive{engine: e, ev: ev}
 		d.run(ctx, out)
 	})
 }
@@ -168,7 +176,7 @@ func (e *Engine) Start(ctx context.Context, asIs bool) Outcome {
 		}
 		return StartPlan(f, asIs, signal)
 	}
-	return e.hand(ctx, "start", Event{ByHand: true}, plan, func(ctx context.Context, out *Outcome) {
+	return e.hand(ctx, "start", Event{ByHand: true}, plan, func(ctx context.Context, _ *drive, out *Outcome) {
 		f, signal, err := e.LookToStart(ctx, asIs)
 		if err != nil {
 			out.fail(ctx, err)
@@ -191,7 +199,7 @@ func StopPlan(f Facts) Plan {
 
 // Stop stops the server.
 func (e *Engine) Stop(ctx context.Context) Outcome {
-	return e.hand(ctx, "stop", Event{ByHand: true}, nil, func(ctx context.Context, out *Outcome) { // one that a follower has stopped it starts again
+	return e.hand(ctx, "stop", Event{ByHand: true}, nil, func(ctx context.Context, _ *drive, out *Outcome) { // one that a follower has stopped it starts again
 		e.carry(ctx, StopPlan(e.LookAtServer(ctx)), out)
 	})
 }
@@ -583,7 +591,7 @@ type Mastership interface {
 // received it, or the VIP can't be given away, it is made the primary here again.
 func (e *Engine) Switchover(ctx context.Context, to string, vip Mastership, wait time.Duration) (who string, out Outcome) {
 	var since time.Time
-	out = e.hand(ctx, "switchover", Event{State: Master, ByHand: true}, nil, func(ctx context.Context, out *Outcome) {
+	out = e.hand(ctx, "switchover", Event{State: Master, ByHand: true}, nil, func(ctx context.Context, d *drive, out *Outcome) {
 		plan := e.SwitchoverPlan(ctx, to)
 		if plan.Refusal != "" {
 			out.end(plan)
@@ -595,13 +603,17 @@ func (e *Engine) Switchover(ctx context.Context, to string, vip Mastership, wait
 			return
 		}
 		out.Steps = append(out.Steps, plan.Steps[0].Words)
-		// The last moment at which a refusal costs nothing: the locks and the CHECKPOINT may have taken long.
+		// The last moment at which a refusal costs nothing: the locks and the CHECKPOINT, which a newer state breaks off, may have taken long.
+		if err := d.stillNewest(); err != nil {
+			out.fail(ctx, err)
+			return
+		}
 		if err := vip.MayRelease(ctx); err != nil {
 			out.fail(ctx, &RefusedError{fmt.Sprintf("the server goes on: vrrpd does not give the VIP away: %v", err)})
 			return
 		}
 		since = time.Now()
-		// Not to be broken off by an interrupt: it ends with the VIP given away, or with a primary here again.
+		// Not to be broken off by an interrupt: it ends with the VIP given away, or with a primary here again, unless that is not to be one any more.
 		ctx = context.WithoutCancel(ctx)
 		if err = e.stop(ctx); err == nil {
 			out.Steps = append(out.Steps, plan.Steps[1].Words)
@@ -615,7 +627,6 @@ func (e *Engine) Switchover(ctx context.Context, to string, vip Mastership, wait
 		}
 		out.fail(ctx, err)
 		back := Outcome{Event: out.Event}
-		d := drive{engine: e, ev: out.Event}
 		d.run(ctx, &back)
 		if back.Err != nil {
 			out.Err = fmt.Errorf("%w; and %s is not the primary again: %w", out.Err, e.Settings.Node, back.Err)
