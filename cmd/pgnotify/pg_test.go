@@ -766,6 +766,25 @@ func TestBothWereMadePrimary(t *testing.T) {
 	n3.has("in the end")
 }
 
+// A MASTER that came to nothing is tried again until there is a primary, whatever is done by hand meanwhile.
+func TestMasterIsTriedAgain(t *testing.T) {
+	c := newCluster(t)
+	n1 := c.nodes["n1"]
+	c.vip.to("")
+	n1.run(0, "stop")
+
+	t.Log("PostgreSQL does not start, and an operator tries, too, before he mends it")
+	conf := filepath.Join(n1.dir, "postgresql.conf")
+	text, err := os.ReadFile(conf)
+	check(t, err)
+	check(t, os.WriteFile(conf, append(text, "nonsense = on\n"...), 0o644))
+	n1.hook(1, "MASTER")
+	c.eventually("it is tried again", func() bool { return n1.store().Busy() != "" })
+	n1.run(1, "start")
+	check(t, os.WriteFile(conf, text, 0o644))
+	c.eventually("n1 is the primary", n1.primary)
+}
+
 func TestByHand(t *testing.T) {
 	c := newCluster(t)
 	n1, n2, n3 := c.nodes["n1"], c.nodes["n2"], c.nodes["n3"]

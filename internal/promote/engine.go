@@ -189,7 +189,7 @@ func (e *Engine) Retry(ctx context.Context, instance string) Outcome {
 	}
 	wanted := func() error { return e.Store.StillNewest(rec) }
 	// The follower of the BACKUP before may have a copy to remove; one that tries already does our work.
-	unlock, err := e.Store.lockRejoin(ctx, retrying, func() error {
+	unlock, err := e.Store.lockRejoin(ctx, retrying, instance, func() error {
 		if a, alive := e.Store.living(activityRejoin); alive && a.What == retrying && time.Since(start) > time.Second { // and not one that has just been overtaken
 			return errors.New("it is being tried already")
 		}

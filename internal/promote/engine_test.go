@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -903,7 +905,7 @@ func TestByHandSparesTheFollower(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
-			unlock, err := b.Store.LockRejoin(t.Context(), following)
+			unlock, err := b.Store.lockRejoin(t.Context(), following, "", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -922,6 +924,81 @@ func TestByHandSparesTheFollower(t *testing.T) {
 			wantDid(t, b, "")
 		})
 	}
+}
+
+// Work behind a hook that a command by hand has ended is begun again after it, unless the command did that work or would be undone by it.
+func TestByHandResumesWorkBehindAHook(t *testing.T) {
+	primary := func(b *bench) { b.server.primary = true }
+	down := func(b *bench) { b.server.running = false }
+	broken := func(b *bench) { b.server.running, b.server.fail["start-standby"] = false, errFake }
+	source := func(b *bench) { b.network.set("10.0.0.2", remote(true, at(1, 1))) }
+	start := func(b *bench, ctx context.Context) Outcome { return b.Start(ctx, false) }
+	for name, tt := range map[string]struct {
+		change func(*bench)
+		run    func(*bench, context.Context) Outcome
+		result string
+		again  bool
+	}{
+		"start":                    {down, start, Done, true}, // as a standby, which is to be promoted
+		"start, broken":            {broken, start, Failed, true},
+		"promote":                  {down, (*bench).promoteByHand, Done, false},
+		"promote, broken":          {broken, (*bench).promoteByHand, Failed, true},
+		"demote":                   {primary, (*bench).demoteByHand, Done, false},
+		"stop":                     {primary, func(b *bench, ctx context.Context) Outcome { return b.Stop(ctx) }, Done, false},
+		"clone":                    {source, func(b *bench, ctx context.Context) Outcome { return b.CloneFrom(ctx, n2Addr) }, Done, true},
+		"clone, on a full disk":    {func(b *bench) { source(b); b.server.fail["clone"] = errFake }, func(b *bench, ctx context.Context) Outcome { return b.CloneFrom(ctx, n2Addr) }, Failed, true},
+		"promote, has to catch up": {func(b *bench) { b.network.set("10.0.0.2", remote(true, at(1, 200))) }, (*bench).promoteByHand, Refused, true},
+		"rejoin, the source is gone": {func(b *bench) {
+			b.network.set("10.0.0.100", remote(false, at(1, 100)))
+			b.server.upstream, b.server.fail["start-standby"] = "", errFake
+		}, func(b *bench, ctx context.Context) Outcome { return b.Rejoin(ctx, RejoinAuto) }, Failed, true},
+	} {
+		for what, verb := range map[string]string{following: "follow", retrying: "retry"} {
+			t.Run(name+", "+verb, func(t *testing.T) {
+				t.Parallel()
+				b := newBench(t)
+				tt.change(b)
+				behind := b.behindAHook(t, what)
+				o := tt.run(b, t.Context())
+				if o.Result != tt.result {
+					t.Errorf("got %s, %v, want %s", o.Result, o.Err, tt.result)
+				}
+				if err := behind(); err == nil || !strings.Contains(err.Error(), "terminated") {
+					t.Errorf("the work behind a hook ended with %v, want it asked to", err)
+				}
+				if again := slices.Contains(b.detached, "behind --instance VI_PG "+verb); again != tt.again {
+					t.Errorf("behind the command: %q, want it again: %t", b.detached, tt.again)
+				}
+			})
+		}
+	}
+}
+
+// behindAHook is work behind a hook, in a process of its own that has the rejoin lock for as long as it lives. ended is how that ended.
+func (b *bench) behindAHook(t *testing.T, what string) (ended func() error) {
+	t.Helper()
+	release, err := b.Store.flock(t.Context(), b.Store.rejoinLock(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("/bin/sleep", "20")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	start, _, err := procStat(child.Process.Pid)
+	p, err2 := ThisProcess()
+	p.PID, p.Start, p.Leader = child.Process.Pid, start, start
+	a := activity{What: what, Instance: "VI_PG", Since: time.Now(), Process: p}
+	if err := errors.Join(err, err2, b.Store.write("data-"+b.Store.data+"."+activityRejoin+".json", a, false)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := child.Wait()
+		release()
+		done <- err
+	}()
+	return func() error { return <-done }
 }
 
 // A server that is made the primary while it is copied over, or while its rewind waits, is not stopped for that.
@@ -1108,7 +1185,7 @@ func TestCheck(t *testing.T) {
 		{"down, rewinding", func(b *bench) {
 			b.server.running = false
 			_ = b.Store.SetRebuild(Rebuild{Phase: PhaseRewinding})
-			_, _ = b.Store.LockRejoin(context.Background(), following)
+			_, _ = b.Store.lockRejoin(context.Background(), following, "", nil)
 		}, "any", -1, ""},
 		{"down, left half rewound", func(b *bench) {
 			b.server.running = false
@@ -1116,19 +1193,19 @@ func TestCheck(t *testing.T) {
 		}, "any", -1, "not running"},
 		{"down, rejoined by hand", func(b *bench) {
 			b.server.running = false
-			_, _ = b.Store.TakeRejoin(context.Background(), "rejoin by hand", time.Second)
+			_, _, _ = b.Store.TakeRejoin(context.Background(), "rejoin by hand", time.Second)
 		}, "primary", -1, ""},
 		{"a standby that is cloned by hand", func(b *bench) {
-			_, _ = b.Store.TakeRejoin(context.Background(), "clone by hand", time.Second)
+			_, _, _ = b.Store.TakeRejoin(context.Background(), "clone by hand", time.Second)
 		}, "standby", 0, ""},
 		{"down, a rejoin by hand has ended", func(b *bench) {
 			b.server.running = false
-			unlock, _ := b.Store.TakeRejoin(context.Background(), "rejoin by hand", time.Second)
+			_, unlock, _ := b.Store.TakeRejoin(context.Background(), "rejoin by hand", time.Second)
 			unlock()
 		}, "any", -1, "not running"},
 		{"down, follower merely waits", func(b *bench) {
 			b.server.running = false
-			_, _ = b.Store.LockRejoin(context.Background(), following)
+			_, _ = b.Store.lockRejoin(context.Background(), following, "", nil)
 		}, "any", -1, "not running"},
 	}
 	for _, tt := range tests {

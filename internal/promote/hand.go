@@ -33,6 +33,37 @@ func (e *Engine) spares(ctx context.Context, out *Outcome, plan func(ctx context
 	return true
 }
 
+// takeRejoin ends work that still runs behind a hook, which would undo what is asked for here, and begins it again at the end.
+func (e *Engine) takeRejoin(ctx context.Context, command string, out *Outcome) (unlock func(), err error) {
+	ended, release, err := e.Store.TakeRejoin(ctx, command+" by hand", e.Settings.Timeouts.Lock)
+	if err != nil {
+		e.resume(ended, command, out)
+		return nil, err
+	}
+	return func() {
+		release()
+		e.resume(ended, command, out)
+	}, nil
+}
+
+// resume begins work behind a hook again that a command by hand has ended, but for what the command did itself, or what would undo it.
+func (e *Engine) resume(ended activity, command string, out *Outcome) {
+	switch {
+	case !ended.behind(),
+		command == "stop",
+		command == "demote" && len(out.Steps) > 0,
+		(command == "promote" || command == "switchover") && out.Result == Done:
+		return
+	}
+	work := "follow"
+	if ended.What == retrying {
+		work = "retry"
+	}
+	if err := e.Detach(e.behind(work, Event{Name: ended.Instance})...); err != nil {
+		e.Log.Error("work behind a hook was ended and is not begun again", "work", ended.What, "reason", err)
+	}
+}
+
 // hand runs one command of an operator with the data directory to itself and writes it into the history. plan is what it would do as things are now.
 // One that makes a primary is broken off when a virtual router is told to be none.
 func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(ctx context.Context) Plan, run func(ctx context.Context, d *drive, out *Outcome)) Outcome {
@@ -50,8 +81,7 @@ func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(c
 		if e.spares(ctx, &out, plan) {
 			return nil
 		}
-		// Work that still runs behind a hook would undo what is asked for here.
-		release, err := e.Store.TakeRejoin(ctx, command+" by hand", e.Settings.Timeouts.Lock)
+		release, err := e.takeRejoin(ctx, command, &out)
 		if err != nil {
 			return err
 		}
@@ -317,7 +347,7 @@ func (e *Engine) rejoin(ctx context.Context, mode RejoinMode, out *Outcome) erro
 	if e.spares(ctx, out, func(ctx context.Context) Plan { return RejoinPlan(e.LookToRejoin(ctx), mode, e.Settings) }) {
 		return nil
 	}
-	unlock, err := e.Store.TakeRejoin(ctx, "rejoin by hand", e.Settings.Timeouts.Lock)
+	unlock, err := e.takeRejoin(ctx, "rejoin", out)
 	if err != nil {
 		return err
 	}
@@ -428,7 +458,7 @@ func (e *Engine) CloneFrom(ctx context.Context, from netip.Addr) Outcome {
 		if e.spares(ctx, &out, func(ctx context.Context) Plan { return ClonePlan(e.LookToClone(ctx, from)) }) {
 			return nil
 		}
-		unlock, err := e.Store.TakeRejoin(ctx, "clone by hand", e.Settings.Timeouts.Lock)
+		unlock, err := e.takeRejoin(ctx, "clone", &out)
 		if err != nil {
 			return err
 		}
@@ -498,11 +528,16 @@ func (fr Fresh) Run(ctx context.Context, from netip.Addr) Outcome {
 	out := Outcome{Event: Event{ByHand: true}}
 	var e *Engine
 	err := func() error {
-		unlock, err := fr.Store.TakeRejoin(ctx, "clone by hand", fr.Settings.Timeouts.Lock)
+		ended, unlock, err := fr.Store.TakeRejoin(ctx, "clone by hand", fr.Settings.Timeouts.Lock)
 		if err != nil {
 			return err
 		}
-		defer unlock()
+		defer func() {
+			unlock()
+			if e != nil {
+				e.resume(ended, "clone", &out)
+			}
+		}()
 		source := fr.Look(ctx, from)
 		plan := fr.Plan(source)
 		if plan.Refusal != "" {

@@ -40,7 +40,7 @@ func (e *Engine) Follow(ctx context.Context, instance string) Outcome {
 	// One that is about to give way holds the lock for a moment more; one that goes on does our work.
 	lctx, cancel := context.WithTimeoutCause(ctx, 3*time.Second, errors.New("another rejoin is at work"))
 	defer cancel()
-	unlock, err := e.Store.LockRejoin(lctx, following)
+	unlock, err := e.Store.lockRejoin(lctx, following, instance, nil)
 	if err != nil {
 		out.Result, out.Note = Nothing, err.Error()
 		return out

@@ -363,7 +363,7 @@ func (s *Store) Lock(ctx context.Context, what string, while func() error) (unlo
 		}
 		return nil, err
 	}
-	done := s.begin(activityWork, what)
+	done := s.begin(activityWork, activity{What: what})
 	return func() { done(); release() }, nil
 }
 
@@ -373,14 +373,14 @@ const (
 	retrying  = "become the primary"
 )
 
-// TakeRejoin is LockRejoin for somebody who works by hand: work behind a hook is asked to end, also one that only begins while we wait, which a
-// rewind under way does only when it is done; another one by hand is not disturbed, and a second is enough for it.
-func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Duration) (unlock func(), err error) {
+// TakeRejoin is lockRejoin for somebody who works by hand: work behind a hook is asked to end, also one that only begins while we wait, which a
+// rewind under way does only when it is done; another one by hand is not disturbed, and a second is enough for it. What has ended is for the caller to
+// begin again, also after an error.
+func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Duration) (ended activity, unlock func(), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("another rejoin is at work"))
 	defer cancel()
-	var asked Process
 	seen := time.Now() // work behind a hook, or nobody yet: who has just taken the lock has not said so
-	unlock, err = s.lockRejoin(ctx, what, func() error {
+	unlock, err = s.lockRejoin(ctx, what, "", func() error {
 		var a activity
 		found, err := s.read("data-"+s.data+"."+activityRejoin+".json", &a)
 		switch {
@@ -393,34 +393,30 @@ func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Durat
 			return nil
 		}
 		seen = time.Now()
-		if a.Process == asked {
+		if a.Process == ended.Process {
 			return nil
 		}
 		if err := syscall.Kill(a.Process.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end the work behind a hook (process %d): %w", a.Process.PID, err)
 		}
-		asked = a.Process
+		ended = a
 		return nil
 	})
 	if at := s.activity(activityRejoin); err != nil && at != "" {
 		err = fmt.Errorf("%w (%s)", err, at)
 	}
-	return unlock, err
-}
-
-// LockRejoin takes the place of the one rejoin at a time.
-func (s *Store) LockRejoin(ctx context.Context, what string) (unlock func(), err error) {
-	return s.lockRejoin(ctx, what, nil)
+	return ended, unlock, err
 }
 
 func (s *Store) rejoinLock() string { return "data-" + s.data + ".rejoin.lock" }
 
-func (s *Store) lockRejoin(ctx context.Context, what string, while func() error) (unlock func(), err error) {
+// lockRejoin takes the place of the one rejoin at a time, for a virtual router or for none.
+func (s *Store) lockRejoin(ctx context.Context, what, instance string, while func() error) (unlock func(), err error) {
 	release, err := s.flock(ctx, s.rejoinLock(), while)
 	if err != nil {
 		return nil, err
 	}
-	done := s.begin(activityRejoin, what)
+	done := s.begin(activityRejoin, activity{What: what, Instance: instance})
 	return func() { done(); release() }, nil
 }
 
@@ -431,17 +427,19 @@ const (
 )
 
 type activity struct {
-	What    string    `json:"what"`
-	Since   time.Time `json:"since"`
-	Process Process   `json:"process"`
+	What     string    `json:"what"`
+	Instance string    `json:"instance,omitempty"` // whose hook it runs behind
+	Since    time.Time `json:"since"`
+	Process  Process   `json:"process"`
 }
 
 // begin says what we do, to whoever asks. That it can't be said, on a full disk, must not keep a server from being stopped.
-func (s *Store) begin(kind, what string) (done func()) {
+func (s *Store) begin(kind string, a activity) (done func()) {
 	name := "data-" + s.data + "." + kind + ".json"
-	p, err := ThisProcess()
-	if err == nil {
-		err = s.write(name, activity{what, time.Now(), p}, false)
+	var err error
+	if a.Process, err = ThisProcess(); err == nil {
+		a.Since = time.Now()
+		err = s.write(name, a, false)
 	}
 	if err != nil {
 		return func() {}

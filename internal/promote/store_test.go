@@ -260,7 +260,7 @@ func TestTakeRejoin(t *testing.T) {
 			t.Fatal(err)
 		}
 		saysSo := func() {
-			a := activity{following, time.Now(), Process{Boot: me.Boot, Leader: start, Start: start, PID: behind.Process.Pid}}
+			a := activity{What: following, Since: time.Now(), Process: Process{Boot: me.Boot, Leader: start, Start: start, PID: behind.Process.Pid}}
 			if err := s.write("data-"+s.data+"."+activityRejoin+".json", a, false); err != nil {
 				t.Error(err)
 			}
@@ -270,7 +270,7 @@ func TestTakeRejoin(t *testing.T) {
 		}
 		taken := make(chan error, 1)
 		go func() {
-			unlock, err := s.TakeRejoin(t.Context(), "stop by hand", time.Minute)
+			_, unlock, err := s.TakeRejoin(t.Context(), "stop by hand", time.Minute)
 			if err == nil {
 				unlock()
 			}
@@ -288,12 +288,12 @@ func TestTakeRejoin(t *testing.T) {
 			t.Errorf("early %t: %v", early, err)
 		}
 	}
-	unlock, err := s.TakeRejoin(t.Context(), "clone by hand", time.Minute)
+	_, unlock, err := s.TakeRejoin(t.Context(), "clone by hand", time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unlock()
-	if _, err := s.TakeRejoin(t.Context(), "stop by hand", time.Minute); err == nil || !strings.Contains(err.Error(), "another rejoin is at work (clone by hand since") {
+	if _, _, err := s.TakeRejoin(t.Context(), "stop by hand", time.Minute); err == nil || !strings.Contains(err.Error(), "another rejoin is at work (clone by hand since") {
 		t.Errorf("beside work by hand: got %v", err)
 	}
 }
