@@ -783,6 +783,24 @@ func TestMasterIsTriedAgain(t *testing.T) {
 	n1.run(1, "start")
 	check(t, os.WriteFile(conf, text, 0o644))
 	c.eventually("n1 is the primary", n1.primary)
+
+	t.Log("the state directory is full")
+	n1.run(0, "demote")
+	state := filepath.Join(n1.dir, "full")
+	pgnotify := n1.cmd()
+	script := fmt.Sprintf(`mount --make-rprivate /
+mkdir %[1]s
+mount -t tmpfs -o size=64k none %[1]s
+chown --reference=%[2]s %[1]s
+%[3]s notify INSTANCE VI_PG BACKUP 100
+cat /dev/zero >%[1]s/ballast || true
+if %[3]s notify INSTANCE VI_PG MASTER 100; then exit 1; fi
+rm %[1]s/ballast
+`, state, n1.data, strings.Join(append(pgnotify.Args, "--state-dir", state), " "))
+	if out, err := exec.Command("/usr/bin/unshare", "--mount", "/bin/sh", "-ec", script).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c.eventually("n1 is the primary", n1.primary)
 }
 
 func TestByHand(t *testing.T) {

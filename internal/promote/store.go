@@ -210,10 +210,45 @@ func (s *Store) Deliver(ctx context.Context, ev Event, by Process) (Record, erro
 		return Record{}, &OvertakenError{last}
 	}
 	r := Record{Seq: last.Seq + 1, Type: ev.Type, Name: ev.Name, State: ev.State, Priority: ev.Priority, At: time.Now(), Process: by}
-	if err := s.write(hookFile(ev.Name), r, true); err != nil {
+	if err := s.writeRecord(r); err != nil {
 		return Record{}, err
 	}
 	return r, nil
+}
+
+// recordSize is what a record is filled up to: a sector of a disk, which is written whole or not at all.
+const recordSize = 512
+
+// writeRecord puts a record on disk. Where there is no room for the file that is to replace the last one, it is written over that: a state that is not
+// noted overtakes nothing, and what works behind a hook goes by an older one.
+func (s *Store) writeRecord(r Record) error {
+	path := s.path(hookFile(r.Name))
+	text, err := json.Marshal(r)
+	if err == nil {
+		text = append(text, bytes.Repeat([]byte(" "), max(0, recordSize-1-len(text)))...)
+		text = append(text, '\n')
+		err = files.Replace(path, text, 0o600, files.Options{Durable: true})
+	}
+	if err != nil && overwrite(path, text) != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// overwrite writes a record over another of the same size.
+func overwrite(path string, text []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if info, err := f.Stat(); err != nil || info.Size() != recordSize || len(text) != recordSize {
+		return errors.Join(err, errors.New("not a record of that size"))
+	}
+	if _, err := f.WriteAt(text, 0); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // Newest reads the newest state of a virtual router; the zero Record if none was ever delivered.

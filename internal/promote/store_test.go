@@ -108,6 +108,36 @@ func TestDeliverCountsEachInstance(t *testing.T) {
 	}
 }
 
+// A state that can't be noted in a new file, for want of space, is noted in the place of the last one, if there is one.
+func TestDeliverWithoutRoom(t *testing.T) {
+	s := newStore(t)
+	name := strings.Repeat("/", 78) // the name of the new file is too long then
+	if _, err := s.Deliver(t.Context(), Event{Name: name, State: Master}, Process{}); err == nil {
+		t.Error("noted where nothing was before")
+	}
+	if _, err := s.Deliver(t.Context(), Event{Name: "VI", State: Backup, Priority: 100}, Process{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(s.path(hookFile("VI")), s.path(hookFile(name))); err != nil {
+		t.Fatal(err)
+	}
+	for i, state := range []string{Master, Backup, Master} {
+		want, err := s.Deliver(t.Context(), Event{Name: name, State: state}, Process{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Newest(name); err != nil || got.State != state || got.Seq != uint64(i+2) || s.StillNewest(want) != nil {
+			t.Errorf("got %+v, %v, want number %d, %s", got, err, i+2, state)
+		}
+	}
+	if err := os.WriteFile(s.path(hookFile(name)), []byte(`{"seq":1,"state":"BACKUP"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Deliver(t.Context(), Event{Name: name, State: Master}, Process{}); err == nil {
+		t.Error("written over a file that is too small")
+	}
+}
+
 // A state file that can't be read fails the check; it never counts as "nothing newer".
 func TestGarbledStateFails(t *testing.T) {
 	s := newStore(t)
