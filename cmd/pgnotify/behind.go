@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
 	ufcli "github.com/urfave/cli/v2"
 
@@ -31,6 +34,9 @@ func behindCommand(h machine) *ufcli.Command {
 				return err
 			}
 			e, err := s.engine()
+			if err != nil && work == "retry" {
+				e, err = s.await(c.Context, c.String("instance"), err)
+			}
 			if err != nil {
 				return s.failed(err)
 			}
@@ -39,5 +45,31 @@ func behindCommand(h machine) *ufcli.Command {
 			}
 			return nil
 		}, "WORK"),
+	}
+}
+
+// openPause is how long a server that can't be opened is left before the next try.
+const openPause = 5 * time.Second
+
+// await opens a server that could not be opened, say because its file system is not mounted yet, as soon as it can be: a MASTER waits for it. It ends
+// with a newer state.
+func (s *session) await(ctx context.Context, instance string, why error) (*promote.Engine, error) {
+	rec, err := s.store.Newest(instance)
+	if err != nil || rec.State != promote.Master {
+		return nil, errors.Join(why, err)
+	}
+	s.log.Warn("MASTER, but the server can't be opened; trying again", "instance", instance, "every", openPause, "reason", why)
+	for {
+		pause(ctx, openPause)
+		if err := errors.Join(context.Cause(ctx), s.store.StillNewest(rec)); err != nil {
+			return nil, fmt.Errorf("%w; it is not tried again: %w", why, err)
+		}
+		if why = promote.FinishSwap(s.store.Dir(), s.settings.DataDir); why != nil {
+			continue
+		}
+		var e *promote.Engine
+		if e, why = s.engine(); why == nil {
+			return e, nil
+		}
 	}
 }

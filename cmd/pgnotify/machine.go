@@ -67,6 +67,9 @@ func (h machine) open(c *ufcli.Context) (*session, error) {
 	if err != nil {
 		return nil, s.failed(err)
 	}
+	if empty, _ := isEmpty(s.settings.DataDir); empty && place == s.settings.DataDir && exists(dir) {
+		place = dir // nothing is mounted there yet: what can be noted is
+	}
 	if err := prepareStateDir(dir, place); err != nil {
 		return nil, s.failed(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -14,8 +15,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -466,6 +469,51 @@ func TestBadHost(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A MASTER waits for a server that can't be opened for as long as it is the newest state.
+func TestAwaitServer(t *testing.T) {
+	for _, overtaken := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			store, err := promote.OpenStore(t.TempDir(), "/srv/data")
+			check(t, err)
+			away := errors.New("not mounted")
+			var mounted atomic.Bool
+			h := fakeHost(t.TempDir())
+			opens := h.openServer
+			h.openServer = func(c postgres.Config) (promote.Server, string, error) {
+				if !mounted.Load() {
+					return nil, "", away
+				}
+				return opens(c)
+			}
+			s := &session{machine: h, store: store, settings: promote.Settings{DataDir: "/srv/data"}, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+			deliver := func(state string) {
+				_, err := store.Deliver(t.Context(), promote.Event{Name: "VI", State: state}, promote.Process{})
+				check(t, err)
+			}
+			deliver(promote.Backup)
+			if _, err := s.await(t.Context(), "VI", away); err == nil {
+				t.Error("waits for a BACKUP")
+			}
+			deliver(promote.Master)
+			go func() {
+				time.Sleep(time.Hour)
+				if overtaken {
+					deliver(promote.Fault)
+				}
+				mounted.Store(true)
+			}()
+			start := time.Now()
+			e, err := s.await(t.Context(), "VI", away)
+			if overtaken != (e == nil) || overtaken != (err != nil) {
+				t.Errorf("overtaken %t: got %v, %v", overtaken, e, err)
+			}
+			if took := time.Since(start); took < time.Hour || took > time.Hour+10*time.Second {
+				t.Errorf("took %s, want what the server took", took)
+			}
+		})
 	}
 }
 

@@ -94,7 +94,7 @@ func parseEvent(words []string) (promote.Event, error) {
 }
 
 // deliverAnyway makes the event the newest state though the server can't be opened: a hook that still waits must not act
-// on an older one.
+// on an older one. A MASTER is tried again behind the hook.
 func (s *session) deliverAnyway(c *ufcli.Context, ev promote.Event, why error) error {
 	if c.Bool("dry-run") {
 		return why
@@ -105,6 +105,10 @@ func (s *session) deliverAnyway(c *ufcli.Context, ev promote.Event, why error) e
 	}
 	if err != nil {
 		s.log.Error("event not noted", "instance", ev.Name, "to", ev.State, "reason", err)
+	} else if ev.State == promote.Master {
+		if err := s.detach("behind", "--instance", ev.Name, "retry"); err != nil {
+			s.log.Error("it will not be tried again", "reason", err)
+		}
 	}
 	return why
 }

@@ -784,6 +784,22 @@ func TestMasterIsTriedAgain(t *testing.T) {
 	check(t, os.WriteFile(conf, text, 0o644))
 	c.eventually("n1 is the primary", n1.primary)
 
+	t.Log("its file system is mounted late, and so long nothing is there, or an empty directory of root's")
+	for _, mountPoint := range []bool{false, true} {
+		n1.run(0, "stop")
+		check(t, os.Rename(n1.data, n1.data+".away"))
+		if mountPoint {
+			check(t, os.Mkdir(n1.data, 0o755))
+		}
+		n1.hook(1, "BACKUP")
+		n1.hook(1, "MASTER")
+		if mountPoint {
+			check(t, os.Remove(n1.data))
+		}
+		check(t, os.Rename(n1.data+".away", n1.data))
+		c.eventually("n1 is the primary", n1.primary)
+	}
+
 	t.Log("the state directory is full")
 	n1.run(0, "demote")
 	state := filepath.Join(n1.dir, "full")
