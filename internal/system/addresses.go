@@ -381,23 +381,33 @@ func (a *Addresses) Watch(m *Monitor, lost func(owner string, missing []conf.Add
 	})
 }
 
-// lost are those of the removed addresses, or of any, that are held by an owner and truly missing: the news may be of a removal of ours,
-// with the address long back.
+// lost are those of the removed addresses, or of all that were put there, that are held by an owner and truly missing: the news may be of a
+// removal of ours, with the address long back.
 func (a *Addresses) lost(gone map[addressID]bool, all bool) map[string][]conf.Address {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	concerned := func(addr conf.Address) bool { return all || gone[idOf(addr)] }
+	concerned := func(addr conf.Address) bool {
+		_, put := a.placed[idOf(addr)] // one that never could be is not lost
+		return all && put || gone[idOf(addr)]
+	}
+	concerns := func(o *owned) bool { return slices.ContainsFunc(o.set.Addresses, concerned) }
 	var present []KernelAddress
+	seen := false
 	lost := map[string][]conf.Address{}
 	for owner, o := range a.owners {
-		if !slices.ContainsFunc(o.set.Addresses, concerned) {
+		if !concerns(o) {
 			continue
 		}
-		if present == nil {
+		if !seen {
 			var err error
 			if present, err = a.nl.dumpAddresses(); err != nil {
-				// Unable to look is not a proof of presence.
 				a.log.Warn("address removal not verified", "instance", owner, "error", err)
+				// Unable to look is not a proof of presence, for those that were removed; for the others it is no proof of anything.
+				all = false
+			}
+			seen = true
+			if !concerns(o) {
+				continue
 			}
 		}
 		if missing := a.missing(o, present); slices.ContainsFunc(missing, concerned) {

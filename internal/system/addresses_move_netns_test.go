@@ -165,6 +165,9 @@ func TestAddressLostUnseen(t *testing.T) {
 		t.Fatal(err)
 	}
 	self.Run(t, "ip", "addr", "del", "192.0.2.101/32", "dev", "eth0")
+	if _, err := a.Add(Set{Owner: "VI_0", Addresses: []conf.Address{vip("eth9", "192.0.2.102/32")}}); err == nil {
+		t.Fatal("an address on an interface that is not there: got no error")
+	} // and nobody took it away
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- m.Run(ctx) }()
@@ -179,5 +182,8 @@ func TestAddressLostUnseen(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+	if len(lost) > 0 {
+		t.Errorf("got %v lost, too", <-lost)
 	}
 }
