@@ -565,7 +565,7 @@ func leftovers(config *conf.Config) []conf.Address {
 func (d *Daemon) stopAll() error {
 	d.groups.detach(d.units)
 	err := d.stop(d.units)
-	d.unclean = err != nil
+	d.unclean = err != nil || !d.grants.clean()
 	done := d.groups.finish()
 	err = errors.Join(err, finish(append(d.leaving, d.units...)))
 	<-done

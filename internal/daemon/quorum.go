@@ -59,6 +59,7 @@ type gated struct {
 	eligible bool
 	why      string
 	priority uint8
+	vips     []netip.Addr
 	stuck    bool // it has ended, and its addresses could not be removed
 }
 
@@ -171,7 +172,29 @@ func (g *grants) all() []netip.Addr {
 	for _, s := range g.resources {
 		all = append(all, s.vips...)
 	}
+	return append(all, g.stuck()...)
+}
+
+// stuck are the addresses of instances that have ended and could not remove them. The caller holds mu.
+func (g *grants) stuck() (all []netip.Addr) {
+	for _, s := range g.resources {
+		for _, m := range s.members {
+			if m.stuck {
+				all = append(all, m.vips...)
+			}
+		}
+	}
 	return all
+}
+
+// clean reports whether every instance that has ended has removed its addresses.
+func (g *grants) clean() bool {
+	if g == nil {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.stuck()) == 0
 }
 
 func (g *grants) vips(resource string) []netip.Addr {
@@ -265,28 +288,9 @@ func (g *grants) reconfigured() {
 	if g.guard == nil {
 		return
 	}
-	if left := g.stuck(); len(left) > 0 {
-		g.log.Error("addresses of instances that are no more could not be removed: the guard stays in front of them until vrrpd is started anew", "instances", strings.Join(left, " "))
-		return
-	}
 	if err := g.guard.Configure(g.all()); err != nil {
 		g.log.Error("the guard still shuts addresses that nobody guards", "error", err)
 	}
-}
-
-// stuck are the instances that have ended and whose addresses could not be removed.
-func (g *grants) stuck() (names []string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, s := range g.resources {
-		for name, m := range s.members {
-			if m.stuck {
-				names = append(names, name)
-			}
-		}
-	}
-	slices.Sort(names)
-	return names
 }
 
 // join makes the Grants of an instance; nil if it needs none.
@@ -294,7 +298,11 @@ func (g *grants) join(c *conf.Instance) *gated {
 	if g == nil || c.Quorum == "" || !gates(g.file) {
 		return nil
 	}
-	return &gated{g: g, resource: c.Quorum, why: "it has not started"}
+	m := &gated{g: g, resource: c.Quorum, why: "it has not started"}
+	for _, a := range held(c) {
+		m.vips = append(m.vips, a.Prefix.Addr())
+	}
+	return m
 }
 
 // enter makes the instance count from now on, leave no longer.
@@ -314,6 +322,8 @@ func (m *gated) leave() {
 	s := m.g.resources[m.resource]
 	if left != nil {
 		m.eligible, m.why, m.stuck = false, left.Error(), true
+		m.g.log.Error("this node stays without the resource until vrrpd is started anew, and the guard, if there is one, in front of the addresses",
+			"resource", m.resource, "instance", m.instance.Name(), "reason", left)
 	} else if s.members[m.instance.Name()] == m {
 		delete(s.members, m.instance.Name())
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -176,8 +177,10 @@ func TestAddressesLeftAtTheEnd(t *testing.T) {
 	if r := g.Status(ctx).Resources[0]; r.Eligible || !strings.Contains(r.Ineligible, "its addresses could not be removed") {
 		t.Errorf("eligible %t: %s", r.Eligible, r.Ineligible)
 	}
-	if got := g.stuck(); len(got) != 1 {
-		t.Errorf("got %v left, want the instance", got)
+	if config, _, _ := load(t, strings.Replace(text, "192.0.2.1", "192.0.2.2", 1)); g.clean() || !slices.Contains(g.all(), netip.MustParseAddr("192.0.2.1")) {
+		t.Errorf("clean %t, guarded %v", g.clean(), g.all())
+	} else if g.collect(config); !slices.Contains(g.all(), netip.MustParseAddr("192.0.2.1")) || !slices.Contains(g.all(), netip.MustParseAddr("192.0.2.2")) {
+		t.Errorf("after a reload: guarded %v", g.all())
 	}
 	select {
 	case <-revoked(g):
