@@ -108,7 +108,7 @@ func (a *Agent) leftBy(act Action, d Done) {
 	case act.Text != "":
 		a.read.let = act.Epoch
 	case act.On && a.away.On: // else it is over, and the next one is told anew
-		a.away.told = act.Epoch
+		a.away.told, a.slot(Leave).retry = act.Epoch, a.now+a.t.Retry // what it comes to is seen a moment later
 	case act.On:
 	default:
 		a.away.back = false
