@@ -58,6 +58,11 @@ func (s *session) await(ctx context.Context, instance string, why error) (*promo
 	if err != nil || rec.State != promote.Master {
 		return nil, errors.Join(why, err)
 	}
+	unlock, err := s.store.LockRetry(ctx, rec) // a command by hand ends it there
+	if err != nil {
+		return nil, errors.Join(why, err)
+	}
+	defer unlock()
 	s.log.Warn("MASTER, but the server can't be opened; trying again", "instance", instance, "every", openPause, "reason", why)
 	for {
 		pause(ctx, openPause)

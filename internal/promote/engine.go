@@ -188,13 +188,7 @@ func (e *Engine) Retry(ctx context.Context, instance string) Outcome {
 		return out
 	}
 	wanted := func() error { return e.Store.StillNewest(rec) }
-	// The follower of the BACKUP before may have a copy to remove; one that tries already does our work.
-	unlock, err := e.Store.lockRejoin(ctx, retrying, instance, func() error {
-		if a, alive := e.Store.living(activityRejoin); alive && a.What == retrying && time.Since(start) > time.Second { // and not one that has just been overtaken
-			return errors.New("it is being tried already")
-		}
-		return wanted()
-	})
+	unlock, err := e.Store.LockRetry(ctx, rec)
 	if err != nil {
 		out.Result, out.Note = Nothing, err.Error()
 		e.Log.Info("MASTER is not tried again", "instance", instance, "reason", err)
@@ -508,7 +502,10 @@ func (d *drive) stillNewest() error {
 	case !d.ev.ByHand:
 		return d.engine.Store.StillNewest(d.rec)
 	case d.told != nil:
-		return d.engine.Store.NoneSince(d.told, d.ev.State)
+		var over *OvertakenError
+		if err := d.engine.Store.NoneSince(d.told, d.ev.State); errors.As(err, &over) {
+			return err
+		} // one that can't be read is no reason to leave the cluster without a primary: an operator asked
 	}
 	return nil
 }

@@ -545,6 +545,23 @@ func TestByHandGivesWay(t *testing.T) {
 			wantResult(t, b.Promote(t.Context()), Done, "") // what came before is the operator's to judge
 		})
 	})
+	t.Run("states that can't be read", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			if err := os.WriteFile(filepath.Join(b.Store.Dir(), "hook-OLD.json"), []byte("torn"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b.server.slow["promote"] = 2 * time.Second
+			wantResult(t, b.Promote(t.Context()), Done, "")
+			// and hide no other
+			done := make(chan Outcome, 1)
+			b.server.primary, b.server.slow["promote"] = false, time.Hour
+			go func() { done <- b.Promote(t.Context()) }()
+			time.Sleep(time.Second)
+			b.hook(t.Context(), Fault)
+			wantResult(t, <-done, Overtaken, "MASTER was overtaken: FAULT came at")
+		})
+	})
 	t.Run("CHECKPOINT of a switchover", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)

@@ -70,14 +70,16 @@ func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(c
 	start := time.Now()
 	out := Outcome{Event: ev}
 	d := drive{engine: e, ev: ev}
-	var err error
 	if ev.State == Master {
-		d.told, err = e.Store.Mark()
+		var err error
+		if d.told, err = e.Store.Mark(); err != nil {
+			e.Log.Warn("not every state that was delivered can be read", "reason", err)
+		}
 		var end context.CancelFunc
 		ctx, end = watch(ctx, 50*time.Millisecond, d.stillNewest)
 		defer end()
 	}
-	work := func() error {
+	err := func() error {
 		if e.spares(ctx, &out, plan) {
 			return nil
 		}
@@ -95,10 +97,7 @@ func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(c
 		defer unlock()
 		run(ctx, &d, &out)
 		return nil
-	}
-	if err == nil {
-		err = work()
-	}
+	}()
 	if err != nil {
 		out.fail(ctx, err)
 	}

@@ -305,22 +305,22 @@ func (s *Store) NoneSince(then Mark, state string) error {
 	})
 }
 
-// records gives the newest state of each virtual router to fn, up to its first error.
+// records gives the newest state of each virtual router to fn, up to its first error. One that can't be read hides no other.
 func (s *Store) records(fn func(file string, r Record) error) error {
 	files, err := filepath.Glob(s.path("hook-*.json"))
 	if err != nil {
 		return fmt.Errorf("look for newer states: %w", err)
 	}
+	var unread []error
 	for _, file := range files {
 		var r Record
 		if _, err := s.read(filepath.Base(file), &r); err != nil {
-			return err
-		}
-		if err := fn(filepath.Base(file), r); err != nil {
+			unread = append(unread, err)
+		} else if err := fn(filepath.Base(file), r); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(unread...)
 }
 
 // watch returns a context that is cancelled, with the error as its cause, soon after wanted gives one.
@@ -441,6 +441,18 @@ func (s *Store) TakeRejoin(ctx context.Context, what string, patience time.Durat
 		err = fmt.Errorf("%w (%s)", err, at)
 	}
 	return ended, unlock, err
+}
+
+// LockRetry takes the place of the one rejoin for the work behind a MASTER. The follower of the BACKUP before may have a copy to remove; one that tries
+// already does our work.
+func (s *Store) LockRetry(ctx context.Context, master Record) (unlock func(), err error) {
+	start := time.Now()
+	return s.lockRejoin(ctx, retrying, master.Name, func() error {
+		if a, alive := s.living(activityRejoin); alive && a.What == retrying && time.Since(start) > time.Second { // and not one that has just been overtaken
+			return errors.New("it is being tried already")
+		}
+		return s.StillNewest(master)
+	})
 }
 
 func (s *Store) rejoinLock() string { return "data-" + s.data + ".rejoin.lock" }
