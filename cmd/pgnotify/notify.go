@@ -106,7 +106,7 @@ func (s *session) deliverAnyway(c *ufcli.Context, ev promote.Event, why error) e
 	if err != nil {
 		s.log.Error("event not noted", "instance", ev.Name, "to", ev.State, "reason", err)
 	} else if ev.State == promote.Master {
-		if err := s.detach("behind", "--instance", ev.Name, "retry"); err != nil {
+		if err := s.detach(promote.Behind("retry", ev.Name)...); err != nil {
 			s.log.Error("it will not be tried again", "reason", err)
 		}
 	}

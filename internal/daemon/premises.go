@@ -232,11 +232,11 @@ func (p *premises) look() (changed bool) {
 	again, err := p.filter.Look()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	was := p.unclosed
 	if err != nil && !p.unseen {
 		p.unseen = true
 		return false // one query that failed is no reason to give way: the next look says
 	}
+	was := p.unclosed
 	p.unclosed, p.unseen = "", err != nil
 	if err != nil {
 		p.unclosed = err.Error()

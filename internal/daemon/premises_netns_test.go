@@ -3,7 +3,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -130,16 +129,8 @@ func TestMasterWithoutItsFilter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- d.run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		d.close()
-	}()
+	t.Cleanup(d.close)
+	ctx := runs(t, d.run)
 	becomes := func(want, reason string) {
 		t.Helper()
 		late := time.After(10 * time.Second)

@@ -154,10 +154,16 @@ func guarded(config *conf.Config, resource string) (all []netip.Addr) {
 	}
 	for k := range config.Instances {
 		if c := &config.Instances[k]; c.Quorum != "" && (resource == "" || c.Quorum == resource) {
-			for _, a := range held(c) {
-				all = append(all, a.Prefix.Addr())
-			}
+			all = append(all, bare(c)...)
 		}
+	}
+	return all
+}
+
+// bare are the addresses of an instance as the guard knows them.
+func bare(c *conf.Instance) (all []netip.Addr) {
+	for _, a := range held(c) {
+		all = append(all, a.Prefix.Addr())
 	}
 	return all
 }
@@ -298,11 +304,7 @@ func (g *grants) join(c *conf.Instance) *gated {
 	if g == nil || c.Quorum == "" || !gates(g.file) {
 		return nil
 	}
-	m := &gated{g: g, resource: c.Quorum, why: "it has not started"}
-	for _, a := range held(c) {
-		m.vips = append(m.vips, a.Prefix.Addr())
-	}
-	return m
+	return &gated{g: g, resource: c.Quorum, why: "it has not started", vips: bare(c)}
 }
 
 // enter makes the instance count from now on, leave no longer.

@@ -48,6 +48,21 @@ func openQuorum(t *testing.T, text string) *grants {
 	return g
 }
 
+// runs has run go on until the test ends.
+func runs(t *testing.T, run func(context.Context) error) context.Context {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return ctx
+}
+
 // freePort is a line with a port that no voter of quorumOf uses.
 func freePort(t *testing.T) string {
 	t.Helper()
@@ -97,15 +112,7 @@ func TestReloadOfTheQuorumBlock(t *testing.T) {
 // Two instances share a resource, and what fails and comes back does so for both at once. What the quorum hears last is how it is.
 func TestEligibleTogether(t *testing.T) {
 	g := openQuorum(t, quorumOf(t, t.TempDir(), "n1", freePort(t), "guard lifetime", "resource vip plain")+vi(1, "192.0.2.1/24", "quorum vip")+vi(2, "192.0.2.2/24", "quorum vip"))
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	ctx := runs(t, g.Run)
 	both := []*gated{}
 	for k := range 2 {
 		m := &gated{g: g, resource: "vip", instance: &instance.Instance{}}
@@ -144,15 +151,7 @@ func (noHooks) Post(instance.HookEvent) {}
 func TestAddressesLeftAtTheEnd(t *testing.T) {
 	text := quorumOf(t, t.TempDir(), "n1", freePort(t), "guard lifetime", "resource vip plain") + vi(1, "192.0.2.1/24", "quorum vip")
 	g := openQuorum(t, text)
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- g.Run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	ctx := runs(t, g.Run)
 	config, _, _ := load(t, text)
 	m := g.join(&config.Instances[0])
 	i, err := instance.New(instance.Options{Config: config.Instances[0], Network: refusing{}, Hooks: noHooks{}, Log: slog.New(slog.DiscardHandler), BootTime: quiet.BootTime, Grants: m})

@@ -145,15 +145,12 @@ func (d *Daemon) apply(ctx context.Context, config *conf.Config) {
 		d.log.Error("stop instances that are no more", "error", err)
 	}
 	fed()
-	for try := 1; ; try++ {
+	for range sweepTries {
 		err := moved()
 		if err == nil {
 			break
 		}
 		d.log.Error("remove addresses that nobody took over", "error", err)
-		if try == sweepTries {
-			break
-		}
 	}
 	if err := d.premises.clear(config); err != nil {
 		d.log.Error("put back what nobody needs any more", "error", err)

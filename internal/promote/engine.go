@@ -115,7 +115,7 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 		out.Took = time.Since(start)
 		e.note("notify", out)
 		if ev.State == Master && (out.Result == Refused || out.Result == Failed) {
-			if err := e.Detach(e.behind("retry", ev)...); err != nil {
+			if err := e.Detach(Behind("retry", ev.Name)...); err != nil {
 				e.Log.Error("it will not be tried again", "reason", err)
 			}
 		}
@@ -140,15 +140,18 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 		d.ask(ctx) // the questions run while we wait for the lock and for the settle time
 	}
 	if ev.State != Deleted {
-		unlock, err := e.lock(ctx, ev)
+		lock := func() (unlock func(), err error) {
+			return e.lock(ctx, ev.words(), func() error { return e.unusable(ev) })
+		}
+		unlock, err := lock()
 		if err != nil && e.stepDown(ctx, &out, err) && errors.Is(err, errLate) {
-			if unlock, err = e.lock(ctx, ev); err != nil { // whoever was at work has no primary to work with any more
+			if unlock, err = lock(); err != nil { // whoever was at work has no primary to work with any more
 				out.fail(ctx, err)
 			}
 		}
 		if err != nil {
 			if ev.State == Backup && errors.Is(err, errLate) {
-				if err := e.Detach(e.behind("follow", ev)...); err != nil {
+				if err := e.Detach(Behind("follow", ev.Name)...); err != nil {
 					e.Log.Error("the VIP will not be followed", "reason", err)
 				}
 			}
@@ -164,11 +167,11 @@ func (e *Engine) Deliver(ctx context.Context, ev Event) Outcome {
 // errLate is why a lock was not waited for any longer.
 var errLate = errors.New("another pgnotify did not finish in time")
 
-// lock takes the data directory for an event.
-func (e *Engine) lock(ctx context.Context, ev Event) (unlock func(), err error) {
+// lock takes the data directory, and waits for it no longer than it may.
+func (e *Engine) lock(ctx context.Context, what string, while func() error) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errLate)
 	defer cancel()
-	return e.Store.Lock(ctx, ev.words(), func() error { return e.unusable(ev) })
+	return e.Store.Lock(ctx, what, while)
 }
 
 // retryPause is how long work behind a MASTER that came to nothing waits before each try.
@@ -624,12 +627,12 @@ func (d *drive) step(ctx context.Context, s Step) error {
 	case ActPromote:
 		return d.promote(ctx)
 	case ActAfterPromote:
-		if err := e.Detach(e.behind("after-promote", d.ev)...); err != nil {
+		if err := e.Detach(Behind("after-promote", d.ev.Name)...); err != nil {
 			e.Log.Error("start CHECKPOINT behind the promotion", "reason", err) // the promotion stands
 		}
 		return nil
 	case ActFollow:
-		return e.Detach(e.behind("follow", d.ev)...)
+		return e.Detach(Behind("follow", d.ev.Name)...)
 	case ActCatchUp:
 		d.caughtUp, d.moved = true, time.Now()
 		return e.setUpstream(ctx, s.From)
@@ -637,11 +640,11 @@ func (d *drive) step(ctx context.Context, s Step) error {
 	return e.act(ctx, s.Act)
 }
 
-// behind are the arguments of work that runs behind the hook of ev.
-func (e *Engine) behind(what string, ev Event) []string {
+// Behind are the arguments of pgnotify for work that runs behind a hook of a virtual router.
+func Behind(what, instance string) []string {
 	args := []string{"behind"}
-	if ev.Name != "" {
-		args = append(args, "--instance", ev.Name)
+	if instance != "" {
+		args = append(args, "--instance", instance)
 	}
 	return append(args, what)
 }
@@ -756,7 +759,7 @@ func (e *Engine) made(tli postgres.Timeline) bool {
 	return err == nil && t.Made == tli
 }
 
-// newest is the first condition, at// newest is the first condition, at the last moment: our own state file, then vrrpd, then the file again because asking
+// newest is the first condition, at the last moment: our own state file, then vrrpd, then the file again because asking
 // took time.
 func (d *drive) newest(ctx context.Context) error {
 	if err := d.stillNewest(); err != nil {

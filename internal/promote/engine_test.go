@@ -565,9 +565,7 @@ func TestByHandGivesWay(t *testing.T) {
 	t.Run("CHECKPOINT of a switchover", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
-			b.server.primary = true
-			b.network.set("10.0.0.2", remote(true, at(1, 100)))
-			b.Server = withStandbys{b.server, "n2"}
+			b.streams()
 			b.server.slow["checkpoint"] = time.Hour
 			done := make(chan Outcome, 1)
 			go func() {
@@ -588,9 +586,7 @@ func TestByHandGivesWay(t *testing.T) {
 	t.Run("the way back of a switchover", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
-			b.server.primary = true
-			b.network.set("10.0.0.2", remote(true, at(1, 100)))
-			b.Server = withStandbys{b.server, "n2"}
+			b.streams()
 			hook := make(chan Outcome, 1)
 			_, o := b.Switchover(t.Context(), "", fakeVIP{release: func() error {
 				go func() { hook <- b.hook(t.Context(), Backup) }()
@@ -1079,11 +1075,14 @@ func TestPreview(t *testing.T) {
 func (b *bench) promoteByHand(ctx context.Context) Outcome { return b.Promote(ctx) }
 func (b *bench) demoteByHand(ctx context.Context) Outcome  { return b.Demote(ctx) }
 
+// streams makes the server a primary that n2 streams from.
+func (b *bench) streams() {
+	b.server.primary = true
+	b.network.set("10.0.0.2", remote(true, at(1, 100)))
+	b.Server = withStandbys{b.server, "n2"}
+}
+
 func TestSwitchover(t *testing.T) {
-	ready := func(b *bench) {
-		b.server.primary = true
-		b.network.set("10.0.0.2", remote(true, at(1, 100)))
-	}
 	released := func(b *bench) Mastership {
 		return fakeVIP{release: func() error {
 			b.network.set("10.0.0.2", remote(false, at(2, 200)))
@@ -1094,8 +1093,7 @@ func TestSwitchover(t *testing.T) {
 	t.Run("moves", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
-			ready(b)
-			b.Server = withStandbys{b.server, "n2"}
+			b.streams()
 			who, o := b.Switchover(t.Context(), "n2", released(b), time.Minute)
 			wantResult(t, o, Done, "")
 			if who != "n2" {
@@ -1107,7 +1105,8 @@ func TestSwitchover(t *testing.T) {
 	t.Run("refuses without a standby that streams", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
-			ready(b)
+			b.streams()
+			b.Server = b.server
 			_, o := b.Switchover(t.Context(), "", released(b), time.Minute)
 			wantResult(t, o, Refused, "nobody could take over")
 			wantDid(t, b, "")
@@ -1116,8 +1115,7 @@ func TestSwitchover(t *testing.T) {
 	t.Run("stops nothing when the VIP would not be given away", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
-			ready(b)
-			b.Server = withStandbys{b.server, "n2"}
+			b.streams()
 			_, o := b.Switchover(t.Context(), "", fakeVIP{may: errFake}, time.Minute)
 			wantResult(t, o, Refused, "vrrpd does not give the VIP away: as the test wants")
 			wantDid(t, b, "checkpoint")
@@ -1126,8 +1124,7 @@ func TestSwitchover(t *testing.T) {
 	t.Run("is primary again when the VIP can't be given away", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
-			ready(b)
-			b.Server = withStandbys{b.server, "n2"}
+			b.streams()
 			_, o := b.Switchover(t.Context(), "", fakeVIP{release: func() error { return errFake }}, time.Minute)
 			wantResult(t, o, Failed, "as the test wants; n1 is the primary again")
 			wantDid(t, b, "checkpoint, stop fast, start-standby, promote")
@@ -1136,9 +1133,8 @@ func TestSwitchover(t *testing.T) {
 	t.Run("is primary again when nobody has its last WAL", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
-			ready(b)
+			b.streams()
 			b.network.set("10.0.0.2", remote(true, at(1, 99)))
-			b.Server = withStandbys{b.server, "n2"}
 			_, o := b.Switchover(t.Context(), "", released(b), time.Minute)
 			wantResult(t, o, Failed, "no standby has received all WAL of n1 (timeline 1 at 0/64); n1 is the primary again")
 		})

@@ -59,7 +59,7 @@ func (e *Engine) resume(ended activity, command string, out *Outcome) {
 	if ended.What == retrying {
 		work = "retry"
 	}
-	if err := e.Detach(e.behind(work, Event{Name: ended.Instance})...); err != nil {
+	if err := e.Detach(Behind(work, ended.Instance)...); err != nil {
 		e.Log.Error("work behind a hook was ended and is not begun again", "work", ended.What, "reason", err)
 	}
 }
@@ -88,9 +88,7 @@ func (e *Engine) hand(ctx context.Context, command string, ev Event, plan func(c
 			return err
 		}
 		defer release()
-		lctx, cancel := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errLate)
-		defer cancel()
-		unlock, err := e.Store.Lock(lctx, command+" by hand", nil)
+		unlock, err := e.lock(ctx, command+" by hand", nil)
 		if err != nil {
 			return err
 		}

@@ -212,9 +212,7 @@ func RemoveBeside(dataDir, dir string) error {
 
 // work takes the data directory for one change.
 func (e *Engine) work(ctx context.Context, what string, wanted still, change func() error) error {
-	lctx, cancel := context.WithTimeoutCause(ctx, e.Settings.Timeouts.Lock, errLate)
-	defer cancel()
-	unlock, err := e.Store.Lock(lctx, what, wanted)
+	unlock, err := e.lock(ctx, what, wanted)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -391,24 +392,19 @@ func (a *Addresses) lost(gone map[addressID]bool, all bool) map[string][]conf.Ad
 		return all && put || gone[idOf(addr)]
 	}
 	concerns := func(o *owned) bool { return slices.ContainsFunc(o.set.Addresses, concerned) }
-	var present []KernelAddress
-	seen := false
+	if !slices.ContainsFunc(slices.Collect(maps.Values(a.owners)), concerns) {
+		return nil
+	}
+	present, err := a.nl.dumpAddresses()
+	if err != nil {
+		a.log.Warn("address removal not verified", "error", err)
+		// Unable to look is not a proof of presence, for those that were removed; for the others it is no proof of anything.
+		all = false
+	}
 	lost := map[string][]conf.Address{}
 	for owner, o := range a.owners {
 		if !concerns(o) {
 			continue
-		}
-		if !seen {
-			var err error
-			if present, err = a.nl.dumpAddresses(); err != nil {
-				a.log.Warn("address removal not verified", "instance", owner, "error", err)
-				// Unable to look is not a proof of presence, for those that were removed; for the others it is no proof of anything.
-				all = false
-			}
-			seen = true
-			if !concerns(o) {
-				continue
-			}
 		}
 		if missing := a.missing(o, present); slices.ContainsFunc(missing, concerned) {
 			lost[owner] = missing

@@ -241,7 +241,7 @@ func (m *Monitor) next(ctx context.Context, buf []byte) ([]Event, error) {
 	var events []Event
 	wait := true
 	for range maxDatagrams {
-		b, err := m.read(buf, wait)
+		b, err := readNews(m.raw, buf, wait)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return events, nil
@@ -274,12 +274,7 @@ func (m *Monitor) next(ctx context.Context, buf []byte) ([]Event, error) {
 // works: what we know is old for so long, and no worse than that.
 func (m *Monitor) catchUp(ctx context.Context, buf []byte) ([]Event, error) {
 	for pause := resyncAgain; ; pause = min(2*pause, resyncMost) {
-		// What is still queued is older than a dump, so it goes first.
-		var err error
-		for err == nil || errors.Is(err, unix.ENOBUFS) {
-			_, err = m.read(buf, false)
-		}
-		if !errors.Is(err, unix.EAGAIN) {
+		if err := dropNews(m.raw, buf); err != nil {
 			return nil, err
 		}
 		events, err := m.resync()
@@ -300,27 +295,6 @@ func (m *Monitor) catchUp(ctx context.Context, buf []byte) ([]Event, error) {
 		case <-m.closed:
 			return nil, os.ErrClosed
 		case <-time.After(pause):
-		}
-	}
-}
-
-// read reads one datagram of the kernel's; without wait it returns EAGAIN if there is none.
-func (m *Monitor) read(buf []byte, wait bool) ([]byte, error) {
-	for {
-		var n int
-		var from unix.Sockaddr
-		var err error
-		waitErr := m.raw.Read(func(fd uintptr) bool {
-			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
-			return !errors.Is(err, unix.EINTR) && (!wait || !errors.Is(err, unix.EAGAIN))
-		})
-		switch {
-		case waitErr != nil:
-			return nil, waitErr
-		case err != nil:
-			return nil, err
-		case fromKernel(from):
-			return buf[:n], nil
 		}
 	}
 }

@@ -186,17 +186,18 @@ func (c *connector) follow(ctx context.Context, h ProcessHandler) (err error) {
 	answered, behind := false, false
 	for {
 		if behind {
-			if err := c.catchUp(h); err != nil {
+			if err := dropNews(c.raw, c.buf); err != nil {
 				return err
 			}
+			h.Resync()
 			behind = false
 		}
-		b, err := c.read(true)
+		b, err := readNews(c.raw, c.buf, true)
 		switch {
 		case !answered && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil:
 			return errNoAnswer
 		case errors.Is(err, unix.ENOBUFS):
-			behind = answered // else the answer may be among what catchUp throws away, and after it everything is looked at
+			behind = answered // else the answer may be among what is thrown away, and after it everything is looked at
 			continue
 		case err != nil:
 			return err
@@ -225,40 +226,6 @@ func (c *connector) follow(ctx context.Context, h ProcessHandler) (err error) {
 			case e.what == procExit:
 				h.Exited(e.pid)
 			}
-		}
-	}
-}
-
-// catchUp has everything looked at anew. The kernel drops all news from an overflow on until the queue is empty (NETLINK_S_CONGESTED),
-// so it is emptied first: what is in it is older than that look, anyway.
-func (c *connector) catchUp(h ProcessHandler) (err error) {
-	for err == nil || errors.Is(err, unix.ENOBUFS) {
-		_, err = c.read(false)
-	}
-	if !errors.Is(err, unix.EAGAIN) {
-		return err
-	}
-	h.Resync()
-	return nil
-}
-
-// read reads one datagram of the kernel's; without wait it returns EAGAIN if there is none.
-func (c *connector) read(wait bool) (b []byte, err error) {
-	for {
-		var n int
-		var from unix.Sockaddr
-		var failed error
-		err = c.raw.Read(func(fd uintptr) bool {
-			n, from, failed = unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT)
-			return !errors.Is(failed, unix.EINTR) && (!wait || !errors.Is(failed, unix.EAGAIN))
-		})
-		switch {
-		case err != nil:
-			return nil, err
-		case failed != nil:
-			return nil, failed
-		case fromKernel(from):
-			return c.buf[:n], nil
 		}
 	}
 }

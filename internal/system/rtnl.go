@@ -228,6 +228,40 @@ func (c *rtnl) receive() ([]syscall.NetlinkMessage, error) {
 	}
 }
 
+// readNews reads one datagram of the kernel's into buf; without wait it returns EAGAIN if there is none.
+func readNews(raw syscall.RawConn, buf []byte, wait bool) ([]byte, error) {
+	for {
+		var n int
+		var from unix.Sockaddr
+		var err error
+		waitErr := raw.Read(func(fd uintptr) bool {
+			n, from, err = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
+			return !errors.Is(err, unix.EINTR) && (!wait || !errors.Is(err, unix.EAGAIN))
+		})
+		switch {
+		case waitErr != nil:
+			return nil, waitErr
+		case err != nil:
+			return nil, err
+		case fromKernel(from):
+			return buf[:n], nil
+		}
+	}
+}
+
+// dropNews empties a socket that has overflowed: the kernel drops all news from then on until its queue is empty (NETLINK_S_CONGESTED).
+// What is in it is older than the look at everything that must follow.
+func dropNews(raw syscall.RawConn, buf []byte) error {
+	for {
+		switch _, err := readNews(raw, buf, false); {
+		case errors.Is(err, unix.EAGAIN):
+			return nil
+		case err != nil && !errors.Is(err, unix.ENOBUFS):
+			return err
+		}
+	}
+}
+
 // fromKernel reports whether a datagram is the kernel's: any process may send to a netlink socket.
 func fromKernel(sa unix.Sockaddr) bool {
 	a, ok := sa.(*unix.SockaddrNetlink)

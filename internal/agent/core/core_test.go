@@ -216,12 +216,17 @@ func TestLateAnswerToAPledge(t *testing.T) {
 			t.Errorf("got %v, want LSN %d", x, lsn)
 		}
 	}
-	t.Run("the server was restarted", func(t *testing.T) {
+	pledges := func(t *testing.T) *rig {
+		t.Helper()
 		r := start(t)
 		r.look()
 		r.show()
 		fenced(r, 120)
 		want(t, r, 120)
+		return r
+	}
+	t.Run("the server was restarted", func(t *testing.T) {
+		r := pledges(t)
 		r.srv.Postmaster = 2
 		r.look()
 		fenced(r, 130)
@@ -244,11 +249,7 @@ func TestLateAnswerToAPledge(t *testing.T) {
 		want(t, r, 130)
 	})
 	t.Run("vrrpd has forgotten it", func(t *testing.T) {
-		r := start(t)
-		r.look()
-		r.show()
-		fenced(r, 120)
-		want(t, r, 120)
+		r := pledges(t)
 		before := r.todo
 		r.todo = nil
 		r.give(Attached{})

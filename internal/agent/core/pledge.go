@@ -86,10 +86,15 @@ func (a *Agent) reportStopped() bool {
 		a.do(Action{Kind: PersistMark, Pos: a.srv.Pos})
 		return true
 	}
-	if a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: a.srv.SystemID, Pos: a.srv.Pos}) {
-		a.pledging = fence{epoch: v.Epoch}
-	}
+	a.tellPledge(fence{epoch: v.Epoch}, a.srv.SystemID, a.srv.Pos)
 	return false
+}
+
+// tellPledge reports what the server has, and keeps what that tells of until it is answered.
+func (a *Agent) tellPledge(f fence, sysid uint64, pos Position) {
+	if a.ask(Action{Kind: ReportPledge, Epoch: a.view.Epoch, SystemID: sysid, Pos: pos}) {
+		a.pledging = f
+	}
 }
 
 // archiving reports whether a server that is shut down is left to its archiver, which a start ends. It has pledged meanwhile if the rule calls it the
@@ -308,9 +313,7 @@ func (a *Agent) pledge() {
 		a.do(Action{Kind: PersistMark, Pos: end})
 		return
 	}
-	if a.ask(Action{Kind: ReportPledge, Epoch: v.Epoch, SystemID: sysid, Pos: pos}) {
-		a.pledging = a.fenced
-	}
+	a.tellPledge(a.fenced, sysid, pos)
 }
 
 // old reports whether a server whose WAL ends at pos has had more: it must not be granted anything, nor taken for what it was.
