@@ -99,8 +99,13 @@ func (s *session) runAgent(c *ufcli.Context) error {
 	defer client.Close()
 	// Looks are short, frequent and mostly waiting. A second processor would make each one wake more threads than it has work for.
 	runtime.GOMAXPROCS(1)
+	clock, err := quiet.OpenClock()
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	defer func() { _ = clock.Close() }() // its task may have closed it
 	a, err := agent.New(agent.Options{
-		Settings: set, Keeper: s.store, Database: m, Vrrpd: client, Log: s.log, Note: s.store.Append, Family: family,
+		Settings: set, Keeper: s.store, Database: m, Vrrpd: client, Log: s.log, NewTimer: clock.NewTimer, Note: s.store.Append, Family: family,
 		Ready: func() { s.tell(daemon.SdNotifyReady) },
 	})
 	if err != nil {
@@ -114,6 +119,7 @@ func (s *session) runAgent(c *ufcli.Context) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(c.Context))
 	defer cancel()
 	tasks, ctx := errgroup.WithContext(run)
+	tasks.Go(func() error { return clock.Run(ctx) })
 	tasks.Go(func() error { defer cancel(); return a.Run(ctx) })
 	tasks.Go(func() error { return server.Run(ctx) })
 	if set.Listen.IsValid() {

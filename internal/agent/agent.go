@@ -77,6 +77,8 @@ type Options struct {
 	Vrrpd    Vrrpd
 	Now      func() time.Duration // since boot, by CLOCK_BOOTTIME
 	Log      *slog.Logger
+	// NewTimer makes the loops' timers; nil: quiet.NewTimer.
+	NewTimer func() quiet.Timer
 	// Note keeps a line of the history; nil: none is kept.
 	Note func(promote.Entry) error
 	// Ready is told once the agent looks after the server; nil: nobody.
@@ -107,7 +109,7 @@ type Agent struct {
 	queue *queue
 
 	core       *core.Agent
-	timer      *time.Timer
+	timer      quiet.Timer
 	known      keptFamily
 	unkept     bool // known is not on disk
 	resource   control.Resource
@@ -164,6 +166,9 @@ func New(o Options) (*Agent, error) {
 	m, first, err := openMarks(o.Keeper)
 	if err != nil {
 		return nil, err
+	}
+	if o.NewTimer == nil {
+		o.NewTimer = quiet.NewTimer
 	}
 	if o.Now == nil {
 		o.Now = quiet.BootTime
@@ -343,8 +348,9 @@ const (
 
 // loop owns the machine. It is all that steps it.
 func (a *Agent) loop(ctx context.Context) error {
-	a.timer = time.NewTimer(0)
+	a.timer = a.o.NewTimer()
 	defer a.timer.Stop()
+	a.timer.Reset(0)
 	if a.o.Ready != nil {
 		a.o.Ready()
 	}
@@ -354,7 +360,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			return nil
 		case f := <-a.in:
 			f()
-		case <-a.timer.C:
+		case <-a.timer.C():
 			a.step(core.Tick{})
 		}
 		if err := a.turn(); err != nil {
@@ -380,11 +386,7 @@ func (a *Agent) turn() error {
 	a.unhang(now)
 	a.unseen(now)
 	wake := a.core.Wake()
-	if next := min(now+core.TellEvery, wake); next > now {
-		a.timer.Reset(next - now)
-	} else {
-		a.timer.Reset(time.Microsecond)
-	}
+	a.timer.Reset(max(0, min(now+core.TellEvery, wake)-now))
 	return nil
 }
 
@@ -808,13 +810,15 @@ func (a *Agent) disk(ctx context.Context) error {
 			a.step(core.Wish{Kind: core.Disk, Why: a.ailing})
 		})
 	}
-	tick := time.NewTicker(diskEvery)
-	defer tick.Stop()
+	next := a.o.NewTimer()
+	defer next.Stop()
+	next.Reset(diskEvery)
 	for fails := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-next.C():
+			next.Reset(diskEvery)
 		}
 		asked, known := false, false
 		if err := a.ask(ctx, func() { asked, known = serves(), a.ailing != "" }); err != nil || !asked && !known {

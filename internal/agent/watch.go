@@ -14,7 +14,7 @@ import (
 const (
 	paceGrant   = 5 * time.Millisecond   // a grant waits for its first standby
 	paceBusy    = 20 * time.Millisecond  // something is going on
-	pacePrimary = 30 * time.Millisecond  // the active holder's: a lost standby holds up commits
+	pacePrimary = 50 * time.Millisecond  // the active holder's: a lost standby holds up commits
 	paceSteady  = 150 * time.Millisecond // a standby that streams
 )
 
@@ -48,6 +48,8 @@ func (a *Agent) watch(ctx context.Context) error {
 	var postmaster uint64
 	stop := func() {}
 	defer func() { stop() }()
+	next := a.o.NewTimer()
+	defer next.Stop()
 	for {
 		began := time.Now()
 		s, ok := a.o.Database.Look(ctx)
@@ -68,14 +70,12 @@ func (a *Agent) watch(ctx context.Context) error {
 				a.rehello()
 			})
 		}
-		t := time.NewTimer(max(time.Duration(a.pace.Load())-time.Since(began), 2*time.Millisecond))
+		next.Reset(max(time.Duration(a.pace.Load())-time.Since(began), 2*time.Millisecond))
 		select {
 		case <-ctx.Done():
-			t.Stop()
 			return nil
 		case <-a.kick:
-			t.Stop()
-		case <-t.C:
+		case <-next.C():
 		}
 	}
 }

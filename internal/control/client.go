@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"pgvrrp/internal/quiet"
 )
 
 // Client calls the vrrpd behind one socket.
@@ -31,11 +33,15 @@ func NewClient(socket string) *Client {
 			case conn := <-c.held:
 				return conn, nil
 			default:
-				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+				conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+				if err != nil {
+					return nil, err
+				}
+				return quiet.Conn(conn), nil
 			}
 		},
-		MaxIdleConns:    2,
-		IdleConnTimeout: time.Minute,
+		MaxIdleConnsPerHost: 8, // an agent says several things at once, all the time
+		IdleConnTimeout:     time.Minute,
 	}}
 	return c
 }

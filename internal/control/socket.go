@@ -11,9 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/quiet"
 )
 
 // SocketOptions describe a Socket.
@@ -86,10 +89,21 @@ func (s *Socket) Serve(ctx context.Context, h http.Handler) error {
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	if err := srv.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(quietListener{s.listener}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", s.o.Name, err)
 	}
 	return nil
+}
+
+// quietListener has the connections of agents, which say something all the time, cost less.
+type quietListener struct{ net.Listener }
+
+func (l quietListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return quiet.Conn(c), nil
 }
 
 type credKey struct{}
@@ -107,7 +121,7 @@ func Caller(ctx context.Context) *unix.Ucred {
 
 // peerCred reads who connected; nil when the kernel can't tell.
 func peerCred(c net.Conn) *unix.Ucred {
-	u, ok := c.(*net.UnixConn)
+	u, ok := c.(syscall.Conn)
 	if !ok {
 		return nil
 	}

@@ -415,9 +415,6 @@ func (d *Daemon) witness(ctx context.Context) error {
 
 // run is the main task: the others hang below it. Instances stop first, while sockets and hooks still work.
 func (d *Daemon) run(ctx context.Context) error {
-	if d.grants != nil {
-		runtime.SetDefaultGOMAXPROCS() // leases run out while the instances work
-	}
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	tasks, base := errgroup.WithContext(base)

@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -140,6 +142,37 @@ func (refusing) Missing() ([]conf.Address, error)  { return nil, nil }
 func (refusing) StopAnnouncing()                   {}
 func (refusing) SetRoutes([]conf.Route, []conf.Rule) ([]string, error) {
 	return nil, nil
+}
+
+// Who may speak for PostgreSQL is who has the name in the user database, and nobody else, however often they ask; a reload that names another user counts
+// at once.
+func TestAgentUser(t *testing.T) {
+	port := freePort(t)
+	text := func(name string) string {
+		return quorumOf(t, t.TempDir(), "n1", port, "guard lifetime", "agent_user "+name, "resource vip plain") + vi(1, "192.0.2.1/24", "quorum vip")
+	}
+	daemon, err := user.Lookup("daemon")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.ParseUint(daemon.Uid, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid := uint32(n)
+	g := openQuorum(t, text("daemon"))
+	for range 3 {
+		if !g.AgentUser(uid) || g.AgentUser(uid+1) || g.AgentUser(0) {
+			t.Errorf("agent_user daemon: %d may %t, %d %t, 0 %t, want %d alone", uid, g.AgentUser(uid), uid+1, g.AgentUser(uid+1), g.AgentUser(0), uid)
+		}
+	}
+	config, _, _ := load(t, text("bin"))
+	g.mu.Lock()
+	g.file = config.Quorum
+	g.mu.Unlock()
+	if g.AgentUser(uid) {
+		t.Errorf("agent_user bin: %d of daemon may", uid)
+	}
 }
 
 type noHooks struct{}

@@ -45,7 +45,7 @@ func (d *Daemon) newUnit(c conf.Instance, startAt time.Time, secure bool) (*unit
 		u.instance.HookDone(context.Background(), h, err)
 	})
 	var err error
-	o := instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish, NewTimer: func() instance.Timer { return d.clock.NewTimer() }, BootTime: quiet.BootTime}
+	o := instance.Options{Config: c, Network: u.network, Hooks: u.hooks, Log: d.log, OnTransition: d.hub.publish, NewTimer: d.clock.NewTimer, BootTime: quiet.BootTime}
 	if u.gated = d.grants.join(&c); u.gated != nil {
 		o.Grants = u.gated
 		u.network.announcer.Gate(u.gated.Live)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/quiet"
 )
 
 // flooded is a network on which, once it is on, the queue is full again whenever we have told the LAN of the addresses again, and that takes
@@ -105,7 +106,7 @@ func TestAFloodHoldsNothingUp(t *testing.T) {
 
 // setTimer counts how often it is set.
 type setTimer struct {
-	Timer
+	quiet.Timer
 	n int
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/vrrp"
 )
 
@@ -70,24 +71,10 @@ type Options struct {
 	// Group is the sync group that decides on mastership of all its members together; nil: none. Not with Grants.
 	Group Group
 	// NewTimer makes the loop's timer; nil: one of package time.
-	NewTimer func() Timer
+	NewTimer func() quiet.Timer
 	// BootTime is a clock that goes on while the machine is suspended; nil: one that does not.
 	BootTime func() time.Duration
 }
-
-// Timer fires once, some time after it was set last. One that fires early, or once too often, does no harm.
-type Timer interface {
-	C() <-chan time.Time
-	Reset(d time.Duration)
-	Stop()
-}
-
-// plainTimer is one of package time.
-type plainTimer struct{ t *time.Timer }
-
-func (p plainTimer) C() <-chan time.Time   { return p.t.C }
-func (p plainTimer) Reset(d time.Duration) { p.t.Reset(d) }
-func (p plainTimer) Stop()                 { p.t.Stop() }
 
 // advertQueue is how many adverts may wait while the loop is in a system call; more are counted and dropped.
 const advertQueue = 16
@@ -161,7 +148,7 @@ type Instance struct {
 	ended    bool          // no more orders are taken
 	ordered  chan struct{} // orders has some
 
-	timer    Timer
+	timer    quiet.Timer
 	due      time.Time // the earliest deadline
 	wakes    time.Time // what the timer is set to; zero: it is not, or has fired
 	listened bool      // a late timer has been put off once already
@@ -182,7 +169,7 @@ type Instance struct {
 // New makes an instance that does nothing until Run.
 func New(opt Options) (*Instance, error) {
 	if opt.NewTimer == nil {
-		opt.NewTimer = func() Timer { return plainTimer{time.NewTimer(time.Hour)} }
+		opt.NewTimer = quiet.NewTimer
 	}
 	if opt.BootTime == nil {
 		began := time.Now()

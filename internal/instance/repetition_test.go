@@ -10,6 +10,7 @@ import (
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/vrrp"
 )
 
@@ -220,7 +221,7 @@ func still(t *testing.T) (i *Instance, hear, turn func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i.timer = plainTimer{time.NewTimer(time.Hour)}
+	i.timer = quiet.NewTimer()
 	i.known, i.around = true, fine
 	i.evaluate(time.Now())
 	i.arm()

@@ -35,6 +35,7 @@ type Driver struct {
 	replies          map[int]reply             // of the walsenders at the last look, by process number; used under look's turn
 	replays          atomic.Pointer[replaying] // at the last question to a standby; nil: none was asked
 	written          atomic.Pointer[written]   // at the last look at a primary; nil: there was none
+	onDisk           atomic.Pointer[onDisk]    // at the last look that read them; nil: they are to be read
 }
 
 // NewDriver makes a driver; nothing is opened yet.

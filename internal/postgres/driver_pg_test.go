@@ -684,6 +684,56 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+// TestGlanceAgain: the files of a server that answers are read now and then. What they tell at its end, of another life and at the first checkpoint of a
+// timeline is told at once.
+func TestGlanceAgain(t *testing.T) {
+	t.Parallel()
+	a := drive(newNode(t, "").start(), "a")
+	b := a.standbyNamed("b", "")
+	look := func(d *driven) Glance {
+		t.Helper()
+		var g Glance
+		for range 3 {
+			var err error
+			if g, err = d.Glance(d.ctx()); err != nil || !g.Answered {
+				t.Fatalf("%s: answered %t, %v", d.name, g.Answered, err)
+			}
+		}
+		if c, err := d.Control(); err != nil || g.Control.SystemID != c.SystemID {
+			t.Errorf("%s: got %+v, %v, want %+v", d.name, g.Control, err, c)
+		}
+		return g
+	}
+	first := look(a)
+	a.crash()
+	if g, err := a.Glance(a.ctx()); !errors.Is(err, ErrNotRunning) || g.Life != (Life{}) || g.Answered || g.Control.State != StateInProduction {
+		t.Errorf("after a crash: got %+v, %v, want ErrNotRunning", g, err)
+	}
+	a.start()
+	if g := look(a); g.Life == first.Life || g.Life == (Life{}) {
+		t.Errorf("started again: got life %v, the one before was %v", g.Life, first.Life)
+	}
+	if g := look(b); !g.InRecovery || g.Control.Timeline != 1 {
+		t.Errorf("b: got %+v, want a standby on timeline 1", g)
+	}
+	b.fence()
+	look(b)
+	if _, err := b.PromoteTo(b.ctx(), 2); err != nil {
+		t.Fatal(err)
+	}
+	if g := look(b); g.InRecovery || g.Position.Timeline != 2 {
+		t.Errorf("b is promoted: got %+v", g)
+	}
+	b.sql("CHECKPOINT")
+	if g := look(b); g.Control.Timeline != 2 {
+		t.Errorf("b has had a checkpoint: got timeline %d of it, want 2", g.Control.Timeline)
+	}
+	b.stop()
+	if g, err := b.Glance(b.ctx()); !errors.Is(err, ErrNotRunning) || g.Control.State != StateShutDown {
+		t.Errorf("b is stopped: got %+v, %v, want it shut down", g, err)
+	}
+}
+
 // TestGlanceOfAStandby: a look says what a replication session would, which is open while it is needed alone: up to version 15, all WAL that arrives
 // wakes every walsender, and so would an idle one of ours, thousands of times a second.
 func TestGlanceOfAStandby(t *testing.T) {

@@ -46,8 +46,16 @@ func (l Life) Gone() bool {
 		return false
 	}
 	p, err := readProc(l.PID)
-	return errors.Is(err, fs.ErrNotExist) || err == nil && (p.dead || p.ticks != l.Ticks)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !l.is(p)
 }
+
+// goesOn reports whether that postmaster is known to live.
+func (l Life) goesOn() bool {
+	p, err := readProc(l.PID)
+	return err == nil && l.is(p)
+}
+
+func (l Life) is(p procInfo) bool { return !p.dead && p.ticks == l.Ticks }
 
 // Life tells which postmaster runs, the zero Life if none.
 func (s *Server) Life() (Life, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 )
 
 // Glance is one look at a server in either role.
@@ -24,13 +25,31 @@ type Glance struct {
 	Upstream Upstream // standby
 }
 
+// onDisk is what the server's files said. While it goes on and answers they tell nothing new, but what a checkpoint writes.
+type onDisk struct {
+	at      time.Time
+	life    Life
+	control ControlData
+}
+
+// filesEvery is how often the files of a server that answers are read.
+const filesEvery = time.Second
+
 // Glance looks at the server over sessions that stay: one round trip on a primary and on a standby that streams, three on another standby. Of a server
 // that is down, or does not answer within ctx, it tells what the files say; the error then is why it did not answer, and ErrNotRunning if it is down.
 func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 	ctx, cancel := withDefaultTimeout(ctx, queryTimeout)
 	defer cancel()
+	if f := d.onDisk.Load(); f != nil && time.Since(f.at) < filesEvery && f.life.goesOn() {
+		g := Glance{Life: f.life, Control: f.control}
+		if err := d.glance(ctx, &g); err == nil && g.agree() {
+			return g, nil
+		}
+	}
+	d.onDisk.Store(nil)
 	var g Glance
 	var err error
+	now := time.Now()
 	if g.Life, err = d.s.Life(); err != nil {
 		return g, fmt.Errorf("look at the server: %w", err)
 	}
@@ -40,9 +59,14 @@ func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 	if g.Life == (Life{}) {
 		return g, fmt.Errorf("look at the server: %w", ErrNotRunning)
 	}
-	err = d.glance(ctx, &g)
+	if err = d.glance(ctx, &g); err == nil && g.agree() {
+		d.onDisk.Store(&onDisk{now, g.Life, g.Control})
+	}
 	return g, err
 }
+
+// agree reports whether nothing is waited for that the files would tell: the first checkpoint of a primary's timeline.
+func (g *Glance) agree() bool { return g.InRecovery || g.Control.Timeline == g.Position.Timeline }
 
 // replaying is the timeline that a standby was seen to replay, and in which life of the server.
 type replaying struct {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pgvrrp/internal/quiet"
 )
 
 const (
@@ -119,13 +121,16 @@ type procInfo struct {
 
 // readProc reads /proc/PID/stat, which everybody may; fs.ErrNotExist if there is no such process.
 func readProc(pid int) (procInfo, error) {
-	b, err := readFile(fmt.Sprintf("/proc/%d/stat", pid))
+	path := fmt.Sprintf("/proc/%d/stat", pid)
+	b := make([]byte, 1024) // 52 fields, one of them a name of 64 bytes at most
+	n, err := quiet.ReadProc(path, b)
 	if errors.Is(err, syscall.ESRCH) {
 		err = fs.ErrNotExist
 	}
 	if err != nil {
-		return procInfo{}, err
+		return procInfo{}, fmt.Errorf("read %s: %w", path, err)
 	}
+	b = b[:n]
 	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if open < 0 || end < open {
 		return procInfo{}, fmt.Errorf("parse /proc/%d/stat", pid)

@@ -66,7 +66,7 @@ func (c *Clock) tick(fd uintptr) bool {
 	now := time.Now()
 	c.wakes = time.Time{}
 	for len(c.timers) > 0 && !c.timers[0].at.After(now) {
-		t := heap.Pop(&c.timers).(*Timer)
+		t := heap.Pop(&c.timers).(*timer)
 		select {
 		case t.c <- now:
 		default: // it has not been asked since it fired last
@@ -93,8 +93,8 @@ func (c *Clock) set(fd uintptr, now time.Time) {
 	}
 }
 
-// Timer is one timer of a clock. It may be used by one goroutine.
-type Timer struct {
+// timer is one timer of a clock.
+type timer struct {
 	clock *Clock
 	c     chan time.Time
 	at    time.Time
@@ -105,41 +105,45 @@ type Timer struct {
 }
 
 // NewTimer makes a timer that is not set.
-func (c *Clock) NewTimer() *Timer {
-	t := &Timer{clock: c, c: make(chan time.Time, 1), index: -1}
+func (c *Clock) NewTimer() Timer {
+	t := &timer{clock: c, c: make(chan time.Time, 1), index: -1}
 	t.reset = t.enter
 	return t
 }
 
-// C gets the time when the timer fires.
-func (t *Timer) C() <-chan time.Time { return t.c }
+// C implements Timer.
+func (t *timer) C() <-chan time.Time { return t.c }
 
-// Reset has it fire once, d from now, and not at the time that was set before.
-func (t *Timer) Reset(d time.Duration) {
+// Reset implements Timer.
+func (t *timer) Reset(d time.Duration) {
 	t.in = d
 	_ = t.clock.raw.Control(t.reset) // an error means that the clock is closed
 }
 
-func (t *Timer) enter(fd uintptr) {
+func (t *timer) enter(fd uintptr) {
 	c := t.clock
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t.forget()
 	now := time.Now()
+	if t.in <= 0 {
+		t.c <- now // nobody need be woken for it
+		return
+	}
 	t.at = now.Add(t.in)
 	heap.Push(&c.timers, t)
 	c.set(fd, now)
 }
 
-// Stop has it fire no more.
-func (t *Timer) Stop() {
+// Stop implements Timer.
+func (t *timer) Stop() {
 	t.clock.mu.Lock()
 	defer t.clock.mu.Unlock()
 	t.forget()
 }
 
 // forget takes it out of the heap, and back what it has fired and nobody has seen. The caller holds the clock's mu.
-func (t *Timer) forget() {
+func (t *timer) forget() {
 	if t.index >= 0 {
 		heap.Remove(&t.clock.timers, t.index)
 	}
@@ -150,7 +154,7 @@ func (t *Timer) forget() {
 }
 
 // timers is a heap, the next one first.
-type timers []*Timer
+type timers []*timer
 
 func (h timers) Len() int           { return len(h) }
 func (h timers) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
@@ -161,7 +165,7 @@ func (h timers) Swap(i, j int) {
 
 // Push implements heap.Interface.
 func (h *timers) Push(x any) {
-	t := x.(*Timer)
+	t := x.(*timer)
 	t.index = len(*h)
 	*h = append(*h, t)
 }

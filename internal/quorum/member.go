@@ -15,6 +15,7 @@ import (
 
 	"pgvrrp/internal/conf"
 	"pgvrrp/internal/control"
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/quorum/lease"
 	"pgvrrp/internal/quorum/link"
 	"pgvrrp/internal/quorum/raftlog"
@@ -40,6 +41,7 @@ type member struct {
 	configuration atomic.Pointer[lease.Configuration]
 	wake          chan struct{} // configuration has changed
 	writes        chan func()   // what goes to disk, in order
+	clock         *quiet.Clock
 
 	due atomic.Int64 // when the loop's timer is set to, since boot
 
@@ -50,7 +52,7 @@ type member struct {
 	leading bool
 	local   []datagram // for our own machines
 	config  *lease.Configuration
-	timer   *time.Timer
+	timer   quiet.Timer
 	pushAt  time.Duration // when an election's record is sent around again; 0: none runs
 }
 
@@ -115,11 +117,14 @@ func openMember(n *Node, id, dir string, port uint16, listen []netip.Addr) (_ *m
 		return nil, err
 	}
 	identity := m.store.Identity()
+	if m.clock, err = quiet.OpenClock(); err != nil {
+		return nil, err
+	}
 	m.net, err = link.Open(link.Options{
 		Self:  link.Self{ID: id, Incarnation: identity.Incarnation, Starts: identity.Starts, Boot: n.boot, Words: identity.Words},
 		Words: m.store.Words, OnWords: m.store.Heard, Outlived: m.store.Outlived(), OnOutlived: m.outlived,
 		Cluster: func() string { return m.store.Identity().Cluster }, Peers: peersOf(n.o.File), Key: n.key,
-		Directory: directory{m.store}, Listen: listenOn(listen), Port: port, Now: n.o.Now, Log: n.log, OnDatagram: m.arrived,
+		Directory: directory{m.store}, Listen: listenOn(listen), Port: port, Now: n.o.Now, NewTimer: m.clock.NewTimer, Log: n.log, OnDatagram: m.arrived,
 	})
 	if err != nil {
 		return nil, err
@@ -202,6 +207,9 @@ func (m *member) close() {
 	if m.net != nil {
 		m.net.Close()
 	}
+	if m.clock != nil {
+		_ = m.clock.Close() // its task may have closed it
+	}
 	if m.store != nil {
 		if err := m.store.Close(); err != nil {
 			m.lg.Warn("close the state directory", "error", err)
@@ -213,6 +221,7 @@ func (m *member) close() {
 func (m *member) start(ctx context.Context) {
 	tasks := m.n.tasks
 	m.net.Handle(m.serve)
+	tasks.Go(func() error { return m.clock.Run(ctx) })
 	tasks.Go(func() error { return m.net.Run(ctx) })
 	tasks.Go(func() error { return m.log.Run(ctx) })
 	tasks.Go(func() error { return m.write(ctx) })
@@ -277,13 +286,15 @@ const (
 // probe ends a voter whose disk does not answer: its links and the log's heartbeats need none, so that it would look well, and could
 // lead the log without ever getting anything into it.
 func (m *member) probe(ctx context.Context) error {
-	tick := time.NewTicker(probeEvery)
-	defer tick.Stop()
+	next := m.clock.NewTimer()
+	defer next.Stop()
+	next.Reset(probeEvery)
 	for fails := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-next.C():
+			next.Reset(probeEvery)
 		}
 		bound, cancel := context.WithTimeout(ctx, probeTime)
 		err := m.store.Check(bound)
@@ -312,12 +323,14 @@ const keepEvery = time.Second
 
 // keep writes what was heard of them, if it is news: a copy of a directory is known by the words that it lacks.
 func (m *member) keep(ctx context.Context) {
-	tick := time.NewTicker(keepEvery)
-	defer tick.Stop()
+	next := m.clock.NewTimer()
+	defer next.Stop()
+	next.Reset(keepEvery)
 	for {
 		select {
 		case <-ctx.Done():
-		case <-tick.C:
+		case <-next.C():
+			next.Reset(keepEvery)
 		}
 		if err := m.store.KeepHeard(); err != nil {
 			m.lg.Warn("write to the state directory", "error", err)
@@ -331,8 +344,9 @@ func (m *member) keep(ctx context.Context) {
 // loop owns the machines.
 func (m *member) loop(ctx context.Context) error {
 	defer close(m.done)
-	m.timer = time.NewTimer(0)
+	m.timer = m.clock.NewTimer()
 	defer m.timer.Stop()
+	m.timer.Reset(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -343,7 +357,7 @@ func (m *member) loop(ctx context.Context) error {
 			m.turn(f)
 		case <-m.wake:
 			m.turn(func(time.Duration) {})
-		case <-m.timer.C:
+		case <-m.timer.C():
 			m.turn(m.tick)
 		}
 		m.arm()

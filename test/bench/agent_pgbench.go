@@ -18,10 +18,13 @@ import (
 	"pgvrrp/test/lab"
 )
 
-// pgbench's load: short transactions that update a row of their own, so that what is measured is commits and not a queue for one row.
+// pgbench's load: short transactions that update a row of their own, so that what is measured is commits and not a queue for one row. All pages are
+// written within the time to warm up: after a checkpoint the first change of each goes to the WAL as the whole page (full_page_writes), whoever is
+// slower has those in fewer transactions, and would look slower still.
 const (
 	overheadClients = 8
-	overheadScale   = 10
+	overheadScale   = 2
+	overheadWarm    = 3 // seconds
 )
 
 // pgbench runs PostgreSQL's benchmark on the client, through the address.
@@ -140,7 +143,7 @@ func overhead(ctx context.Context, s settings) (err error) {
 
 func (t *trio) overheadOf(ctx context.Context, s settings, clients int) error {
 	seconds, pairs := s.orSeconds(8), s.orRuns(7)
-	if _, _, err := t.load(ctx, clients, 3); err != nil { // what is read for the first time
+	if _, _, err := t.load(ctx, clients, overheadWarm); err != nil { // what is read for the first time
 		return err
 	}
 	before := lab.ReadLoad()
@@ -167,6 +170,9 @@ func (t *trio) overheadOf(ctx context.Context, s settings, clients int) error {
 		}
 		if names = text; strings.Count(text, "n") < 2 || strings.Contains(text, "pgnotify_hold") {
 			return fmt.Errorf("%s: synchronous_standby_names is %q, want both standbys", holder, text)
+		}
+		if _, _, err := t.load(ctx, clients, overheadWarm); err != nil {
+			return err
 		}
 		var before costs
 		if daemons {

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pgvrrp/internal/quiet"
 	"pgvrrp/internal/quorum/record"
 	"pgvrrp/internal/quorum/trust"
 )
@@ -68,7 +69,7 @@ const DefaultPing = 100 * time.Millisecond
 // pingsLost is how many intervals without an answer make a link down.
 const pingsLost = 3
 
-// Options are what a Network is made of. All but Ping, Log, Words, OnWords, Outlived, OnOutlived and OnDatagram are needed.
+// Options are what a Network is made of. All but Ping, NewTimer, Log, Words, OnWords, Outlived, OnOutlived and OnDatagram are needed.
 type Options struct {
 	Self    Self
 	Cluster func() string // the cluster's id of at most trust.MaxName bytes, "" until bootstrapped; it must not wait
@@ -80,6 +81,7 @@ type Options struct {
 	Port      uint16
 	Ping      time.Duration        // DefaultPing if 0
 	Now       func() time.Duration // since boot, by CLOCK_BOOTTIME
+	NewTimer  func() quiet.Timer   // quiet.NewTimer if nil
 	Log       *slog.Logger
 
 	// Words is how many words this voter's directory has given by now, and OnWords gets those that another one's has, when
@@ -269,6 +271,9 @@ func newNetwork(o Options) (*Network, error) {
 	if o.Ping == 0 {
 		o.Ping = DefaultPing
 	}
+	if o.NewTimer == nil {
+		o.NewTimer = quiet.NewTimer
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -436,35 +441,43 @@ func (n *Network) Run(ctx context.Context) error {
 	serve()
 	tasks.Go(func() { n.admitAll(ctx) })
 
-	pings := time.NewTicker(n.o.Ping)
+	pings, losses, binds := n.o.NewTimer(), n.o.NewTimer(), n.o.NewTimer()
 	defer pings.Stop()
-	losses := time.NewTimer(time.Hour)
 	defer losses.Stop()
-	tick := func(p *prober, all bool) {
-		p.tick(all)
+	defer binds.Stop()
+	p := &prober{n: n}
+	expire := func() {
 		if next := p.losses(); next != 0 {
 			losses.Reset(max(0, next-n.o.Now()))
 		}
 	}
-	binds := time.NewTicker(bindAgain)
-	defer binds.Stop()
-	p := &prober{n: n}
-	tick(p, true)
+	tick := func(all bool) {
+		p.tick(all)
+		expire()
+	}
+	tick(true)
+	due := n.o.Now() + n.o.Ping
+	pings.Reset(n.o.Ping)
+	binds.Reset(bindAgain)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-pings.C:
-			tick(p, false)
-		case <-n.wake:
-			tick(p, true)
-		case <-losses.C:
-			if next := p.losses(); next != 0 {
-				losses.Reset(max(0, next-n.o.Now()))
+		case <-pings.C():
+			tick(false)
+			now := n.o.Now()
+			if due += n.o.Ping; due <= now { // we are late: the beat begins anew
+				due = now + n.o.Ping
 			}
-		case <-binds.C:
+			pings.Reset(due - now)
+		case <-n.wake:
+			tick(true)
+		case <-losses.C():
+			expire()
+		case <-binds.C():
 			n.bindMissing()
 			serve()
+			binds.Reset(bindAgain)
 		}
 	}
 }
