@@ -1,7 +1,6 @@
 package quiet
 
 import (
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,34 +13,27 @@ func ReadProc(path string, b []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	at := unix.AT_FDCWD
-	fd, err := again(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(name)), unix.O_RDONLY|unix.O_CLOEXEC)
-	runtime.KeepAlive(name)
-	if err != nil {
-		return 0, err
+	// The pointers become numbers in the calls themselves: anywhere else, what they point at may move.
+	var fd uintptr
+	at, errno := unix.AT_FDCWD, unix.EINTR
+	for errno == unix.EINTR {
+		fd, _, errno = unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(name)), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+	}
+	if errno != 0 {
+		return 0, errno
 	}
 	defer func() { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0) }()
-	for n := 0; ; {
-		if n == len(b) {
-			return n, nil
-		}
-		m, err := again(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&b[n])), uintptr(len(b)-n))
-		if err != nil || m == 0 {
-			return n, err
-		}
-		n += int(m)
-	}
-}
-
-// again makes a system call until no signal interrupts it.
-func again(call, a, b, c uintptr) (uintptr, error) {
-	for {
-		switch n, _, err := unix.RawSyscall(call, a, b, c); err {
-		case unix.EINTR:
-		case 0:
+	for n := 0; n < len(b); {
+		rest := b[n:]
+		switch m, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(rest))), uintptr(len(rest))); {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return n, errno
+		case m == 0:
 			return n, nil
 		default:
-			return 0, err
+			n += int(m)
 		}
 	}
+	return len(b), nil
 }
