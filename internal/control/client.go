@@ -40,8 +40,8 @@ func NewClient(socket string) *Client {
 				return quiet.Conn(conn), nil
 			}
 		},
-		MaxIdleConnsPerHost: 8, // an agent says several things at once, all the time
-		IdleConnTimeout:     time.Minute,
+		MaxIdleConnsPerHost: 8,                // an agent says several things at once, all the time
+		IdleConnTimeout:     30 * time.Second, // before the server, which gives up after a minute, can while a call is on its way
 	}}
 	return c
 }

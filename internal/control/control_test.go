@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,14 +21,26 @@ import (
 )
 
 type daemon struct {
-	status   control.Status
+	mu     sync.Mutex // the race detector does not see that a call over the socket comes after what was set before it
+	status control.Status
+	refuse error
+
 	events   chan control.Event
 	released chan string
-	refuse   error
 	path     string // of the socket
 }
 
-func (d *daemon) Status(context.Context) control.Status { return d.status }
+func (d *daemon) set(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}
+
+func (d *daemon) Status(context.Context) control.Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.status
+}
 
 func (d *daemon) Plan(_ context.Context, file string) (control.Plan, error) {
 	if file == "/none" {
@@ -37,6 +50,8 @@ func (d *daemon) Plan(_ context.Context, file string) (control.Plan, error) {
 }
 
 func (d *daemon) Release(_ context.Context, instance string, hold time.Duration) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.refuse != nil {
 		return d.refuse
 	}
@@ -78,18 +93,19 @@ func serve(t *testing.T) (*daemon, *control.Client, func()) {
 func TestStatusRoundTrip(t *testing.T) {
 	d, c, _ := serve(t)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	d.status = control.Status{Node: "n1", PID: 7, Started: at, Instances: []control.Instance{{
+	want := control.Status{Node: "n1", PID: 7, Started: at, Instances: []control.Instance{{
 		Name: "VI_1", State: control.StateMaster, Seq: 3, Since: at, Priority: 100, Interface: "eth0",
 		Addresses: []control.Address{{Address: "192.0.2.1/24", Interface: "eth0", Held: true}},
 		Peers:     []control.Peer{{Address: "192.0.2.2"}},
 		LastHook:  &control.Hook{State: control.StateMaster, Seq: 3, At: at, Duration: 0.5},
 		Counters:  control.Counters{Rejected: map[string]uint64{"checksum": 2}},
 	}}}
+	d.set(func() { d.status = want })
 	got, err := c.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(d.status, got); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	if _, err := c.Instance(t.Context(), "VI_2"); err == nil || !strings.Contains(err.Error(), `no instance "VI_2"`) {
@@ -117,11 +133,11 @@ func TestRelease(t *testing.T) {
 	if code := control.ReleaseAs(t, d, 4242, `{"instance":"VI_1","ask":true}`); code != http.StatusForbidden {
 		t.Errorf("another user may: status %d, want 403", code)
 	}
-	d.refuse = errors.New("no instance VI_9")
+	d.set(func() { d.refuse = errors.New("no instance VI_9") })
 	if err := c.Release(t.Context(), "VI_9", 0); err == nil || err.Error() != "no instance VI_9" {
 		t.Errorf("refused call: got %v", err)
 	}
-	d.refuse = nil
+	d.set(func() { d.refuse = nil })
 	if err := c.Release(t.Context(), "VI_1", -time.Second); err == nil || !strings.Contains(err.Error(), "must not be negative") {
 		t.Errorf("negative hold: got %v", err)
 	}

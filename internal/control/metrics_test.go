@@ -136,7 +136,7 @@ func TestMetrics(t *testing.T) {
 
 func TestMetricsOnTheSocket(t *testing.T) {
 	d, _, _ := serve(t)
-	d.status.Node = "n1"
+	d.set(func() { d.status.Node = "n1" })
 	h := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", d.path)
 	}}}

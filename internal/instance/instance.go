@@ -492,7 +492,7 @@ func (i *Instance) arm() {
 		i.timer.Stop()
 	case !wakes.Equal(i.wakes): // else it is on its way, and would be late for ever if each advert set it anew
 		i.wakes = wakes
-		i.timer.Reset(time.Until(wakes))
+		i.timer.Reset(max(time.Until(wakes), 1)) // not at once: whoever reads the socket goes first
 	}
 }
 

@@ -93,8 +93,11 @@ func (c *Coordinator) Wake() time.Duration {
 	switch c.rec.Phase {
 	case record.Granted, record.Active:
 		at = max(c.renewed+c.o.Params.Lease, c.settled())
-		if c.asking || c.sealing {
+		switch {
+		case c.sealing:
 			at = c.askAt
+		case c.asking: // a lease that was renewed late is let run out first
+			at = max(c.askAt, c.renewed+c.o.Params.Lease)
 		}
 	case record.Electing:
 		if c.first != 0 {
