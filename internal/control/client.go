@@ -33,11 +33,7 @@ func NewClient(socket string) *Client {
 			case conn := <-c.held:
 				return conn, nil
 			default:
-				conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
-				if err != nil {
-					return nil, err
-				}
-				return quiet.Conn(conn), nil
+				return c.dial(ctx)
 			}
 		},
 		MaxIdleConnsPerHost: 8,                // an agent says several things at once, all the time
@@ -46,10 +42,18 @@ func NewClient(socket string) *Client {
 	return c
 }
 
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return nil, err
+	}
+	return quiet.Conn(conn), nil
+}
+
 // Connect opens the connection now. The kernel notes the caller's credentials at this moment, so a program that gives up
 // root afterwards can still make the privileged call that it was started for.
 func (c *Client) Connect(ctx context.Context) error {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.socket)
+	conn, err := c.dial(ctx)
 	if err != nil {
 		return fmt.Errorf("connect to vrrpd at %s: %w", c.socket, err)
 	}

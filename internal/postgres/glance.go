@@ -40,15 +40,16 @@ const filesEvery = time.Second
 func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 	ctx, cancel := withDefaultTimeout(ctx, queryTimeout)
 	defer cancel()
+	var err error
 	if f := d.onDisk.Load(); f != nil && time.Since(f.at) < filesEvery && f.life.goesOn() {
 		g := Glance{Life: f.life, Control: f.control}
-		if err := d.glance(ctx, &g); err == nil && g.agree() {
+		if err = d.glance(ctx, &g); err == nil && g.agree() {
 			return g, nil
 		}
 	}
 	d.onDisk.Store(nil)
+	silent := err // the server has had its time, and is not given it twice
 	var g Glance
-	var err error
 	now := time.Now()
 	if g.Life, err = d.s.Life(); err != nil {
 		return g, fmt.Errorf("look at the server: %w", err)
@@ -58,6 +59,9 @@ func (d *Driver) Glance(ctx context.Context) (Glance, error) {
 	}
 	if g.Life == (Life{}) {
 		return g, fmt.Errorf("look at the server: %w", ErrNotRunning)
+	}
+	if silent != nil && ctx.Err() != nil {
+		return g, silent
 	}
 	if err = d.glance(ctx, &g); err == nil && g.agree() {
 		d.onDisk.Store(&onDisk{now, g.Life, g.Control})
