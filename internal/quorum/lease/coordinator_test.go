@@ -150,6 +150,21 @@ func TestCoordinatorSealsNotWhileRenewalsAreSeen(t *testing.T) {
 	})
 }
 
+// TestCoordinatorAsksNotAgainAtOnce: a voter has sealed for another coordinator, so that a renewal does not end the question. The lease is let run out, and
+// until then no turn wakes the next.
+func TestCoordinatorAsksNotAgainAtOnce(t *testing.T) {
+	c := newTestCoordinator(t, active(3, 3, n1, n2))
+	m := c.c.Step(t0+400*ms, Event{Kind: Tick})[0].Message
+	none(t, c.answer(t0+401*ms, Sealed, m, "w1"))
+	none(t, c.c.Step(t0+410*ms, heardFrom("n1", Message{Kind: Renew, Epoch: 3})))
+	if got := c.c.Wake(); got != t0+810*ms {
+		t.Errorf("got a wish to wake at %v, want after the lease that was renewed", got-t0)
+	}
+	if got := c.c.Step(t0+810*ms, Event{Kind: Tick}); !sends(got, SealQuery) {
+		t.Errorf("got %+v, want all asked again", got)
+	}
+}
+
 func TestCoordinatorWaits(t *testing.T) {
 	c := newTestCoordinator(t, active(3, 3, n1, n2))
 	m := c.c.Step(t0+400*ms, Event{Kind: Tick})[0].Message
