@@ -73,7 +73,8 @@ type node struct {
 	done   chan error
 	reach  map[*node]bool // owned by wire
 
-	holder atomic.Value // string
+	holder atomic.Value                  // string
+	gate   atomic.Pointer[chan struct{}] // OnRecord waits until it is closed
 
 	mu      sync.Mutex
 	configs []lease.Configuration
@@ -188,6 +189,9 @@ func (c *cluster) startOne(id string) *node {
 	n.log, err = New(Options{
 		Store: n.disk, Transport: n.trans, Self: c.file[k], Voters: c.file, Now: c.now, Log: c.logger(id),
 		OnRecord: func(r *record.Resource) {
+			if gate := n.gate.Load(); gate != nil {
+				<-*gate
+			}
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.records = append(n.records, r)

@@ -78,7 +78,7 @@ func (l *Log) lead(ctx context.Context, r *raft.Raft, states <-chan bool) {
 		if !on {
 			continue
 		}
-		switch err := r.Barrier(0).Error(); {
+		switch err := l.await(ctx, func() error { return r.Barrier(0).Error() }); {
 		case err == nil && len(states) == 0:
 			l.mu.Lock()
 			clear(l.added)
@@ -126,15 +126,9 @@ func (l *Log) StepDown(ctx context.Context) {
 }
 
 func (l *Log) move(ctx context.Context, r *raft.Raft, to raft.Server) error {
-	done := make(chan error, 1)
-	go func() { done <- r.LeadershipTransferToServer(to.ID, to.Address).Error() }()
-	select {
-	case err := <-done:
-		l.transferring(err)
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	err := l.await(ctx, func() error { return r.LeadershipTransferToServer(to.ID, to.Address).Error() })
+	l.transferring(err)
+	return err
 }
 
 // holders are the nodes that hold a resource which has come to one of these phases.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"golang.org/x/sync/semaphore"
 
 	"pgvrrp/internal/quorum/lease"
 	"pgvrrp/internal/quorum/record"
@@ -105,6 +106,7 @@ type Log struct {
 	leading  atomic.Bool               // with all of the log
 	leadFrom atomic.Int64              // since when, by Now
 	refused  atomic.Int64              // when raft last took no command because of a transfer of the leadership, by Now
+	asked    *semaphore.Weighted       // one for each question that raft has not answered
 	waiting  atomic.Pointer[string]    // what for, before raft runs
 
 	failing sync.Once
@@ -199,8 +201,9 @@ func New(o Options) (*Log, error) {
 		return nil, fmt.Errorf("make the log: the transport is at %q, not at %q", at, self)
 	}
 	l := &Log{
-		o: o, log: o.Log, self: self, failed: make(chan struct{}), turn: make(chan struct{}), hellos: map[string]heard{}, elsewhere: map[string]elsewhere{}, asking: map[string]bool{},
-		tried: map[string]time.Duration{}, added: map[raft.ServerID]time.Duration{}, electing: map[string]electing{},
+		o: o, log: o.Log, self: self, asked: semaphore.NewWeighted(questions), failed: make(chan struct{}), turn: make(chan struct{}),
+		hellos: map[string]heard{}, elsewhere: map[string]elsewhere{}, asking: map[string]bool{}, tried: map[string]time.Duration{},
+		added: map[raft.ServerID]time.Duration{}, electing: map[string]electing{},
 	}
 	if err := l.SetVoters(o.Voters); err != nil {
 		return nil, err
@@ -318,6 +321,11 @@ func (l *Log) run(ctx context.Context) error {
 	}
 	l.raft.Store(nil)
 	stop()
+	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*l.o.Timeout) // a leader without a majority gives up after one
+	if l.asked.Acquire(bound, questions) == nil {
+		defer l.asked.Release(questions)
+	}
+	cancel()
 	err = l.Trouble()
 	l.transport.close()
 	down := make(chan error, 1)
@@ -499,21 +507,40 @@ func (l *Log) Apply(ctx context.Context, c record.Command) error {
 	if r == nil || !ours {
 		return &NotLeader{leader}
 	}
-	done := make(chan error, 1)
-	go func() {
+	var answer error
+	err = l.await(ctx, func() error {
 		f := r.Apply(b, enqueueTime)
 		if err := f.Error(); err != nil {
-			done <- l.outcome(err)
-			return
+			return err
 		}
-		err, _ := f.Response().(error)
-		done <- err
+		answer, _ = f.Response().(error)
+		return nil
+	})
+	if err != nil {
+		return l.outcome(err)
+	}
+	return answer
+}
+
+// questions is how many raft may be asked at once: more than there ever are, so that all of them together mean that none is open.
+const questions = 1 << 30
+
+// await asks raft something and returns its answer, or ctx's end. Raft answers as long as it runs, at the latest when we lead no more, and
+// forgets some of what is open when it is shut down (hashicorp/raft 1.8.0, runFSM): so run shuts it down when nothing is.
+func (l *Log) await(ctx context.Context, ask func() error) error {
+	if err := l.asked.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer l.asked.Release(1)
+		done <- ask()
 	}()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return &Unknown{ctx.Err()}
+		return ctx.Err()
 	}
 }
 

@@ -522,8 +522,7 @@ func (l *Log) carryOut(ctx context.Context, r *raft.Raft, m membership, c change
 		l.added[c.id] = l.o.Now() // it counts as alive until it had the time to answer
 		l.mu.Unlock()
 	}
-	done := make(chan error, 1)
-	go func() {
+	err := l.await(ctx, func() error {
 		var f raft.IndexFuture
 		switch c.kind {
 		case add:
@@ -533,14 +532,8 @@ func (l *Log) carryOut(ctx context.Context, r *raft.Raft, m membership, c change
 		default:
 			f = r.RemoveServer(c.id, m.index, changeTime)
 		}
-		done <- f.Error()
-	}()
-	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+		return f.Error()
+	})
 	if err != nil {
 		return l.outcome(err)
 	}

@@ -594,6 +594,33 @@ func TestStepDownWaitsForNoWrite(t *testing.T) {
 	})
 }
 
+// TestEndWaitsForAnswers: what raft was asked is answered before it is shut down. What its state machine has not come to then, it forgets, and who waits for
+// it would do so for ever; the bubble would tell.
+func TestEndWaitsForAnswers(t *testing.T) {
+	inBubble(t, voters("n1"), func(t *testing.T, c *cluster) {
+		c.start("n1")
+		c.waitMembers("n1")
+		n := c.nodes["n1"]
+		c.until("it leads", n.log.leading.Load)
+		gate := make(chan struct{})
+		n.gate.Store(&gate)
+		answers := make(chan error, 20)
+		for k := range cap(answers) {
+			time.Sleep(time.Millisecond) // a batch each
+			go func() { answers <- c.initialize(fmt.Sprint("r", k), "n1") }()
+		}
+		time.Sleep(10 * time.Millisecond)
+		n.cancel()
+		time.Sleep(100 * time.Millisecond)
+		close(gate)
+		for range cap(answers) {
+			if err := <-answers; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 func TestNewVoterOfTheFileIsAdded(t *testing.T) {
 	inBubble(t, voters("n1", "n2", "n3", "n4"), func(t *testing.T, c *cluster) {
 		file := c.file

@@ -15,15 +15,8 @@ func (l *Log) Barrier(ctx context.Context) error {
 	}
 	// An entry of our own term is a question to the majority, too: it is committed only if we still lead. Raft's timeout bounds the
 	// queue alone.
-	done := make(chan error, 1)
-	go func() { done <- r.Barrier(changeTime).Error() }() // ends at the latest with our leadership
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("read behind a barrier: %w", l.outcome(err))
-		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("read behind a barrier: %w", ctx.Err())
+	if err := l.await(ctx, func() error { return r.Barrier(changeTime).Error() }); err != nil {
+		return fmt.Errorf("read behind a barrier: %w", l.outcome(err))
 	}
+	return nil
 }
