@@ -83,6 +83,11 @@ func (s *session) runAgent(c *ufcli.Context) error {
 	if err := s.ready(c, dir); err != nil {
 		return err
 	}
+	lines := cli.NewBackground(s.sink())
+	defer lines.Close()
+	if s.log, err = cli.Logger(c, lines); err != nil {
+		return err
+	}
 	unlock, err := s.store.Lock(withPatience(c.Context, time.Second), "agent", nil)
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)

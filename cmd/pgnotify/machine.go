@@ -131,12 +131,21 @@ func (s *session) failed(err error) error {
 // ready opens the state directory and the log file once we are the owner.
 func (s *session) ready(c *ufcli.Context, dir string) (err error) {
 	if s.settings.LogFile != "" {
-		if s.log, err = cli.Logger(c, io.MultiWriter(logWriter(s.stderr), &logFile{path: s.settings.LogFile})); err != nil {
+		if s.log, err = cli.Logger(c, s.sink()); err != nil {
 			return err
 		}
 	}
 	s.store, err = promote.OpenStore(dir, s.settings.DataDir)
 	return err
+}
+
+// sink is where the log goes.
+func (s *session) sink() io.Writer {
+	w := logWriter(s.stderr)
+	if s.settings.LogFile != "" {
+		w = io.MultiWriter(w, &logFile{path: s.settings.LogFile})
+	}
+	return w
 }
 
 // engine opens the server.

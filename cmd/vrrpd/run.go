@@ -18,7 +18,9 @@ func runCommand() *ufcli.Command {
 		Description: "Says READY=1 to systemd when NOTIFY_SOCKET is set. It starts on a file for which check says 0, 5 or 6, and not on 4.\n" +
 			"SIGTERM gives every address away and ends it in at most 2 s plus 1 s for hooks.",
 		Action: cli.Args(func(c *ufcli.Context) error {
-			log, err := cli.Logger(c, c.App.ErrWriter)
+			lines := cli.NewBackground(c.App.ErrWriter)
+			defer lines.Close()
+			log, err := cli.Logger(c, lines)
 			if err != nil {
 				return err
 			}

@@ -16,7 +16,7 @@ func LogFlags() []ufcli.Flag {
 }
 
 // NewLogger makes the logger that level (debug, info, warn, error) and format (text, json) ask for; other words are usage
-// errors.
+// errors. A Background must not have been written to.
 func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	var l slog.Level
 	switch level {
@@ -32,13 +32,19 @@ func NewLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 		return nil, Usagef("--log-level: want debug, info, warn or error (got %q)", level)
 	}
 	opts := &slog.HandlerOptions{Level: l}
+	var handler func(io.Writer) slog.Handler
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, opts)), nil
+		handler = func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, opts) }
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
+		handler = func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, opts) }
+	default:
+		return nil, Usagef("--log-format: want text or json (got %q)", format)
 	}
-	return nil, Usagef("--log-format: want text or json (got %q)", format)
+	if b, ok := w.(*Background); ok {
+		b.tell = slog.New(handler(b.w))
+	}
+	return slog.New(handler(w)), nil
 }
 
 // Logger makes the logger that the flags of LogFlags ask for.

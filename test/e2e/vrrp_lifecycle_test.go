@@ -526,6 +526,26 @@ func goesQuietly(t *testing.T, l *lab.Lab, c *lab.Capture, after time.Time) {
 	}
 }
 
+// A log that nobody takes, as that of a journald or a disk that hangs, is no reason to stop: the lines are lost, and the master is one.
+func TestVRRPLogNobodyTakes(t *testing.T) {
+	l := newLab(t, 2)
+	n1, n2 := l.Host("n1"), l.Host("n2")
+	writeFile(t, n1, vrrpdConf, file("", fast(150)), 0o644)
+	const full = `mkfifo -m 600 /run/log && exec 3<>/run/log && head -c 65536 /dev/zero >&3 && exec "$@" 2>&3`
+	p := spawn(t, n1, "vrrpd", lab.Command{Argv: append([]string{"bash", "-c", full, "bash"}, vrrpdRun()...)})
+	waitAnswers(t, n1, p)
+	waitState(t, n1, "VI_51", control.StateMaster)
+	startVrrpd(t, n2, file("", fast(100)))
+	waitInstance(t, n2, "VI_51", "follows n1", func(i control.Instance) bool { return i.State == control.StateBackup && i.Master != "" })
+	signal(t, n1, "vrrpd", syscall.SIGHUP)
+	eventually(t, patience, "a reload", func() (bool, string) {
+		s := status(t, n1)
+		return s.Reloads.Done > 0, fmt.Sprint(s.Reloads)
+	})
+	stop(t, n1, "vrrpd", endTime+time.Second) // the last lines have a second
+	waitState(t, n2, "VI_51", control.StateMaster)
+}
+
 // A vrrpd that is stopped for a while and goes on, as in a virtual machine that is moved: what its socket has kept counts before
 // its timers do.
 func TestVRRPStalled(t *testing.T) {
